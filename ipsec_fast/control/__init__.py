@@ -1,0 +1,1 @@
+"""The only place that knows ike, dataplane and system: SA manager, rekey, SPIs, counters."""

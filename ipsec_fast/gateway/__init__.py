@@ -1,0 +1,1 @@
+"""The asyncio daemon: opens descriptors, owns the clock, serves the control socket."""

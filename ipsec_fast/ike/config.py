@@ -1,0 +1,58 @@
+"""What an IKE endpoint must know of a connection. Made by the control layer from the configuration; frozen.
+
+No file, no socket, no secret stands here: the PSK is asked for (events.AskCredential) and travels as a handle.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from ..algorithms import default_esp_proposals, default_ike_proposals
+from ..model import Address, Identity, Proposal, TrafficSelector
+
+
+@dataclass(frozen=True, slots=True)
+class ChildConfig:
+    """One child of a connection. An empty `local_ts` or `remote_ts` means `dynamic`: the IKE SA's own address on that side."""
+
+    name: str
+    local_ts: tuple[TrafficSelector, ...] = ()
+    remote_ts: tuple[TrafficSelector, ...] = ()
+    proposals: tuple[Proposal, ...] = field(default_factory=default_esp_proposals)
+    rekey_time_s: float = 3600.0  # 0: never by time
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionConfig:
+    """One connection. Empty addresses mean any; `remote_id` None means any identity that proves itself with the PSK."""
+
+    name: str
+    local_addrs: tuple[Address, ...] = ()
+    remote_addrs: tuple[Address, ...] = ()
+    proposals: tuple[Proposal, ...] = field(default_factory=default_ike_proposals)
+    local_id: Identity | None = None  # None: the local address
+    remote_id: Identity | None = None
+    encap: bool = True  # our NAT_DETECTION_SOURCE_IP never matches, so the peer must encapsulate (RFC 7296 section 2.23)
+    children: tuple[ChildConfig, ...] = ()
+    rekey_time_s: float = 14400.0
+    dpd_delay_s: float = 30.0  # 0: no liveness check by timer
+
+    def child(self, name: str) -> ChildConfig | None:
+        return next((child for child in self.children if child.name == name), None)
+
+
+@dataclass(frozen=True, slots=True)
+class EndpointSettings:
+    """What holds for all IKE SAs of an endpoint. Times in seconds."""
+
+    retransmit_first_s: float = 0.5
+    retransmit_factor: float = 1.6
+    retransmit_cap_s: float = 8.0
+    retransmit_sends: int = 16
+    retransmit_jitter: float = 0.1
+    half_open_s: float = 100.0
+    unprotected_error_s: float = 5.0  # RFC 7296 section 2.21.1: wait that long for a better answer
+    old_inbound_s: float = 5.0
+    childless_s: float = 30.0  # our responder keeps an IKE SA whose Child was refused that long
+    cookie_always: bool = False  # the responder answers every IKE_SA_INIT without a COOKIE by one, without state
+    keepalive_s: float = 20.0

@@ -1,0 +1,234 @@
+"""What an IKE endpoint tells and asks its shell (design: sans-IO). Taken by `Endpoint.next_event()`, in order.
+
+A notice needs no answer. An ask carries a `ticket`; the exchange that asked rests until `Endpoint.answer(ticket, value_or_error, now)`,
+where an error is any Exception instance (a RemoteError's notify is what the peer gets). An answer for a vanished SA is ignored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from ..algorithms import EspSuite
+from ..model import Identity, Path, Proposal, TrafficSelector
+from .config import ConnectionConfig
+
+if TYPE_CHECKING:  # the compiled handles; only their names are needed here
+    from ..crypto.exchange import KeyPair
+    from ..crypto.secret import Secret
+
+
+# --- asks
+
+
+@dataclass(frozen=True, slots=True)
+class AskConfig:
+    """Responder, IKE_SA_INIT: which connections may this path belong to? Answer: Sequence[ConnectionConfig], best first, or error."""
+
+    ticket: int
+    path: Path
+
+
+@dataclass(frozen=True, slots=True)
+class AskConnection:
+    """Responder, IKE_AUTH: which of the candidates do these identities mean? Answer: ConnectionConfig, or NegotiationError."""
+
+    ticket: int
+    path: Path
+    candidates: Sequence[ConnectionConfig]
+    remote_id: Identity
+    local_id: Identity | None  # the IDr that the initiator sent, if it did
+
+
+@dataclass(frozen=True, slots=True)
+class AskCredential:
+    """The PSK of a pair of identities. Answer: Secret, or SecretError."""
+
+    ticket: int
+    connection: str
+    local_id: Identity
+    remote_id: Identity
+
+
+@dataclass(frozen=True, slots=True)
+class AskKeyPair:
+    """A fresh key pair of a group. Answer: KeyPair."""
+
+    ticket: int
+    group: int
+
+
+@dataclass(frozen=True, slots=True)
+class AskSharedSecret:
+    """The key exchange with the peer's public value, bytes as in the KE payload. Answer: Secret, or NegotiationError for a bad value."""
+
+    ticket: int
+    key_pair: KeyPair
+    peer_public: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class AskSpi:
+    """A fresh inbound SPI (never 0..255, in use by nobody). Answer: int."""
+
+    ticket: int
+    protocol: int
+
+
+@dataclass(frozen=True, slots=True)
+class AskInstallChild:
+    """Install a Child SA: inbound at once; outbound at once, or, if `outbound_deferred`, when SwitchOutbound says so. Answer: None.
+
+    `key_in` and `key_out` are handles in KEYMAT order (cipher key, salt, integrity key). `replaces` is the child this one rekeys.
+    """
+
+    ticket: int
+    ike_id: int
+    child_id: int
+    connection: str
+    name: str
+    suite: EspSuite
+    esn: bool
+    spi_in: int
+    spi_out: int
+    key_in: Secret
+    key_out: Secret
+    local_ts: tuple[TrafficSelector, ...]
+    remote_ts: tuple[TrafficSelector, ...]
+    path: Path
+    encap: bool
+    initiator: bool
+    outbound_deferred: bool
+    replaces: int | None = None
+
+
+Ask = AskConfig | AskConnection | AskCredential | AskKeyPair | AskSharedSecret | AskSpi | AskInstallChild
+
+
+# --- notices
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """One line of a negotiation, for control-log and the log. group: ike, cfg, chd, net, enc; level as strongSwan's, 0 audit, 1 control."""
+
+    ike_id: int
+    connection: str
+    text: str
+    group: str = "ike"
+    level: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class IkeUp:
+    """An IKE SA is ESTABLISHED (authenticated). `replaces`: the IKE SA whose rekey made it."""
+
+    ike_id: int
+    connection: str
+    replaces: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class IkeDown:
+    """An IKE SA is gone, with all children that were not moved. `failed`: it never was, or no longer is, what was wanted."""
+
+    ike_id: int
+    connection: str
+    reason: str
+    failed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ChildUp:
+    ike_id: int
+    child_id: int
+    connection: str
+    name: str
+    replaces: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ChildMoved:
+    """An IKE rekey gave the child to another IKE SA; the dataplane does not care."""
+
+    child_id: int
+    old_ike_id: int
+    new_ike_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class SwitchOutbound:
+    """From now on send on this child's outbound SA (the deferred outbound switch of a rekey)."""
+
+    child_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class ChildDown:
+    """Remove a Child SA: outbound at once, inbound after `inbound_grace_s` (0: at once)."""
+
+    ike_id: int
+    child_id: int
+    connection: str
+    name: str
+    reason: str
+    inbound_grace_s: float = 0.0
+    replaced_by: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ChildFailed:
+    """A Child SA that was wanted did not come to be; the reason names what was offered and what was wanted."""
+
+    ike_id: int
+    connection: str
+    name: str
+    reason: str
+
+
+Notice = Progress | IkeUp | IkeDown | ChildUp | ChildMoved | SwitchOutbound | ChildDown | ChildFailed
+Event = Ask | Notice
+
+
+# --- what may be looked at (list-sas); a snapshot, nothing in it changes afterwards
+
+
+@dataclass(frozen=True, slots=True)
+class ChildView:
+    child_id: int
+    name: str
+    state: str  # strongSwan's: INSTALLING INSTALLED REKEYING REKEYED DELETING DELETED
+    suite: EspSuite
+    esn: bool
+    group: int  # key exchange of its own (PFS), 0 without
+    encap: bool
+    spi_in: int
+    spi_out: int
+    local_ts: tuple[TrafficSelector, ...]
+    remote_ts: tuple[TrafficSelector, ...]
+    installed_at: float
+    rekey_at: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class IkeView:
+    ike_id: int
+    connection: str
+    state: str  # strongSwan's: CREATED CONNECTING ESTABLISHED REKEYING REKEYED DELETING
+    initiator: bool
+    spi_i: bytes
+    spi_r: bytes
+    path: Path
+    local_id: Identity | None
+    remote_id: Identity | None
+    proposal: Proposal | None  # the chosen one
+    nat_local: bool
+    nat_remote: bool
+    nat_fake: bool
+    established_at: float | None
+    rekey_at: float | None
+    children: tuple[ChildView, ...] = field(default_factory=tuple)
+    tasks_queued: tuple[str, ...] = ()
+    tasks_active: tuple[str, ...] = ()
+    tasks_passive: tuple[str, ...] = ()

@@ -1,0 +1,232 @@
+"""The values that everyone passes around: selectors, proposals, identities, paths. Frozen, checked once when made."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv6Address
+
+from .errors import UsageError
+from .iana import Encr, Esn, Group, IdType, Integ, Prf, ProtocolId, TransformType, TSType, name_of
+
+Address = IPv4Address | IPv6Address
+
+PROTOCOL_NAMES = {"icmp": 1, "tcp": 6, "udp": 17, "gre": 47, "icmpv6": 58, "ipv6-icmp": 58, "sctp": 132}
+_PROTOCOL_TEXT = {1: "icmp", 6: "tcp", 17: "udp", 47: "gre", 58: "ipv6-icmp", 132: "sctp"}
+
+
+@dataclass(frozen=True, slots=True)
+class Path:
+    """Where a datagram came from or goes to: both addresses and ports, and whether the non-ESP marker was there (port 4500)."""
+
+    local: Address
+    local_port: int
+    remote: Address
+    remote_port: int
+    marker: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.local}[{self.local_port}] - {self.remote}[{self.remote_port}]"
+
+
+@dataclass(frozen=True, slots=True)
+class TrafficSelector:
+    """One selector (RFC 7296 section 3.13.1): a true range of addresses, a protocol (0: any), a true range of ports.
+
+    Ports 0-65535 mean any, 65535-0 is OPAQUE (the port is not available). For ICMP the port's halves hold type and code.
+    """
+
+    start: Address
+    end: Address
+    protocol: int = 0
+    start_port: int = 0
+    end_port: int = 65535
+
+    def __post_init__(self) -> None:
+        if self.start.version != self.end.version or int(self.start) > int(self.end):
+            raise UsageError(f"selector {self.start}-{self.end}: the first address must not be above the last, of the same version")
+        if not 0 <= self.protocol <= 255 or not (0 <= self.start_port <= 65535 and 0 <= self.end_port <= 65535):
+            raise UsageError(f"selector {self.start}-{self.end}: protocol is 0..255, ports are 0..65535")
+        if self.start_port > self.end_port and not self.is_opaque:
+            raise UsageError(f"selector ports {self.start_port}-{self.end_port}: the first must not be above the last")
+
+    @property
+    def version(self) -> int:
+        return self.start.version
+
+    @property
+    def type(self) -> TSType:
+        return TSType.IPV4_ADDR_RANGE if self.version == 4 else TSType.IPV6_ADDR_RANGE
+
+    @property
+    def is_opaque(self) -> bool:
+        return (self.start_port, self.end_port) == (65535, 0)
+
+    @property
+    def is_any_port(self) -> bool:
+        return (self.start_port, self.end_port) == (0, 65535)
+
+    @classmethod
+    def parse(cls, text: str) -> TrafficSelector:
+        """`10.1.0.0/24`, `10.1.0.5-10.1.0.9`, `2001:db8::/64[tcp/443]`, `10.0.0.1[udp/1000-2000]`, `10.0.0.1[tcp/opaque]`."""
+        match = re.fullmatch(r"\s*([^\[\]\s]+?)\s*(?:\[([^\]]*)\])?\s*", text)
+        if match is None:
+            raise UsageError(f"selector {text!r} is not like 10.1.0.0/24, 10.1.0.5-10.1.0.9 or 10.1.0.0/24[tcp/443]")
+        addresses, rest = match[1], match[2]
+        try:
+            if "-" in addresses:
+                first, last = addresses.split("-", 1)
+                start, end = ipaddress.ip_address(first), ipaddress.ip_address(last)
+            else:
+                network = ipaddress.ip_network(addresses)
+                start, end = network[0], network[-1]
+        except ValueError as error:
+            raise UsageError(f"selector {text!r}: {error}") from None
+        protocol, start_port, end_port = _parse_protocol_port(text, rest)
+        return cls(start, end, protocol, start_port, end_port)
+
+    @classmethod
+    def host(cls, address: Address) -> TrafficSelector:
+        return cls(address, address)
+
+    def contains(self, other: TrafficSelector) -> bool:
+        return self.intersect(other) == other
+
+    def intersect(self, other: TrafficSelector) -> TrafficSelector | None:
+        """What both allow, None if nothing. OPAQUE meets OPAQUE and any port, nothing else (RFC 4301 section 4.4.1.1)."""
+        if self.version != other.version:
+            return None
+        start = self.start if int(self.start) >= int(other.start) else other.start
+        end = self.end if int(self.end) <= int(other.end) else other.end
+        if int(start) > int(end):
+            return None
+        if self.protocol and other.protocol and self.protocol != other.protocol:
+            return None
+        protocol = self.protocol or other.protocol
+        if self.is_opaque or other.is_opaque:
+            if not all(ts.is_opaque or ts.is_any_port for ts in (self, other)):
+                return None
+            return TrafficSelector(start, end, protocol, 65535, 0)
+        first, last = max(self.start_port, other.start_port), min(self.end_port, other.end_port)
+        return None if first > last else TrafficSelector(start, end, protocol, first, last)
+
+    def networks(self) -> list[ipaddress.IPv4Network | ipaddress.IPv6Network]:
+        """The prefixes that make up the address range, for routes."""
+        return list(ipaddress.summarize_address_range(self.start, self.end))  # type: ignore[type-var,arg-type]
+
+    def __str__(self) -> str:
+        networks = self.networks()
+        addresses = str(networks[0]) if len(networks) == 1 else f"{self.start}-{self.end}"
+        if not self.protocol and self.is_any_port:
+            return addresses
+        ports = "" if self.is_any_port else "/opaque" if self.is_opaque else f"/{self.start_port}"
+        if ports and not self.is_opaque and self.end_port != self.start_port:
+            ports += f"-{self.end_port}"
+        return f"{addresses}[{_PROTOCOL_TEXT.get(self.protocol, str(self.protocol))}{ports}]"
+
+
+def _parse_protocol_port(text: str, rest: str | None) -> tuple[int, int, int]:
+    if not rest:
+        return 0, 0, 65535
+    name, _, port = rest.partition("/")
+    protocol = PROTOCOL_NAMES.get(name.lower(), int(name) if name.isdigit() else 0 if name in ("", "any") else -1)
+    if protocol < 0 or protocol > 255:
+        raise UsageError(f"selector {text!r}: protocol {name!r} is neither a name such as tcp nor a number 0..255")
+    if port in ("", "any"):
+        return protocol, 0, 65535
+    if port == "opaque":
+        return protocol, 65535, 0
+    match = re.fullmatch(r"(\d{1,5})(?:-(\d{1,5}))?", port)
+    if match is None:
+        raise UsageError(f"selector {text!r}: port {port!r} is not like 443, 1000-2000 or opaque")
+    return protocol, int(match[1]), int(match[2] or match[1])
+
+
+@dataclass(frozen=True, slots=True)
+class Transform:
+    """A transform (RFC 7296 section 3.3.2); `key_bits` is its Key Length attribute, `unknown` true if it held one we do not know."""
+
+    type: int
+    id: int
+    key_bits: int | None = None
+    unknown: bool = False
+
+    def __str__(self) -> str:
+        tables = {TransformType.ENCR: Encr, TransformType.PRF: Prf, TransformType.INTEG: Integ, TransformType.KE: Group, TransformType.ESN: Esn}
+        table = tables.get(self.type)  # type: ignore[call-overload]
+        name = name_of(table, self.id) if table else f"transform {self.type}/{self.id}"
+        return f"{name}_{self.key_bits}" if self.key_bits else name
+
+
+@dataclass(frozen=True, slots=True)
+class Proposal:
+    """A proposal (RFC 7296 section 3.3.1): transforms to pick one of each type from, or, chosen, one of each type."""
+
+    number: int
+    protocol: int
+    spi: bytes
+    transforms: tuple[Transform, ...]
+
+    def of(self, transform_type: int) -> tuple[Transform, ...]:
+        return tuple(t for t in self.transforms if t.type == transform_type)
+
+    def one(self, transform_type: int) -> Transform | None:
+        return next(iter(self.of(transform_type)), None)
+
+    def __str__(self) -> str:
+        return f"{name_of(ProtocolId, self.protocol)}:" + "/".join(str(t) for t in self.transforms)
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """An identification payload's content (RFC 7296 section 3.5)."""
+
+    type: int
+    data: bytes
+
+    @classmethod
+    def parse(cls, text: str) -> Identity:
+        """By shape, as strongSwan does: an address, `user@host`, `@name` or a plain name (FQDN), `@#hex` (KEY_ID)."""
+        text = text.strip()
+        if not text:
+            raise UsageError("an identity must not be empty; for example london.example, ops@london.example or 192.0.2.1")
+        for prefix, kind in (("fqdn:", IdType.FQDN), ("email:", IdType.RFC822_ADDR), ("keyid:", IdType.KEY_ID)):
+            if text.startswith(prefix):
+                return cls(kind, text.removeprefix(prefix).encode())
+        try:
+            address = ipaddress.ip_address(text)
+            return cls(IdType.IPV4_ADDR if address.version == 4 else IdType.IPV6_ADDR, address.packed)
+        except ValueError:
+            pass
+        if text.startswith("@#"):
+            try:
+                return cls(IdType.KEY_ID, bytes.fromhex(text[2:]))
+            except ValueError:
+                raise UsageError(f"identity {text!r}: behind @# stand hex digits") from None
+        if text.startswith("@"):
+            return cls(IdType.FQDN, text[1:].encode())
+        return cls(IdType.RFC822_ADDR if "@" in text else IdType.FQDN, text.encode())
+
+    @classmethod
+    def of_address(cls, address: Address) -> Identity:
+        return cls(IdType.IPV4_ADDR if address.version == 4 else IdType.IPV6_ADDR, address.packed)
+
+    def matches(self, other: Identity) -> bool:
+        """Equal; names without regard to case (RFC 7296 section 3.5 leaves it to us, DNS does not care)."""
+        if self.type == other.type and self.type in (IdType.FQDN, IdType.RFC822_ADDR):
+            return self.data.lower() == other.data.lower()
+        return self == other
+
+    def __str__(self) -> str:
+        if self.type in (IdType.IPV4_ADDR, IdType.IPV6_ADDR) and len(self.data) in (4, 16):
+            return str(ipaddress.ip_address(self.data))
+        if self.type in (IdType.FQDN, IdType.RFC822_ADDR):
+            text = self.data.decode("ascii", "backslashreplace")
+            return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in text)
+        return f"{name_of(IdType, self.type)}:{self.data.hex()}"
+
+
+def selectors_text(selectors: Iterable[TrafficSelector]) -> str:
+    return " ".join(str(ts) for ts in selectors)
