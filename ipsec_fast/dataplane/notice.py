@@ -1,0 +1,39 @@
+"""What a worker reports upward: notices through the notify ring, packets that are not ESP through the punt ring."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+
+from ..model import Address
+
+
+class NoticeKind(IntEnum):
+    """Why control should look; each is reported once per cause, not once per packet."""
+
+    FIRST_INBOUND = 1  # the first valid packet of an inbound SA
+    REKEY_SOON = 2  # an outbound SA passed its soft limit of sequence numbers
+    GRANT_WANTED = 3  # half of the granted block of an outbound SA is used
+    SEQ_EXHAUSTED = 4  # an outbound SA has no number left: nothing leaves any more
+    UNKNOWN_SPI = 5  # ESP for an SPI we do not have, at most one a second
+    NO_SA = 6  # a protect policy without an SA, at most one a second and policy; `spi` is the policy's tag
+
+
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """`spi` as a number in host order (of NO_SA: the `tag` of the policy)."""
+
+    kind: NoticeKind
+    spi: int
+
+
+@dataclass(frozen=True, slots=True)
+class Punted:
+    """A datagram that is not ESP, its non-ESP marker removed; `local` is None if the kernel did not say."""
+
+    data: bytes
+    socket_index: int
+    local: Address | None
+    local_port: int
+    remote: Address
+    remote_port: int

@@ -1,0 +1,19 @@
+"""The five offloads of the dataplane, each with an off switch (`[gateway] offload` of the configuration).
+
+True asks for it; what the kernel refuses is switched off at run time, feature by feature (`Tun.features`, `UdpSocket.features`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Offload:
+    """`tso`, `uso`: super-packets from the TUN. `udp_segment`, `udp_gro`: super-datagrams out and in. `coalesce`: super-packets to the TUN."""
+
+    tso: bool = True
+    uso: bool = True
+    udp_segment: bool = True
+    udp_gro: bool = True
+    coalesce: bool = True

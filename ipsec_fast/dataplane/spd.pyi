@@ -1,0 +1,44 @@
+from collections.abc import Sequence
+from typing import Literal
+
+from ..model import TrafficSelector
+from .sad import SA
+
+class Policy:
+    """One entry of the SPD (RFC 4301 section 4.4.1) for packets that leave: the first match counts, no match is discard.
+
+    `protect` without `outbound` drops with `no_sa` and reports `tag` (NoticeKind.NO_SA). `bypass` cannot leave through a TUN: dropped, counted.
+    """
+
+    action: str
+    local: TrafficSelector
+    remote: TrafficSelector
+    outbound: SA | None
+    tag: int
+    def __init__(
+        self,
+        action: Literal["protect", "bypass", "discard"],
+        local: TrafficSelector,
+        remote: TrafficSelector,
+        outbound: SA | None = None,
+        tag: int = 0,
+    ) -> None: ...
+
+class Tables:
+    """An immutable snapshot: inbound SAs by SPI, policies in order. It keeps its SAs alive; `Worker.publish` swaps it in.
+
+    Raises UsageError: an SA of the wrong direction, an SPI twice, an inbound SA without selectors, an outbound one without endpoint.
+    """
+
+    inbound: tuple[SA, ...]
+    policies: tuple[Policy, ...]
+    def __init__(self, inbound: Sequence[SA], policies: Sequence[Policy]) -> None: ...
+
+def set_selectors(sa: SA, local: Sequence[TrafficSelector], remote: Sequence[TrafficSelector]) -> None:
+    """What an inbound SA may carry: destination in one of `local`, source in one of `remote`. May be called while workers use the SA."""
+
+def last_sent_s(sa: SA) -> float | None:
+    """Monotonic seconds of the last datagram sent on this SA, None if there was none."""
+
+def last_received_s(sa: SA) -> float | None:
+    """Monotonic seconds of the last valid packet received on this SA, None if there was none."""

@@ -1,0 +1,28 @@
+from ..model import Address
+from .offload import Offload
+from .sad import SA
+
+class UdpSocket:
+    """A non-blocking UDP socket of the gateway: DF without path MTU discovery, 8 MB buffers, UDP_GRO, SO_MARK.
+
+    `local` None is the wildcard address of `version`. Raises HostError, naming address and port, if it cannot be bound.
+    """
+
+    fd: int
+    local: Address | None
+    port: int
+    version: int
+    features: dict[str, bool]  # udp_segment, udp_gro as they are now
+    def __init__(
+        self, local: Address | None, port: int, *, version: int = 4, offload: Offload = ..., mark: int | None = None
+    ) -> None: ...
+    def sendto(
+        self, data: bytes | bytearray | memoryview, remote: Address, port: int, local: Address | None = None
+    ) -> None:
+        """Send one datagram as it is (the caller adds the non-ESP marker). Raises HostError with the kernel's reason."""
+    def close(self) -> None: ...
+
+def set_endpoint(sa: SA, socket_index: int, local: Address | None, remote: Address, port: int) -> None:
+    """Where an outbound SA sends to; may be called while workers use the SA. `local` picks the source address of a wildcard socket."""
+
+def endpoint(sa: SA) -> tuple[int, Address | None, Address, int] | None: ...

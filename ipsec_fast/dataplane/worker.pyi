@@ -1,0 +1,33 @@
+from collections.abc import Sequence
+
+from .notice import Notice, Punted
+from .offload import Offload
+from .spd import Tables
+from .tun import Tun
+from .udp import UdpSocket
+
+class Worker:
+    """One thread without the GIL between one TUN queue and some sockets (indexes as in `set_endpoint`).
+
+    `engine`: auto, openssl, ipsecmb or null is what SAs were made with; it is only shown. Descriptors stay the caller's, who closes them after `stop`.
+    """
+
+    punt_fd: int  # readable when take_punted has something
+    notify_fd: int  # readable when take_notices has something
+    engine: str
+    tables: Tables
+    running: bool
+    def __init__(
+        self, tun: Tun, sockets: Sequence[UdpSocket], *, engine: str = "auto", offload: Offload = ...
+    ) -> None: ...
+    def start(self) -> None: ...
+    def stop(self) -> None:
+        """Ends the thread (within 100 ms) and waits for it; twice is fine."""
+
+    def publish(self, tables: Tables) -> None:
+        """Swap in new tables; the old ones (and SAs only they hold) are freed once the worker passed a quiescent point."""
+
+    def take_punted(self) -> list[Punted]: ...
+    def take_notices(self) -> list[Notice]: ...
+    def counters(self) -> dict[str, int]:
+        """Every counter of this worker by name: packets, bytes, drops by reason, system calls."""
