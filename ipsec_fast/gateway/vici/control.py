@@ -1,0 +1,114 @@
+"""What the control socket needs of the gateway behind it: `GatewayControl`, implemented by the daemon.
+
+Everything runs in the daemon's event loop; nothing here blocks. Errors are IpsecFastError with one clear line, which
+becomes `errmsg`. Called by commands.py and announce.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol, TypedDict
+
+from ...ike.config import ConnectionConfig
+from ...ike.events import ChildView, IkeView, Notice, Progress
+
+ControlLog = Callable[[Progress], None]
+# a notice, with the IKE SA it is about: as it is now, or, for a *Down notice, as it was last seen (None: not known)
+Listener = Callable[[Notice, IkeView | None], None]
+
+
+class ChildCounters(TypedDict, total=False):
+    """`use_in_s`, `use_out_s`: seconds since the last packet; left out where there was none."""
+
+    bytes_in: int
+    packets_in: int
+    use_in_s: float
+    bytes_out: int
+    packets_out: int
+    use_out_s: float
+
+
+class ChildMtu(TypedDict):
+    """The largest inner packet, and the MSS that the clamp writes (0: no clamp)."""
+
+    mtu: int
+    mss_ipv4: int
+    mss_ipv6: int
+
+
+class GatewayStats(TypedDict, total=False):
+    """`counters`: every counter of workers and endpoint, by name."""
+
+    state: str  # "running" or "stopping"
+    engine: str
+    workers: int
+    uptime_s: float
+    scheduled: int
+    counters: dict[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """Which SAs a command means; what is None does not restrict. At least one field is set."""
+
+    ike: str | None = None
+    ike_id: int | None = None
+    child: str | None = None
+    child_id: int | None = None
+
+    @property
+    def names_child(self) -> bool:
+        """A child is named: the command means Child SAs, otherwise whole IKE SAs."""
+        return self.child is not None or self.child_id is not None
+
+    def matches_ike(self, view: IkeView) -> bool:
+        return (self.ike is None or self.ike == view.connection) and (self.ike_id is None or self.ike_id == view.ike_id)
+
+    def matches_child(self, view: ChildView) -> bool:
+        return (self.child is None or self.child == view.name) and (
+            self.child_id is None or self.child_id == view.child_id
+        )
+
+    def pick(self, views: Sequence[IkeView]) -> list[tuple[IkeView, tuple[ChildView, ...]]]:
+        """The matching IKE SAs with their matching children; where a child is named, only IKE SAs that have one."""
+        found = [(view, tuple(filter(self.matches_child, view.children))) for view in views if self.matches_ike(view)]
+        return [(view, children) for view, children in found if children or not self.names_child]
+
+
+class GatewayControl(Protocol):
+    """The daemon, seen from its control socket."""
+
+    def views(self) -> Sequence[IkeView]:
+        """Every IKE SA with its children."""
+
+    def child_counters(self, child_id: int) -> ChildCounters:
+        """Empty where the dataplane has no such child (any more)."""
+
+    def child_mtu(self, child_id: int) -> ChildMtu | None: ...
+
+    def connections(self) -> Sequence[ConnectionConfig]: ...
+
+    async def initiate(self, ike: str | None, child: str | None, log: ControlLog) -> None:
+        """Set up a child (or, without one, the connection with all its children).
+
+        Returns when it stands, raises with the reason.
+        Up already counts as done. Cancelling the call ends the waiting, not the attempt.
+        """
+
+    async def terminate(self, selection: Selection, force: bool, log: ControlLog) -> int:
+        """Delete what `selection` means, return how many are gone (0: nothing matched).
+
+        `force`: do not wait for the peer's answer.
+        """
+
+    def rekey(self, selection: Selection) -> int:
+        """Start a rekey of what `selection` means, return how many."""
+
+    def stats(self) -> GatewayStats: ...
+
+    def subscribe(self, listener: Listener) -> Callable[[], None]:
+        """Every notice from now on goes to `listener`; the returned call ends it. A listener never raises."""
+
+    def now(self) -> float:
+        """The clock that the views' times are on."""
