@@ -92,9 +92,15 @@ _ENCRYPTION = {row.name: row for row in ENCRYPTION} | {
     "aes128gcm": ENCRYPTION[1], "aes256gcm": ENCRYPTION[0], "aes128gcm128": ENCRYPTION[1], "aes256gcm128": ENCRYPTION[0],
     "aes": ENCRYPTION[3],
 }  # fmt: skip
-_INTEGRITY = {row.name: row for row in INTEGRITY} | {"sha2_256": INTEGRITY[2], "sha2_384": INTEGRITY[1], "sha2_512": INTEGRITY[0]}
+_INTEGRITY = {row.name: row for row in INTEGRITY} | {
+    "sha2_256": INTEGRITY[2],
+    "sha2_384": INTEGRITY[1],
+    "sha2_512": INTEGRITY[0],
+}
 _PRFS = {row.name: row for row in PRFS}
-_GROUPS = {row.name: row for row in GROUPS} | {alias: row for row in GROUPS for alias, name in GROUP_ALIASES.items() if name == row.name}
+_GROUPS = {row.name: row for row in GROUPS} | {
+    alias: row for row in GROUPS for alias, name in GROUP_ALIASES.items() if name == row.name
+}
 
 
 def encryption_by_id(transform_id: int, key_bits: int | None) -> Encryption | None:
@@ -141,7 +147,11 @@ def esp_suite(name: str) -> EspSuite:
     encryption = _ENCRYPTION.get(words[0])
     integrity = _INTEGRITY.get(words[1]) if len(words) == 2 else None
     known = ", ".join(esp_suite_names())
-    if encryption is None or len(words) > 2 or (len(words) == 2 and (integrity is None or integrity.name not in ESP_INTEGRITY)):
+    if (
+        encryption is None
+        or len(words) > 2
+        or (len(words) == 2 and (integrity is None or integrity.name not in ESP_INTEGRITY))
+    ):
         raise AlgorithmError(f"unknown ESP algorithm {name!r}; this version carries {known}")
     if encryption.is_aead and integrity is not None:
         raise AlgorithmError(f"{name!r}: {encryption.name} brings its own ICV, write it without {words[1]}")
@@ -153,7 +163,9 @@ def esp_suite(name: str) -> EspSuite:
 def esp_suite_names() -> tuple[str, ...]:
     """Every ESP suite that we carry, strongest first."""
     aead = tuple(row.name for row in ENCRYPTION if row.is_aead)
-    return aead + tuple(f"{row.name}-{integrity}" for row in ENCRYPTION if not row.is_aead for integrity in ESP_INTEGRITY)
+    return aead + tuple(
+        f"{row.name}-{integrity}" for row in ENCRYPTION if not row.is_aead for integrity in ESP_INTEGRITY
+    )
 
 
 def suite_of(proposal: Proposal) -> EspSuite:
@@ -196,7 +208,9 @@ def parse_esp_proposal(text: str) -> Proposal:
     rest = [word for word in rest if word not in ("esn", "noesn")]
     wrong = rest + [row.name for row in prfs] + [row.name for row in integrity if row.name not in ESP_INTEGRITY]
     if wrong:
-        raise AlgorithmError(f"{text!r}: {wrong[0]!r} is no ESP algorithm of ours; this version carries {', '.join(esp_suite_names())}")
+        raise AlgorithmError(
+            f"{text!r}: {wrong[0]!r} is no ESP algorithm of ours; this version carries {', '.join(esp_suite_names())}"
+        )
     if not encryption:
         raise AlgorithmError(f"{text!r} names no cipher; for example aes128gcm16 or aes128-sha256")
     _check_aead_mix(text, encryption, integrity)
@@ -247,7 +261,9 @@ def _check_aead_mix(text: str, encryption: Iterable[Encryption], integrity: list
     aead = [row.name for row in encryption if row.is_aead]
     plain = [row.name for row in encryption if not row.is_aead]
     if aead and plain:
-        raise AlgorithmError(f"{text!r} mixes {aead[0]} with {plain[0]}; write them as two proposals (RFC 7296 section 3.3)")
+        raise AlgorithmError(
+            f"{text!r} mixes {aead[0]} with {plain[0]}; write them as two proposals (RFC 7296 section 3.3)"
+        )
     if aead and integrity:
         raise AlgorithmError(f"{text!r}: {aead[0]} brings its own ICV, leave out {integrity[0].name}")
     if plain and not integrity:

@@ -46,7 +46,9 @@ class TrafficSelector:
 
     def __post_init__(self) -> None:
         if self.start.version != self.end.version or int(self.start) > int(self.end):
-            raise UsageError(f"selector {self.start}-{self.end}: the first address must not be above the last, of the same version")
+            raise UsageError(
+                f"selector {self.start}-{self.end}: the first address must not be above the last, of the same version"
+            )
         if not 0 <= self.protocol <= 255 or not (0 <= self.start_port <= 65535 and 0 <= self.end_port <= 65535):
             raise UsageError(f"selector {self.start}-{self.end}: protocol is 0..255, ports are 0..65535")
         if self.start_port > self.end_port and not self.is_opaque:
@@ -154,7 +156,13 @@ class Transform:
     unknown: bool = False
 
     def __str__(self) -> str:
-        tables = {TransformType.ENCR: Encr, TransformType.PRF: Prf, TransformType.INTEG: Integ, TransformType.KE: Group, TransformType.ESN: Esn}
+        tables = {
+            TransformType.ENCR: Encr,
+            TransformType.PRF: Prf,
+            TransformType.INTEG: Integ,
+            TransformType.KE: Group,
+            TransformType.ESN: Esn,
+        }
         table = tables.get(self.type)  # type: ignore[call-overload]
         name = name_of(table, self.id) if table else f"transform {self.type}/{self.id}"
         return f"{name}_{self.key_bits}" if self.key_bits else name
@@ -191,7 +199,9 @@ class Identity:
         """By shape, as strongSwan does: an address, `user@host`, `@name` or a plain name (FQDN), `@#hex` (KEY_ID)."""
         text = text.strip()
         if not text:
-            raise UsageError("an identity must not be empty; for example london.example, ops@london.example or 192.0.2.1")
+            raise UsageError(
+                "an identity must not be empty; for example london.example, ops@london.example or 192.0.2.1"
+            )
         for prefix, kind in (("fqdn:", IdType.FQDN), ("email:", IdType.RFC822_ADDR), ("keyid:", IdType.KEY_ID)):
             if text.startswith(prefix):
                 return cls(kind, text.removeprefix(prefix).encode())

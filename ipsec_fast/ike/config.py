@@ -32,7 +32,9 @@ class ConnectionConfig:
     proposals: tuple[Proposal, ...] = field(default_factory=default_ike_proposals)
     local_id: Identity | None = None  # None: the local address
     remote_id: Identity | None = None
-    encap: bool = True  # our NAT_DETECTION_SOURCE_IP never matches, so the peer must encapsulate (RFC 7296 section 2.23)
+    encap: bool = (
+        True  # our NAT_DETECTION_SOURCE_IP never matches, so the peer must encapsulate (RFC 7296 section 2.23)
+    )
     children: tuple[ChildConfig, ...] = ()
     rekey_time_s: float = 14400.0
     dpd_delay_s: float = 30.0  # 0: no liveness check by timer

@@ -1,0 +1,60 @@
+"""Who may run: tests marked `netns` or `interop` are skipped, with the reason and the remedy, where the system does not let them.
+
+`./run test` starts pytest in network and mount namespaces of its own, as root or, for an ordinary user, by `unshare -Urnm`.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+# programs such as charon and ip stand where an ordinary user's PATH does not look
+os.environ["PATH"] += ":/usr/local/sbin:/usr/sbin:/sbin"
+
+CHARON_PACKAGES = "charon-systemd strongswan-swanctl libcharon-extra-plugins libstrongswan-extra-plugins libstrongswan-standard-plugins"
+
+
+@functools.cache
+def no_namespaces() -> str:
+    """Why network namespaces with a TUN device cannot be made here; empty if they can. Probed by making one."""
+    if shutil.which("ip") is None:
+        return "no `ip`: apt-get install iproute2"
+    name = f"probe{os.getpid()}"
+    try:
+        for command in (
+            f"ip netns add {name}",
+            f"ip -n {name} link add v0 type veth peer name v1",
+            f"ip netns exec {name} ip tuntap add mode tun name t0",
+        ):
+            done = subprocess.run(command.split(), capture_output=True, text=True)
+            if done.returncode:
+                return f"no rights for network namespaces or TUN (root, or ./run test): `{command}` says {done.stderr.strip()}"
+    finally:
+        subprocess.run(["ip", "netns", "del", name], capture_output=True)
+    return ""
+
+
+@functools.cache
+def no_charon() -> str:
+    """Why charon cannot be a peer here; empty if it can."""
+    plugin = Path("/usr/lib/ipsec/plugins/libstrongswan-kernel-libipsec.so")
+    missing = [name for name in ("charon-systemd", "swanctl") if shutil.which(name) is None]
+    if not plugin.exists():
+        missing.append("the plugin kernel-libipsec")
+    return f"no {', no '.join(missing)}: apt-get install --no-install-recommends {CHARON_PACKAGES}" if missing else ""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        reason = ""
+        if item.get_closest_marker("interop"):
+            reason = no_charon()
+        if not reason and (item.get_closest_marker("netns") or item.get_closest_marker("interop")):
+            reason = no_namespaces()
+        if reason:
+            item.add_marker(pytest.mark.skip(reason=reason))
