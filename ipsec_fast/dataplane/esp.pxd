@@ -1,0 +1,29 @@
+# The ESP kernels (RFC 4303, tunnel mode). Any number of packets per call; batches of 32 to 64 are best. Nothing here raises, locks or allocates but
+# esp_batch_ctx_new.
+
+from libc.stdint cimport uint8_t, uint32_t
+
+from ipsec_fast.dataplane.sad cimport esp_sa
+
+
+# out: `data`, `length` are the inner packet, with sa.headroom bytes before and sa.tailroom behind it that are the caller's to give. After
+#      VERDICT_OK they are the sealed packet; after any other verdict the packet is as it was and no number was used (but CRYPTO_FAILED).
+# in:  `data`, `length` start at the ESP header (at the outer IP header if the SA has one). After VERDICT_OK they are the inner packet; after
+#      BAD_ICV that region is zeros. `sa` NULL gives VERDICT_NO_SA. `verdict` need not be set before.
+cdef struct esp_packet:
+    uint8_t *data
+    esp_sa *sa
+    uint32_t length
+    uint8_t verdict
+    uint8_t next_header      # in: 4 or 41
+    uint8_t flags            # free for the caller
+
+# One thread's scratch: op array and IV generator.
+cdef struct esp_batch_ctx
+
+cdef esp_batch_ctx *esp_batch_ctx_new() noexcept nogil                # NULL: no memory or no randomness
+cdef void esp_batch_ctx_free(esp_batch_ctx *ctx) noexcept nogil       # NULL is fine
+
+# Packets are sealed and opened in order; number, replay check and counters of an SA follow that order.
+cdef void esp_outbound(esp_batch_ctx *ctx, esp_packet *packets, uint32_t n) noexcept nogil
+cdef void esp_inbound(esp_batch_ctx *ctx, esp_packet *packets, uint32_t n) noexcept nogil

@@ -1,0 +1,37 @@
+# The verdict of a packet: one byte. The table with counter names and texts is ext/dataplane/status.pyx; add rows at the end of a group there and here.
+
+cdef enum:
+    VERDICT_OK = 0
+    # what outbound may say before a number is used
+    VERDICT_NO_SA = 1
+    VERDICT_WRONG_DIRECTION = 2
+    VERDICT_BAD_INNER = 3
+    VERDICT_TOO_BIG = 4
+    VERDICT_NO_GRANT = 5
+    VERDICT_SEQ_EXHAUSTED = 6
+    VERDICT_CRYPTO_FAILED = 7
+    # inbound, before the ICV
+    VERDICT_RUNT = 8
+    VERDICT_BAD_OUTER = 9
+    VERDICT_OUTER_FRAGMENT = 10
+    VERDICT_WRONG_SPI = 11
+    VERDICT_BAD_LENGTH = 12
+    VERDICT_REPLAY_OLD = 13
+    VERDICT_REPLAY_SEEN = 14
+    # inbound, at and after the ICV
+    VERDICT_BAD_ICV = 15
+    VERDICT_BAD_PADDING = 16
+    VERDICT_BAD_NEXT_HEADER = 17
+    VERDICT_DUMMY = 18
+    VERDICT_BAD_ECN = 19
+    # said by the worker
+    VERDICT_UNKNOWN_SPI = 20
+    VERDICT_SELECTOR_MISMATCH = 21
+    VERDICT_POLICY_DISCARD = 22
+    VERDICT_POLICY_NO_SA = 23
+    VERDICT_PMTU_EXCEEDED = 24
+    VERDICT_NO_ROOM = 25
+    VERDICT_SEND_FAILED = 26
+    VERDICT_COUNT = 27
+    # room for more without a change of esp_sa
+    VERDICT_SLOTS = 32
