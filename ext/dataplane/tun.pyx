@@ -1,0 +1,107 @@
+"""A queue of a TUN device with virtio-net headers: super-packets of 64 KB in, super-packets out.
+
+Always IFF_MULTI_QUEUE, so that a second worker can open a second queue of the same device. TSO first, USO on top where the kernel knows it
+(6.2); what it refuses is off in `features`. Addresses, MTU and "up" belong to system/links. Called by gateway/daemon and worker.
+"""
+
+import errno
+import fcntl
+import os
+import struct
+
+from ..errors import HostError, UsageError
+from .offload import Offload
+
+# linux/if_tun.h; the USO bits are newer than the headers of Debian 12
+cdef int TUNSETIFF = 0x400454CA
+cdef unsigned int TUNSETOFFLOAD = 0x400454D0, TUNSETVNETHDRSZ = 0x400454D8
+cdef int IFF_TUN = 0x0001, IFF_NO_PI = 0x1000, IFF_VNET_HDR = 0x4000, IFF_MULTI_QUEUE = 0x0100
+cdef int F_CSUM = 0x01, F_TSO4 = 0x02, F_TSO6 = 0x04, F_TSO_ECN = 0x08, F_USO4 = 0x20, F_USO6 = 0x40
+cdef int VNET_HEADER_BYTES = 10
+DEVICE = "/dev/net/tun"
+
+
+cdef class Tun:
+    """One queue of a TUN device; the device vanishes with its last queue."""
+
+    def __cinit__(self):
+        self.port.fd = -1
+
+    def __init__(self, str name, *, offload=Offload()):
+        if not 0 < len(name.encode()) < 16 or "/" in name:
+            raise UsageError(f"TUN name {name!r}: a device name has 1 to 15 characters and no slash, for example ipsec0")
+        fd = _open_device()
+        try:
+            self._name = _attach(fd, name)
+            fcntl.ioctl(fd, TUNSETVNETHDRSZ, struct.pack("i", VNET_HEADER_BYTES))
+            self._tso, self._uso = _set_offload(fd, offload)
+        except BaseException:
+            os.close(fd)
+            raise
+        self.port.fd = fd
+        self.port.merge_tcp = self.port.merge_udp = bool(offload.coalesce)
+
+    def __dealloc__(self):
+        self.close()
+
+    def close(self):
+        if self.port.fd >= 0:
+            os.close(self.port.fd)
+        self.port.fd = -1
+
+    @property
+    def name(self):
+        return self._name
+
+    @property
+    def fd(self):
+        return self.port.fd
+
+    @property
+    def features(self):
+        return {"tso": self._tso, "uso": self._uso, "coalesce": bool(self.port.merge_tcp or self.port.merge_udp)}
+
+
+def _open_device():
+    try:
+        return os.open(DEVICE, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+    except FileNotFoundError:
+        raise HostError(
+            f"there is no {DEVICE}: load the tun module (modprobe tun), or give the container --device {DEVICE}"
+        ) from None
+    except OSError as error:
+        if error.errno in (errno.ENODEV, errno.ENXIO):
+            raise HostError(f"{DEVICE} has no driver behind it: load the tun module (modprobe tun)") from None
+        raise HostError(f"cannot open {DEVICE}: {error.strerror}; its mode should be 0666, or run as root") from None
+
+
+def _attach(fd, name):
+    request = struct.pack("16sH22x", name.encode(), IFF_TUN | IFF_NO_PI | IFF_VNET_HDR | IFF_MULTI_QUEUE)
+    try:
+        answer = fcntl.ioctl(fd, TUNSETIFF, request)
+    except OSError as error:
+        reasons = {
+            errno.EPERM: "CAP_NET_ADMIN is missing: run as root, or in a namespace of your own (unshare -Urnm)",
+            errno.EBUSY: "another process holds it; stop that, or set another name as [gateway] tun",
+            errno.EINVAL: "a device of that name and another kind exists; set another name as [gateway] tun",
+            errno.E2BIG: "it has no free queue; run fewer workers",
+        }
+        raise HostError(f"cannot create TUN device {name}: {reasons.get(error.errno, error.strerror)}") from None
+    return answer[:16].split(b"\0", 1)[0].decode()
+
+
+def _set_offload(fd, offload):
+    """(tso, uso) as the kernel took them. USO without TSO is asked for too: the bits are independent."""
+    wanted = F_CSUM
+    if offload.tso:
+        wanted |= F_TSO4 | F_TSO6 | F_TSO_ECN
+    steps = [(wanted, offload.tso, False), (F_CSUM, False, False), (0, False, False)]
+    if offload.uso:
+        steps.insert(0, (wanted | F_USO4 | F_USO6, offload.tso, True))
+    for bits, tso, uso in steps:
+        try:
+            fcntl.ioctl(fd, TUNSETOFFLOAD, bits)
+        except OSError:
+            continue
+        return bool(tso), bool(uso)
+    return False, False

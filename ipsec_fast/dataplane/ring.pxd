@@ -1,0 +1,20 @@
+"""One producer, one consumer: records of bytes through memory, a wake-up by eventfd. See ext/dataplane/ring.pyx."""
+
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
+
+cdef struct record_ring:
+    uint8_t *memory
+    uint64_t size          # a power of two
+    uint64_t read_at       # the consumer's, both count bytes and never wrap
+    uint64_t write_at      # the producer's
+    uint64_t overflows     # records that found no room
+    int wake_fd
+
+cdef class Ring:
+    cdef record_ring ring
+    cdef list take_records(self)
+
+# False: no room, counted. Never waits; wakes the consumer.
+cdef bint ring_push(
+    record_ring *ring, const void *head, uint32_t head_bytes, const void *body, uint32_t body_bytes
+) noexcept nogil

@@ -1,0 +1,24 @@
+"""A UDP socket and an SA's endpoint as the worker sees them. See ext/dataplane/udp.pyx."""
+
+from libc.stdint cimport uint8_t, uint16_t, uint32_t
+
+cdef struct udp_port:
+    int fd
+    int family             # AF_INET or AF_INET6
+    uint8_t udp_segment    # cleared when the kernel refuses it
+    uint8_t udp_gro
+    uint8_t wildcard       # the source address of a send must be named
+
+# Never changed after it was made: an SA that moves gets a new one.
+cdef struct udp_endpoint:
+    uint8_t name[28]       # sockaddr_in or sockaddr_in6
+    uint32_t name_bytes
+    int family
+    uint16_t socket_index
+    uint8_t has_local
+    uint8_t local[16]
+
+cdef class UdpSocket:
+    cdef udp_port port_
+    cdef object _socket, _local
+    cdef int _number, _version
