@@ -17,7 +17,16 @@ from ...iana import Esn, Group, Integ, NotifyType, ProtocolId, TransformType, na
 from ...model import Proposal, Transform
 from .narrow import check_narrowed, narrow
 
-__all__ = ["check_chosen", "check_narrowed", "choose_proposal", "narrow", "uses_esn", "wanted_group", "without_ke"]
+__all__ = [
+    "check_chosen",
+    "check_narrowed",
+    "choose_proposal",
+    "narrow",
+    "numbered",
+    "uses_esn",
+    "wanted_group",
+    "without_ke",
+]
 
 # the types that a proposal of a protocol may hold, in the order in which we send them
 _TYPES = {
@@ -25,6 +34,13 @@ _TYPES = {
     ProtocolId.ESP: (TransformType.ENCR, TransformType.INTEG, TransformType.KE, TransformType.ESN),
 }
 _SPI_BYTES = {ProtocolId.IKE: 0, ProtocolId.ESP: 4}
+_DEPTHS = {  # the order in which _match looks
+    TransformType.ENCR: 1,
+    TransformType.INTEG: 2,
+    TransformType.PRF: 3,
+    TransformType.KE: 4,
+    TransformType.ESN: 5,
+}
 _SHOWN_PROPOSALS = 6
 _SHOWN_TRANSFORMS = 24
 
@@ -34,7 +50,11 @@ _NO_ESN = Transform(TransformType.ESN, Esn.NO_ESN)
 
 
 class _Lost(Exception):
-    """Why one proposal does not fit one of ours; never leaves this file."""
+    """Why one proposal does not fit one of ours; never leaves this file. The deeper the reason, the nearer the miss."""
+
+    def __init__(self, reason: str, depth: int = 0) -> None:
+        super().__init__(reason)
+        self.depth = depth
 
 
 def choose_proposal(
@@ -50,16 +70,17 @@ def choose_proposal(
     `groups_allowed` narrows our groups further. NegotiationError (NO_PROPOSAL_CHOSEN) where nothing fits.
     """
     allowed = None if groups_allowed is None else frozenset(groups_allowed)
-    reasons: dict[int, str] = {}
+    misses: dict[int, _Lost] = {}
     for ours in configured:
         for place, theirs in enumerate(offered):
             try:
                 transforms = _match(theirs, ours, spi_bytes, allowed)
             except _Lost as lost:
-                reasons.setdefault(place, str(lost))
+                if place not in misses or lost.depth > misses[place].depth:
+                    misses[place] = lost
                 continue
             return replace(theirs, transforms=transforms)
-    raise NegotiationError(_refusal(offered, configured, reasons), NotifyType.NO_PROPOSAL_CHOSEN)
+    raise NegotiationError(_refusal(offered, configured, misses), NotifyType.NO_PROPOSAL_CHOSEN)
 
 
 def check_chosen(offered: Sequence[Proposal], chosen: Sequence[Proposal], *, spi_bytes: int | None = None) -> Proposal:
@@ -79,6 +100,11 @@ def check_chosen(offered: Sequence[Proposal], chosen: Sequence[Proposal], *, spi
         text = f"the responder chose what we did not offer: it chose {answer}, we offered {_shown(offered)}; {lost}"
         raise NegotiationError(text, NotifyType.NO_PROPOSAL_CHOSEN) from None
     return chosen[0]
+
+
+def numbered(proposals: Iterable[Proposal], spi: bytes = b"") -> tuple[Proposal, ...]:
+    """Our proposals as they are sent: numbered from 1, each with our SPI."""
+    return tuple(replace(p, number=number, spi=spi) for number, p in enumerate(proposals, 1))
 
 
 def without_ke(proposals: Iterable[Proposal]) -> tuple[Proposal, ...]:
@@ -145,7 +171,7 @@ def _pick_cipher(theirs: Proposal, ours: Proposal) -> tuple[Transform, list[Tran
         if _is_aead(encr):
             if not offered or _NO_INTEG in offered:
                 return encr, [_NO_INTEG] if offered else []
-            reason = reason or _Lost(f"{encr} brings its own ICV, but INTEG {_list(offered)} comes with it")
+            reason = reason or _Lost(f"{encr} brings its own ICV, but INTEG {_list(offered)} comes with it", 2)
             continue
         wanted = [t for t in ours.of(TransformType.INTEG) if t.id != Integ.NONE]
         integ = next((t for t in wanted if t in offered and _is_carried(t)), None)
@@ -164,7 +190,7 @@ def _pick_ke(theirs: Proposal, ours: Proposal, groups: frozenset[int] | None) ->
         return []
     if _NO_KE in offered:
         return [_NO_KE]
-    raise _Lost(f"they insist on a key exchange of its own (PFS) with {_list(offered)}, we allow none")
+    raise _Lost(f"they insist on a key exchange of its own (PFS) with {_list(offered)}, we allow none", 4)
 
 
 def _pick_esn(theirs: Proposal, ours: Proposal) -> list[Transform]:
@@ -248,13 +274,14 @@ def _not_of(proposal: Proposal, transform_type: TransformType) -> tuple[Transfor
 
 
 def _no_common(transform_type: TransformType, offered: Sequence[Transform], wanted: Sequence[Transform]) -> _Lost:
-    return _Lost(f"no common {transform_type.name}: they offered {_list(offered)}, we allow {_list(wanted)}")
+    text = f"no common {transform_type.name}: they offered {_list(offered)}, we allow {_list(wanted)}"
+    return _Lost(text, _DEPTHS[transform_type])
 
 
-def _refusal(offered: Sequence[Proposal], configured: Sequence[Proposal], reasons: dict[int, str]) -> str:
+def _refusal(offered: Sequence[Proposal], configured: Sequence[Proposal], misses: dict[int, _Lost]) -> str:
     protocol = name_of(ProtocolId, configured[0].protocol) if configured else "usable"
-    numbered = [(offered[place].number, reason) for place, reason in reasons.items()][:_SHOWN_PROPOSALS]
-    why = "; ".join(f"proposal {number}: {reason}" for number, reason in numbered)
+    shown = sorted(misses.items())[:_SHOWN_PROPOSALS]
+    why = "; ".join(f"proposal {offered[place].number}: {lost}" for place, lost in shown)
     both = f"they offered {_shown(offered) or 'nothing'}, we allow {_shown(configured) or 'nothing'}"
     head = f"no common {protocol} proposal: {both}"
     return f"{head}; {why}" if why else head

@@ -8,6 +8,7 @@ transform `unknown`. Used through payloads.py.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from struct import Struct
 from typing import ClassVar
 
 from ...errors import ParseError
@@ -17,8 +18,11 @@ from ..reader import Reader
 
 MAX_PROPOSALS = 64
 MAX_TRANSFORMS = 128
+MAX_ATTRIBUTES = 16
 
 _LAST, _MORE_PROPOSALS, _MORE_TRANSFORMS = 0, 2, 3
+_PROPOSAL_HEAD = Struct("!BBBB")
+_TRANSFORM_HEAD = Struct("!BxHBxH")
 _KEY_LENGTH = 14
 _TYPE_VALUE = 0x8000  # attribute format bit: type/value, without a length of its own
 
@@ -64,10 +68,10 @@ def _decode_proposal(outer: Reader) -> tuple[bool, Proposal]:
     ~                        <Transforms>                           ~
     +-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+
     """
-    more = _read_last(outer, _MORE_PROPOSALS)
+    more = _is_followed(outer.u8(), _MORE_PROPOSALS, "proposal")
     outer.skip(1)
     reader = outer.sub(outer.u16() - 4, "proposal")
-    number, protocol, spi_bytes, count = reader.u8(), reader.u8(), reader.u8(), reader.u8()
+    number, protocol, spi_bytes, count = reader.unpack(_PROPOSAL_HEAD)
     if count > MAX_TRANSFORMS:
         raise ParseError(f"proposal {number}: {count} transforms, at most {MAX_TRANSFORMS} are read")
     spi = reader.take(spi_bytes)
@@ -86,16 +90,12 @@ def _decode_transform(outer: Reader, *, is_last: bool) -> Transform:
     ~                      Transform Attributes                     ~
     +-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+
     """
-    if _read_last(outer, _MORE_TRANSFORMS) == is_last:
+    last, length, transform_type, transform_id = outer.unpack(_TRANSFORM_HEAD)
+    if _is_followed(last, _MORE_TRANSFORMS, "transform") == is_last:
         raise ParseError("proposal: its number of transforms and their chain disagree")
-    outer.skip(1)
-    reader = outer.sub(outer.u16() - 4, "transform")
-    transform_type = reader.u8()
-    reader.skip(1)
-    transform_id = reader.u16()
-    if not reader.remaining:
+    if length == _TRANSFORM_HEAD.size:
         return Transform(transform_type, transform_id)
-    key_bits, unknown = _decode_attributes(reader)
+    key_bits, unknown = _decode_attributes(outer.sub(length - _TRANSFORM_HEAD.size, "transform attributes"))
     return Transform(transform_type, transform_id, key_bits, unknown)
 
 
@@ -108,7 +108,11 @@ def _decode_attributes(reader: Reader) -> tuple[int | None, bool]:
     """
     key_bits: int | None = None
     unknown = False
+    left = MAX_ATTRIBUTES
     while reader.remaining:
+        if not left:
+            raise ParseError(f"transform: more than {MAX_ATTRIBUTES} attributes")
+        left -= 1
         attribute, value = reader.u16(), reader.u16()
         if not attribute & _TYPE_VALUE:
             reader.skip(value)
@@ -119,12 +123,11 @@ def _decode_attributes(reader: Reader) -> tuple[int | None, bool]:
     return key_bits, unknown
 
 
-def _read_last(reader: Reader, more: int) -> bool:
-    """Whether another substructure follows this one."""
-    octet = reader.u8()
-    if octet not in (_LAST, more):
-        raise ParseError(f"{reader.what}: last-substructure octet {octet}, {_LAST} or {more} wanted")
-    return octet == more
+def _is_followed(last: int, more: int, what: str) -> bool:
+    """Whether another substructure follows this one, by its last-substructure octet."""
+    if last not in (_LAST, more):
+        raise ParseError(f"{what}: last-substructure octet {last}, {_LAST} or {more} wanted")
+    return last == more
 
 
 def _encode_proposal(proposal: Proposal, *, is_last: bool) -> bytes:

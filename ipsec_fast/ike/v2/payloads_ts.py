@@ -7,12 +7,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
+from struct import Struct
 
 from ...errors import ParseError, UsageError
 from ...iana import PayloadType, TSType
 from ...model import Address, TrafficSelector
 from ..reader import Reader
 
+_SELECTOR_HEAD = Struct("!BBHHH")
 _ADDRESS_BYTES = {TSType.IPV4_ADDR_RANGE: 4, TSType.IPV6_ADDR_RANGE: 16}
 
 
@@ -60,14 +62,13 @@ def _decode_selector(outer: Reader) -> TrafficSelector:
     ~                         Ending Address                        ~
     +-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+
     """
-    ts_type, protocol, length = outer.u8(), outer.u8(), outer.u16()
+    ts_type, protocol, length, start_port, end_port = outer.unpack(_SELECTOR_HEAD)
     address_bytes = _ADDRESS_BYTES.get(ts_type)  # type: ignore[call-overload]
     if address_bytes is None:
         raise ParseError(f"{outer.what}: selector type {ts_type}, 7 (IPv4 range) or 8 (IPv6 range) wanted")
-    reader = outer.sub(length - 4, "traffic selector")
-    start_port, end_port = reader.u16(), reader.u16()
-    start, end = reader.take(address_bytes), reader.take(address_bytes)
-    reader.expect_end()
+    if length != _SELECTOR_HEAD.size + 2 * address_bytes:
+        raise ParseError(f"{outer.what}: a selector of type {ts_type} with {length} bytes")
+    start, end = outer.take(address_bytes), outer.take(address_bytes)
     try:
         return TrafficSelector(_address(start), _address(end), protocol, start_port, end_port)
     except UsageError as error:
