@@ -1,34 +1,38 @@
-"""What a configuration file becomes: frozen, checked values for the daemon. Never a secret in a repr or an error text.
+"""From a configuration file to frozen, checked values for the daemon; every problem of the file at once.
 
-`load_config(path)` reads swanctl.conf's tree written in TOML. Called by cli.py (`gateway`, `check-config`).
+The file is swanctl.conf's tree written in TOML, plus `[gateway]`. Steps: TOML, one shape (config_tree.py), models
+(config_model.py), secrets (config_secrets.py), what spans sections (config_check.py). Never a secret in a repr or an
+error text. Called by cli.py (`gateway`, `check-config`).
 """
 
 from __future__ import annotations
 
+import os
+import re
+import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TypeVar
 
+from pydantic import BaseModel, ValidationError
+
+from ..crypto.secret import Secret
+from ..dataplane.offload import Offload
+from ..errors import ConfigError, Problem, SecretError
 from ..ike.config import ConnectionConfig
 from ..model import Identity
+from .config_check import check_connections, warn_connections
+from .config_keys import did_you_mean
+from .config_model import ConnectionSection, GatewaySection, Mss, SecretSection, section_at
+from .config_secrets import check_private, decode_inline_secret, read_secret_file
+from .config_tree import Location, Tree, fold_tree
+from .vici import DEFAULT_SOCKET
 
-if TYPE_CHECKING:
-    from ..crypto.secret import Secret
+__all__ = ["DEFAULT_SOCKET", "GatewaySettings", "LoadedConfig", "Mss", "Offload", "SecretEntry", "load_config"]
 
-DEFAULT_SOCKET = "/run/ipsec-fast.vici"
-Mss = int | Literal["auto", "off"]
-
-
-@dataclass(frozen=True, slots=True)
-class OffloadSettings:
-    """Names as in the dataplane's `Offload`: `Offload(**dataclasses.asdict(settings.offload))`."""
-
-    tso: bool = True
-    uso: bool = True
-    udp_segment: bool = True
-    udp_gro: bool = True
-    coalesce: bool = True
+MAX_CONFIG_BYTES = 16 * 1024 * 1024
+SectionT = TypeVar("SectionT", bound=BaseModel)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +41,7 @@ class GatewaySettings:
     tun: str = "ipsec0"
     workers: int = 1
     engine: str = "auto"
-    offload: OffloadSettings = OffloadSettings()
+    offload: Offload = field(default_factory=Offload)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,5 +66,134 @@ class LoadedConfig:
 
 
 def load_config(path: Path) -> LoadedConfig:
-    """Read, check and convert; ConfigError holds every problem with its path."""
-    raise NotImplementedError(path)
+    """Read, check and convert; ConfigError holds every problem with its path in the tree."""
+    text, status = _read_text(path)
+    tree = fold_tree(_parse_toml(text))
+    gateway = _validate(tree, ("gateway",), GatewaySection, tree.gateway)
+    connections = _validate_all(tree, "connections", ConnectionSection, tree.connections)
+    sections = _validate_all(tree, "secrets", SecretSection, tree.secrets)
+    if tree.inline_secrets:
+        _check_inline_allowed(tree, status, path)
+    secrets = _load_secrets(tree, sections, path.absolute().parent)
+    secrets_known = len(sections) == len(tree.secrets) and not any(p.path.startswith("secrets") for p in tree.problems)
+    secret_ids = {name: section.id for name, section in sections.items()}
+    for location, message in check_connections(connections, secret_ids, secrets_known):
+        tree.blame(location, message)
+    if tree.problems or gateway is None:
+        for entry in secrets:
+            entry.secret.close()
+        raise ConfigError(tree.problems)
+    return _build(tree, gateway, connections, secrets)
+
+
+def _build(
+    tree: Tree, gateway: GatewaySection, connections: Mapping[str, ConnectionSection], secrets: tuple[SecretEntry, ...]
+) -> LoadedConfig:
+    built = tuple(section.build(name) for name, section in connections.items())
+    warnings = [str(Problem(tree.path_text(where), message)) for where, message in warn_connections(built)]
+    if tree.inline_secrets:
+        names = ", ".join(f"secrets.{name}" for name in tree.inline_secrets)
+        warnings.append(f'{names}: secret = "..." leaves copies of the secret in memory; file = "..." does not')
+    return LoadedConfig(
+        settings=GatewaySettings(gateway.socket, gateway.tun, gateway.workers, gateway.engine, gateway.offload.build()),
+        connections=built,
+        start=tuple(
+            (name, child_name)
+            for name, section in connections.items()
+            for child_name, child in section.children.items()
+            if child.start_action == "start"
+        ),
+        mss={name: section.mss for name, section in connections.items()},
+        secrets=secrets,
+        warnings=tuple(warnings),
+    )
+
+
+def _read_text(path: Path) -> tuple[str, os.stat_result]:
+    try:
+        with path.open("rb") as file:
+            status = os.fstat(file.fileno())
+            data = file.read(MAX_CONFIG_BYTES + 1)
+    except OSError as error:
+        raise ConfigError(f"cannot read it: {error.strerror}") from None
+    if len(data) > MAX_CONFIG_BYTES:
+        raise ConfigError(f"is longer than {MAX_CONFIG_BYTES} bytes: not a configuration file")
+    try:
+        return data.decode(), status
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"is not UTF-8 text (byte {error.start})") from None
+
+
+def _parse_toml(text: str) -> dict[str, object]:
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        hint = ""
+        if re.search(r"^\s*(connections|secrets|children|include)\s*(\{|\S+\.conf)", text, re.MULTILINE):
+            hint = "; this looks like swanctl.conf: write the same tree in TOML, [connections.paris] for its sections"
+        raise ConfigError(f"not TOML: {error}{hint}") from None
+    except RecursionError:
+        raise ConfigError("not a configuration: nested too deeply") from None
+
+
+def _validate_all(
+    tree: Tree, kind: str, model: type[SectionT], sections: Mapping[str, dict[str, object]]
+) -> dict[str, SectionT]:
+    found = ((name, _validate(tree, (kind, name), model, section)) for name, section in sections.items())
+    return {name: section for name, section in found if section is not None}
+
+
+def _validate(tree: Tree, location: Location, model: type[SectionT], section: Mapping[str, object]) -> SectionT | None:
+    try:
+        return model.model_validate(section)
+    except ValidationError as error:
+        for detail in error.errors(include_input=False, include_url=False):
+            where = (*location, *detail["loc"])
+            tree.blame(where, _explain(detail["type"], detail.get("ctx", {}), detail["msg"], where))
+        return None
+
+
+def _explain(kind: str, context: Mapping[str, object], message: str, where: Location) -> str:
+    """pydantic's error in the user's words, without the value."""
+    match kind:
+        case "value_error":
+            return str(context["error"])
+        case "extra_forbidden":
+            model = section_at(where[:-1])
+            return "unknown key" + (did_you_mean(str(where[-1]), model.model_fields) if model else "")
+        case "missing" if where[-1] in ("local", "remote"):
+            return f'missing; add {where[-1]} = {{ auth = "psk", id = "{where[-1]}.example" }}'
+        case "missing" if where[-1] == "auth":
+            return 'missing; swanctl.conf then means pubkey, which this version does not support; write auth = "psk"'
+        case "model_type" | "dict_type" | "model_attributes_type":
+            return "must be a section, written as a TOML table"
+    return message
+
+
+def _check_inline_allowed(tree: Tree, status: os.stat_result, path: Path) -> None:
+    try:
+        check_private(status, path)
+    except SecretError as error:
+        first = next(iter(tree.inline_secrets))
+        tree.blame(("secrets", first, "secret"), f"stands in a file that is not private: {error}")
+
+
+def _load_secrets(tree: Tree, sections: Mapping[str, SecretSection], folder: Path) -> tuple[SecretEntry, ...]:
+    entries = []
+    for name, section in sections.items():
+        inline = name in tree.inline_secrets
+        where: Location = ("secrets", name)
+        if inline == (section.file is not None):
+            both = "has both file and secret; keep one" if inline else 'has neither; add file = "NAME.psk"'
+            tree.blame(where, both)
+            continue
+        try:
+            if section.file is not None:
+                secret = read_secret_file(folder / section.file)
+            else:
+                secret = decode_inline_secret(tree.inline_secrets[name])
+        except SecretError as error:
+            tree.blame((*where, "secret" if inline else "file"), str(error))
+            continue
+        entries.append(SecretEntry(name, section.id, secret))
+    return tuple(entries)

@@ -1,0 +1,80 @@
+"""What spans sections: a secret for every connection, an address to initiate to, names that a user could mix up.
+
+Called by config.py when every section is sound by itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+from ..ike.config import ConnectionConfig
+from ..model import Identity
+from .config_model import ConnectionSection
+from .config_tree import Location
+
+Blame = tuple[Location, str]
+
+
+def check_connections(
+    connections: Mapping[str, ConnectionSection],
+    secret_ids: Mapping[str, tuple[Identity, ...]],
+    all_secrets_known: bool,
+) -> Iterator[Blame]:
+    """Problems. Where some secret section is broken, nothing is said about secrets that seem missing."""
+    for name, section in connections.items():
+        connection = section.build(name)
+        if all_secrets_known and not _has_secret(connection, secret_ids.values()):
+            yield ("connections", name), f"no secret for it; {_wanted_secret(connection)}"
+        for child_name, child in section.children.items():
+            where = ("connections", name, "children", child_name)
+            if child.start_action == "start" and not connection.remote_addrs:
+                yield (*where, "start_action"), "start needs an address to go to; add remote_addrs to the connection"
+            versions = [{ts.version for ts in side} for side in (child.local_ts, child.remote_ts)]
+            if all(versions) and not versions[0] & versions[1]:
+                yield where, "local_ts and remote_ts have no IP version in common"
+        if connection.local_addrs and connection.remote_addrs:
+            local, remote = ({a.version for a in side} for side in (connection.local_addrs, connection.remote_addrs))
+            if not local & remote:
+                yield ("connections", name), "local_addrs and remote_addrs have no IP version in common"
+        if set(connection.local_addrs) & set(connection.remote_addrs):
+            yield ("connections", name, "remote_addrs"), "holds an address of local_addrs; the peer's is meant"
+    yield from _check_doubles(secret_ids)
+
+
+def warn_connections(connections: Sequence[ConnectionConfig]) -> Iterator[Blame]:
+    if not connections:
+        yield (), "no connections: this gateway would do nothing; add a section such as [connections.paris]"
+    owner: dict[str, str] = {}
+    for connection in connections:
+        if not connection.children:
+            yield ("connections", connection.name), "has no children, so it carries no traffic"
+        for child in connection.children:
+            where = ("connections", connection.name, "children", child.name)
+            first = owner.setdefault(child.name, connection.name)
+            if first != connection.name:
+                yield where, f"{first!r} has a child of that name too; `ipsec-fast up {child.name}` means that one"
+
+
+def _has_secret(connection: ConnectionConfig, all_ids: Iterable[tuple[Identity, ...]]) -> bool:
+    """As generous as the look-up at run time can be: an identity that is left out may turn out to be anyone."""
+    for ids in all_ids:
+        if not ids or connection.remote_id is None:
+            return True
+        if any(connection.remote_id.matches(identity) for identity in ids):
+            return True
+    return False
+
+
+def _wanted_secret(connection: ConnectionConfig) -> str:
+    ids = [f'"{identity}"' for identity in (connection.local_id, connection.remote_id) if identity is not None]
+    with_ids = f" with id = [{', '.join(ids)}]" if ids else ""
+    return f"add a section [secrets.ike-{connection.name}]{with_ids} and file = ..."
+
+
+def _check_doubles(secret_ids: Mapping[str, tuple[Identity, ...]]) -> Iterator[Blame]:
+    seen: dict[frozenset[str], str] = {}
+    for name, ids in secret_ids.items():
+        first = seen.setdefault(frozenset(str(identity).lower() for identity in ids), name)
+        if first != name:
+            whom = "the same identities" if ids else "everybody (neither has an id)"
+            yield ("secrets", name), f"is a second secret for {whom}; the first is secrets.{first}"

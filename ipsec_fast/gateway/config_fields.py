@@ -1,0 +1,186 @@
+"""One parser for each kind of value in swanctl.conf's tree; all take TOML's types and vici's plain strings.
+
+A parser returns the checked value or raises ValueError whose text says what would be right. No text here repeats a
+secret: secrets have their own file (config_secrets.py). Called by config_model.py.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import math
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Annotated, TypeVar
+
+from pydantic import PlainValidator
+
+from ..algorithms import default_esp_proposals, default_ike_proposals, parse_esp_proposal, parse_ike_proposal
+from ..errors import IpsecFastError
+from ..iana import IdType
+from ..model import Address, Identity, Proposal, TrafficSelector
+
+T = TypeVar("T")
+TIME_UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
+MAX_SECONDS = 10**9
+TRUE_WORDS = ("yes", "true", "enabled", "1")
+FALSE_WORDS = ("no", "false", "disabled", "0")
+# prefixes that swanctl knows beside those that Identity.parse knows
+IDENTITY_ALIASES = {"dns:": "fqdn:", "rfc822:": "email:", "userfqdn:": "email:"}
+IDENTITY_LATER = ("ipv4:", "ipv6:", "asn1dn:", "asn1gn:", "{")
+
+
+def parse_words(value: object) -> tuple[str, ...]:
+    """A list of strings, or one comma-separated string."""
+    if isinstance(value, bytes):
+        value = value.decode()
+    if isinstance(value, str):
+        return tuple(word for word in (part.strip() for part in value.split(",")) if word)
+    if isinstance(value, list | tuple) and all(isinstance(item, str | bytes) for item in value):
+        items = (item.decode() if isinstance(item, bytes) else item for item in value)
+        return tuple(word for item in items for word in parse_words(item))
+    raise ValueError('must be a list of strings, or one string with commas, such as ["a", "b"] or "a, b"')
+
+
+def parse_seconds(value: object) -> float:
+    """`3600`, `"3600"`, `"45s"`, `"30m"`, `"4h"`, `"1d"`."""
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        raise ValueError('must be a time such as "1h", "30m", "45s" or a number of seconds')
+    if isinstance(value, int | float):
+        seconds = float(value)
+    else:
+        match = re.fullmatch(r"\s*(\d{1,12}(?:\.\d{1,9})?)\s*([smhd]?)\s*", value)
+        if match is None:
+            raise ValueError(f'{value!r} is no time; write "1h", "30m", "45s" or a number of seconds')
+        seconds = float(match[1]) * TIME_UNITS[match[2]]
+    if not math.isfinite(seconds) or not 0 <= seconds <= MAX_SECONDS:
+        raise ValueError(f"must be between 0 (never) and {MAX_SECONDS} seconds")
+    return seconds
+
+
+def parse_yes_no(value: object) -> bool:
+    if isinstance(value, bool):
+        return value
+    word = str(value).strip().lower()
+    if word in TRUE_WORDS or word in FALSE_WORDS:
+        return word in TRUE_WORDS
+    raise ValueError("must be true or false (yes and no are understood too)")
+
+
+def parse_addresses(value: object) -> tuple[Address, ...]:
+    """IKE addresses; `%any` and nothing at all both mean any."""
+    words = parse_words(value)
+    if any(word in ("%any", "0.0.0.0/0", "::/0") for word in words):
+        return ()
+    return tuple(_each(words, _parse_address))
+
+
+def _parse_address(word: str) -> Address:
+    try:
+        address = ipaddress.ip_address(word)
+    except ValueError:
+        if re.fullmatch(r"[0-9.]+", word) or ":" in word:
+            raise ValueError(f"{word!r} is no IPv4 or IPv6 address") from None
+        hint = "ranges and subnets" if "/" in word or ("-" in word and word[0].isdigit()) else "host names"
+        raise ValueError(f"{word!r}: {hint} are not supported by this version; write an address, or %any") from None
+    if address.is_unspecified or address.is_multicast:
+        raise ValueError(f"{word!r} is nobody's address; write one that is, or %any for any")
+    return address
+
+
+def parse_selectors(value: object) -> tuple[TrafficSelector, ...]:
+    """Traffic selectors; `dynamic` (the IKE SA's own address) is the empty tuple."""
+    words = parse_words(value)
+    if not words:
+        raise ValueError('must not be empty; leave the key out for "dynamic", or write for example ["10.1.0.0/24"]')
+    if words == ("dynamic",):
+        return ()
+    return tuple(_each(words, _parse_selector))
+
+
+def _parse_selector(word: str) -> TrafficSelector:
+    if word.startswith("dynamic"):
+        raise ValueError(f"{word!r}: dynamic stands alone in this version; write the addresses instead")
+    try:
+        return TrafficSelector.parse(word)
+    except IpsecFastError as error:
+        raise ValueError(f"{error}{_meant_network(word)}") from None
+
+
+def _meant_network(word: str) -> str:
+    try:
+        address, bracket, rest = word.partition("[")
+        return f"; did you mean {ipaddress.ip_network(address.strip(), strict=False)}{bracket}{rest}?"
+    except ValueError:
+        return ""
+
+
+def parse_ike_proposals(value: object) -> tuple[Proposal, ...]:
+    return _parse_proposals(value, default_ike_proposals, parse_ike_proposal)
+
+
+def parse_esp_proposals(value: object) -> tuple[Proposal, ...]:
+    return _parse_proposals(value, default_esp_proposals, parse_esp_proposal)
+
+
+def _parse_proposals(
+    value: object, default: Callable[[], tuple[Proposal, ...]], parse: Callable[[str], Proposal]
+) -> tuple[Proposal, ...]:
+    words = parse_words(value)
+    if not words:
+        raise ValueError("must not be empty; leave the key out for our own list")
+    found: list[Proposal] = []
+    for many in _each(words, lambda word: default() if word == "default" else (parse(word),)):
+        found.extend(many)
+    return tuple(replace(proposal, number=number) for number, proposal in enumerate(found, 1))
+
+
+def parse_identity(value: object) -> Identity | None:
+    """An IKE identity by its shape; None for `%any`."""
+    if not isinstance(value, str):
+        raise ValueError("must be a string, for example london.example, ops@london.example or 192.0.2.1")
+    text = value.strip()
+    if text == "%any":
+        return None
+    if "=" in text or text.startswith(IDENTITY_LATER):
+        raise ValueError(f"{text!r}: identities of this kind (DN, raw types) are not supported by this version")
+    if "*" in text or text.startswith("%"):
+        raise ValueError(f"{text!r}: wildcards are not supported by this version; write the whole identity, or %any")
+    if any(c.isspace() or not c.isprintable() for c in text):
+        raise ValueError(f"{text!r} holds a space or a control character; one identity stands alone")
+    for prefix, ours in IDENTITY_ALIASES.items():
+        if text.startswith(prefix):
+            text = ours + text.removeprefix(prefix)
+    try:
+        identity = Identity.parse(text)
+    except IpsecFastError as error:
+        raise ValueError(str(error)) from None
+    if not identity.data or len(identity.data) > 255:
+        raise ValueError("an identity must be 1 to 255 bytes long")
+    if identity.type == IdType.FQDN and re.fullmatch(r"[0-9.]+(/\d+)?", text):
+        raise ValueError(f"{text!r} looks like an address and is none")
+    return identity
+
+
+def _each(words: tuple[str, ...], parse: Callable[[str], T]) -> list[T]:
+    """Parse every word, so that one error text names all that are wrong."""
+    found: list[T] = []
+    wrong: list[str] = []
+    for word in words:
+        try:
+            found.append(parse(word))
+        except (ValueError, IpsecFastError) as error:
+            wrong.append(str(error))
+    if wrong:
+        raise ValueError("; ".join(wrong))
+    return found
+
+
+Words = Annotated[tuple[str, ...], PlainValidator(parse_words)]
+Seconds = Annotated[float, PlainValidator(parse_seconds)]
+YesNo = Annotated[bool, PlainValidator(parse_yes_no)]
+Addresses = Annotated[tuple[Address, ...], PlainValidator(parse_addresses)]
+Selectors = Annotated[tuple[TrafficSelector, ...], PlainValidator(parse_selectors)]
+IkeProposals = Annotated[tuple[Proposal, ...], PlainValidator(parse_ike_proposals)]
+EspProposals = Annotated[tuple[Proposal, ...], PlainValidator(parse_esp_proposals)]
+MaybeIdentity = Annotated[Identity | None, PlainValidator(parse_identity)]

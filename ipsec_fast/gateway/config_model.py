@@ -1,0 +1,222 @@
+"""The pydantic models of swanctl.conf's tree: what each section may hold, with the default of every key.
+
+One model serves the file and, later, vici's load-conn: values may be TOML's types or plain strings. The tree is brought
+into one shape first (config_tree.py). What spans sections is checked in config_check.py.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, PlainValidator
+
+from ..algorithms import default_esp_proposals, default_ike_proposals
+from ..dataplane.offload import Offload
+from ..ike.config import ChildConfig, ConnectionConfig
+from ..model import Identity
+from .config_fields import (
+    Addresses,
+    EspProposals,
+    IkeProposals,
+    MaybeIdentity,
+    Seconds,
+    Selectors,
+    YesNo,
+    parse_identity,
+    parse_words,
+)
+from .vici import DEFAULT_SOCKET
+
+MAX_SOCKET_PATH_BYTES = 107  # sun_path, less its zero byte
+MSS_MIN, MSS_MAX = 88, 65495
+Mss = int | Literal["auto", "off"]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+
+def _parse_socket(value: object) -> str:
+    if not isinstance(value, str):
+        raise ValueError("must be a path")
+    path = value.removeprefix("unix://")
+    if not path.startswith("/"):
+        raise ValueError("must be an absolute path, for example " + DEFAULT_SOCKET)
+    if len(path.encode()) > MAX_SOCKET_PATH_BYTES or "\0" in path:
+        raise ValueError(f"is longer than the {MAX_SOCKET_PATH_BYTES} bytes that a socket's path may have")
+    return path
+
+
+def _parse_tun(value: object) -> str:
+    if not isinstance(value, str) or not re.fullmatch(r"(?!\.{1,2}$)[^\s/%:]{1,15}", value):
+        raise ValueError("must be an interface name of 1 to 15 characters, without / % : or spaces, such as ipsec0")
+    return value
+
+
+def _parse_workers(value: object) -> int:
+    if isinstance(value, bool) or str(value).strip() != "1":
+        raise ValueError("this version runs one worker; write 1 or leave it out")
+    return 1
+
+
+def _parse_engine(value: object) -> str:
+    if value in ("ipsecmb", "null"):
+        raise ValueError(f"engine {value!r} is not in this build; write auto or openssl")
+    if value not in ("auto", "openssl"):
+        raise ValueError('must be "auto" or "openssl"')
+    return str(value)
+
+
+def _parse_version(value: object) -> int:
+    word = str(value).strip()
+    if isinstance(value, bool) or word not in ("0", "1", "2"):
+        raise ValueError("must be 2")
+    if word == "1":
+        raise ValueError("IKEv1 is not supported by this version; write 2 or leave it out")
+    if word == "0":
+        raise ValueError("0 means IKEv1 and IKEv2, and this version speaks IKEv2 only; write 2 or leave it out")
+    return 2
+
+
+def _parse_auth(value: object) -> str:
+    if value == "psk":
+        return "psk"
+    word = value if isinstance(value, str) else "this"
+    if word.startswith(("pubkey", "eap", "xauth", "ike:", "rsa", "ecdsa", "any")):
+        raise ValueError(f'auth {word!r} is not supported by this version; write "psk"')
+    raise ValueError('must be "psk"')
+
+
+def _parse_mode(value: object) -> str:
+    word = str(value).strip().lower()
+    if word == "tunnel":
+        return word
+    if word in ("transport", "transport_proxy", "beet", "pass", "drop"):
+        raise ValueError(f'mode {word!r} is not supported by this version; write "tunnel"')
+    raise ValueError('must be "tunnel"')
+
+
+def _parse_start_action(value: object) -> str:
+    word = str(value).strip().lower()
+    if word in ("none", "start"):
+        return word
+    if "trap" in word:
+        raise ValueError(f"{word!r}: trap is not supported by this version; write start or none")
+    raise ValueError('must be "start" or "none"')
+
+
+def _parse_mss(value: object) -> Mss:
+    word = str(value).strip().lower()
+    if word == "auto":
+        return "auto"
+    if word == "off":
+        return "off"
+    if isinstance(value, bool) or not re.fullmatch(r"\d{1,6}", word) or not MSS_MIN <= int(word) <= MSS_MAX:
+        raise ValueError(f'must be "auto", "off" or a number from {MSS_MIN} to {MSS_MAX}')
+    return int(word)
+
+
+def _parse_identities(value: object) -> tuple[Identity, ...]:
+    words = parse_words(value)
+    if not words:
+        raise ValueError("must not be empty; leave it out for a secret that serves every pair of identities")
+    identities = tuple(identity for identity in map(parse_identity, words) if identity is not None)
+    return identities if len(identities) == len(words) else ()  # %any: serves everybody
+
+
+def _parse_file(value: object) -> str:
+    if not isinstance(value, str) or not value.strip() or "\0" in value:
+        raise ValueError("must be the path of a file that holds the secret, seen from this file's folder")
+    return value
+
+
+def section_at(location: tuple[str | int, ...]) -> type[BaseModel] | None:
+    """The model of the section that a location such as ("connections", "paris", "local") names."""
+    match location:
+        case ("gateway",):
+            return GatewaySection
+        case ("gateway", "offload"):
+            return OffloadSection
+        case ("connections", _):
+            return ConnectionSection
+        case ("connections", _, "local" | "remote"):
+            return AuthSection
+        case ("connections", _, "children", _):
+            return ChildSection
+        case ("secrets", _):
+            return SecretSection
+    return None
+
+
+class OffloadSection(Section):
+    tso: YesNo = True
+    uso: YesNo = True
+    udp_segment: YesNo = True
+    udp_gro: YesNo = True
+    coalesce: YesNo = True
+
+    def build(self) -> Offload:
+        return Offload(**self.model_dump())
+
+
+class GatewaySection(Section):
+    socket: Annotated[str, PlainValidator(_parse_socket)] = DEFAULT_SOCKET
+    tun: Annotated[str, PlainValidator(_parse_tun)] = "ipsec0"
+    workers: Annotated[int, PlainValidator(_parse_workers)] = 1
+    engine: Annotated[str, PlainValidator(_parse_engine)] = "auto"
+    offload: OffloadSection = OffloadSection()
+
+
+class AuthSection(Section):
+    """`local` or `remote`: how that side proves who it is. `id` left out: our address there, anybody here."""
+
+    auth: Annotated[str, PlainValidator(_parse_auth)]
+    id: MaybeIdentity = None
+
+
+class ChildSection(Section):
+    local_ts: Selectors = ()
+    remote_ts: Selectors = ()
+    esp_proposals: EspProposals = Field(default_factory=default_esp_proposals)
+    mode: Annotated[str, PlainValidator(_parse_mode)] = "tunnel"
+    start_action: Annotated[str, PlainValidator(_parse_start_action)] = "none"
+    rekey_time: Seconds = 3600.0
+
+    def build(self, name: str) -> ChildConfig:
+        return ChildConfig(name, self.local_ts, self.remote_ts, self.esp_proposals, self.rekey_time)
+
+
+class ConnectionSection(Section):
+    version: Annotated[int, PlainValidator(_parse_version)] = 2
+    local_addrs: Addresses = ()
+    remote_addrs: Addresses = ()
+    proposals: IkeProposals = Field(default_factory=default_ike_proposals)
+    encap: YesNo = True
+    rekey_time: Seconds = 14400.0
+    dpd_delay: Seconds = 30.0
+    mss: Annotated[Mss, PlainValidator(_parse_mss)] = "auto"
+    local: AuthSection
+    remote: AuthSection
+    children: dict[str, ChildSection] = Field(default_factory=dict)
+
+    def build(self, name: str) -> ConnectionConfig:
+        return ConnectionConfig(
+            name=name,
+            local_addrs=self.local_addrs,
+            remote_addrs=self.remote_addrs,
+            proposals=self.proposals,
+            local_id=self.local.id,
+            remote_id=self.remote.id,
+            encap=self.encap,
+            children=tuple(child.build(child_name) for child_name, child in self.children.items()),
+            rekey_time_s=self.rekey_time,
+            dpd_delay_s=self.dpd_delay,
+        )
+
+
+class SecretSection(Section):
+    """`secrets.ike*`. `secret` never reaches a model: config_secrets.py takes it out of the tree first."""
+
+    id: Annotated[tuple[Identity, ...], PlainValidator(_parse_identities)] = ()
+    file: Annotated[str | None, PlainValidator(_parse_file)] = None

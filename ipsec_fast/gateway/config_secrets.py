@@ -1,0 +1,81 @@
+"""The secrets of a configuration: read from files straight into the arena, or, warned about, from the TOML itself.
+
+A file must be a regular file that only its owner may read, the owner being us or root, checked on the descriptor
+that is then read. No text made here holds any part of a secret. Called by config.py.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import os
+import stat
+from pathlib import Path
+
+from ..crypto.secret import Secret, secret_from_buffer, secret_from_fd
+from ..errors import IpsecFastError, SecretError
+
+MIN_SECRET_BYTES = 16
+MAX_SECRET_BYTES = 4096
+HOW_TO_MAKE = "make one with: (umask 077; openssl rand -base64 32 > FILE)"
+
+
+def read_secret_file(path: Path) -> Secret:
+    """The bytes of a file, less one newline at the end. SecretError says what is wrong with the file."""
+    try:
+        # O_NONBLOCK: a FIFO must not hold us up before fstat has unmasked it
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
+    except OSError as error:
+        hint = f"; {HOW_TO_MAKE}" if isinstance(error, FileNotFoundError) else ""
+        raise SecretError(f"cannot read {path}: {error.strerror}{hint}") from None
+    try:
+        check_private(os.fstat(fd), path)
+        secret = secret_from_fd(fd, limit=MAX_SECRET_BYTES)
+    except OSError as error:
+        raise SecretError(f"cannot read {path}: {error.strerror}") from None
+    finally:
+        os.close(fd)
+    return _check_length(secret, str(path))
+
+
+def check_private(status: os.stat_result, path: Path) -> None:
+    """SecretError unless this is a regular file of ours (or root's) that nobody else may read or write."""
+    if not stat.S_ISREG(status.st_mode):
+        raise SecretError(f"{path} is not a regular file")
+    if status.st_uid not in (os.geteuid(), 0):
+        raise SecretError(f"{path} belongs to user {status.st_uid}; it must belong to us (user {os.geteuid()}) or root")
+    mode = stat.S_IMODE(status.st_mode)
+    if mode & 0o077:
+        raise SecretError(f"{path} may be read or changed by others (mode {mode:04o}); run: chmod 600 {path}")
+
+
+def decode_inline_secret(value: object) -> Secret:
+    """swanctl's spellings: plain text, `0x` and hex digits, `0s` and base64. Copies of the text stay behind."""
+    if not isinstance(value, str):
+        raise SecretError("must be a string")
+    try:
+        if value.startswith("0x"):
+            data = bytearray(bytes.fromhex(value[2:].replace(":", "")))
+        elif value.startswith("0s"):
+            data = bytearray(base64.b64decode(value[2:], validate=True))
+        else:
+            data = bytearray(value.encode())
+    except (ValueError, binascii.Error):
+        kind = "0x must be followed by hex digits" if value.startswith("0x") else "0s must be followed by base64"
+        raise SecretError(kind) from None
+    if not data:
+        raise SecretError(f"is empty; it must hold at least {MIN_SECRET_BYTES} bytes")
+    if len(data) > MAX_SECRET_BYTES:
+        raise SecretError(f"is longer than {MAX_SECRET_BYTES} bytes")
+    try:
+        return _check_length(secret_from_buffer(data, wipe=True), "the secret")
+    except IpsecFastError as error:
+        raise SecretError(str(error)) from None
+
+
+def _check_length(secret: Secret, where: str) -> Secret:
+    size = len(secret)
+    if size >= MIN_SECRET_BYTES:
+        return secret
+    secret.close()
+    raise SecretError(f"{where} holds {size} bytes; a secret must have at least {MIN_SECRET_BYTES}; {HOW_TO_MAKE}")

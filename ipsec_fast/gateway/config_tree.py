@@ -1,0 +1,145 @@
+"""From a parsed TOML file to sections of one shape: suffixes folded, keys of later versions refused, names checked.
+
+`local-1` and `local` both end as `local`, `id-a` and `id-b` of a secret as one `id`; `Tree.renamed` remembers what the
+user wrote, so that every problem names the path that stands in the file. Called by config.py.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from ..errors import Problem
+from . import config_keys as keys
+
+Location = tuple[str | int, ...]
+SECTION = "must be a section, written as a TOML table"
+NAME = r"[!-~]{1,100}"
+NAME_FORBIDDEN = r"""[.,:=#"'{}\[\]]"""
+
+
+@dataclass(slots=True)
+class Tree:
+    """`secrets` holds the sections without their `secret`; `inline_secrets` holds those, by section, never shown."""
+
+    gateway: dict[str, object] = field(default_factory=dict)
+    connections: dict[str, dict[str, object]] = field(default_factory=dict)
+    secrets: dict[str, dict[str, object]] = field(default_factory=dict)
+    inline_secrets: dict[str, object] = field(default_factory=dict, repr=False)
+    problems: list[Problem] = field(default_factory=list)
+    renamed: dict[Location, str] = field(default_factory=dict)
+
+    def blame(self, location: Location, message: str) -> None:
+        self.problems.append(Problem(self.path_text(location), message))
+
+    def path_text(self, location: Location) -> str:
+        """`connections.paris.local-1.id`, as the user wrote it; list positions as `[2]`, counted from 0."""
+        text = ""
+        for depth, part in enumerate(location, 1):
+            if isinstance(part, int):
+                text += f"[{part}]"
+                continue
+            name = self.renamed.get(location[:depth], part)
+            text += ("." if text else "") + (name if re.fullmatch(r"[\w-]+", name, re.ASCII) else repr(name))
+        return text
+
+
+def fold_tree(document: Mapping[str, object]) -> Tree:
+    tree = Tree()
+    for name, value in document.items():
+        if name in keys.TOP_LATER:
+            tree.blame((name,), "not supported by this version")
+        elif name not in ("gateway", "connections", "secrets"):
+            tree.blame((name,), "unknown section" + keys.did_you_mean(name, ("gateway", "connections", "secrets")))
+        elif not isinstance(value, dict):
+            tree.blame((name,), SECTION)
+        elif name == "gateway":
+            tree.gateway = dict(value)
+            _drop_later(tree, tree.gateway, ("gateway",), keys.GATEWAY_LATER)
+        else:
+            _fold_named(tree, name, value)
+    return tree
+
+
+def _fold_named(tree: Tree, kind: str, sections: Mapping[str, object]) -> None:
+    for name, value in sections.items():
+        location = (kind, name)
+        if not isinstance(value, dict):
+            tree.blame(location, f"{SECTION}: [{kind}.{'ike-NAME' if kind == 'secrets' else 'NAME'}]")
+        elif kind == "connections":
+            if _check_name(tree, location, name):
+                tree.connections[name] = _fold_connection(tree, location, dict(value))
+        else:
+            _fold_secret(tree, location, name, dict(value))
+
+
+def _fold_connection(tree: Tree, location: Location, section: dict[str, object]) -> dict[str, object]:
+    _drop_later(tree, section, location, keys.CONNECTION_LATER)
+    for side in ("local", "remote"):
+        _fold_rounds(tree, section, location, side)
+    children = section.get("children")
+    if isinstance(children, dict):
+        section["children"] = folded = {}
+        for name, child in children.items():
+            where = (*location, "children", name)
+            if not isinstance(child, dict):
+                tree.blame(where, SECTION)
+            elif _check_name(tree, where, name):
+                folded[name] = dict(child)
+                _drop_later(tree, folded[name], where, keys.CHILD_LATER)
+    return section
+
+
+def _fold_rounds(tree: Tree, section: dict[str, object], location: Location, side: str) -> None:
+    """`local`, `local-1`, `local1`: swanctl's sections of authentication rounds, of which we know one."""
+    rounds = [name for name, value in section.items() if name.startswith(side) and isinstance(value, dict)]
+    for extra in rounds[1:]:
+        del section[extra]
+        tree.blame((*location, extra), f"a second round of authentication ({rounds[0]} is the first) is not supported")
+    if rounds:
+        value = section.pop(rounds[0])
+        assert isinstance(value, dict)
+        section[side] = dict(value)
+        tree.renamed[(*location, side)] = rounds[0]
+        _drop_later(tree, section[side], (*location, side), keys.AUTH_LATER, prefixes=("cert", "cacert"))  # type: ignore[arg-type]
+
+
+def _fold_secret(tree: Tree, location: Location, name: str, section: dict[str, object]) -> None:
+    if not name.startswith("ike"):
+        later = name.startswith(keys.SECRETS_LATER)
+        right = "the section of a pre-shared key is named ike or ike-NAME, such as [secrets.ike-paris]"
+        tree.blame(location, ("not supported by this version; " if later else "unknown kind of secret; ") + right)
+        return
+    if "secret" in section:
+        tree.inline_secrets[name] = section.pop("secret")
+    suffixed = [key for key in section if re.fullmatch(r"id[^a-z].*|id[a-z].*", key) and isinstance(section[key], str)]
+    if suffixed:
+        given = section.get("id", [])
+        identities = [given] if isinstance(given, str) else list(given) if isinstance(given, list) else [given]
+        section["id"] = identities + [section.pop(key) for key in suffixed]
+    tree.secrets[name] = section
+
+
+def _drop_later(
+    tree: Tree,
+    section: dict[str, object],
+    location: Location,
+    later: Mapping[str, Iterable[str]],
+    prefixes: tuple[str, ...] = (),
+) -> None:
+    for key in list(section):
+        fine = later.get(key)
+        if fine is None and not (prefixes and key.startswith(prefixes)):
+            continue
+        value = section.pop(key)
+        if not fine or not keys.asks_for_what_we_do(value, fine):
+            only = f"; this version does {' or '.join(sorted(fine))}" if fine else ""
+            tree.blame((*location, key), f"not supported by this version{only}")
+
+
+def _check_name(tree: Tree, location: Location, name: str) -> bool:
+    if re.fullmatch(NAME, name) and not re.search(NAME_FORBIDDEN, name):
+        return True
+    tree.blame(location, "a name is 1 to 100 visible ASCII characters without . , : = # quotes, braces or brackets")
+    return False
