@@ -63,7 +63,7 @@ def _decode_selector(outer: Reader) -> TrafficSelector:
     +-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+
     """
     ts_type, protocol, length, start_port, end_port = outer.unpack(_SELECTOR_HEAD)
-    address_bytes = _ADDRESS_BYTES.get(ts_type)  # type: ignore[call-overload]
+    address_bytes = _ADDRESS_BYTES.get(ts_type)
     if address_bytes is None:
         raise ParseError(f"{outer.what}: selector type {ts_type}, 7 (IPv4 range) or 8 (IPv6 range) wanted")
     if length != _SELECTOR_HEAD.size + 2 * address_bytes:
