@@ -5,6 +5,7 @@ Called by the gateway at start and stop and, for paths and preferred sources, by
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 from pathlib import Path as FilePath
 from typing import Any
@@ -31,10 +32,9 @@ class Links:
         """Bring the device up with this MTU; returns its index. No link-local address: nothing on the other side would answer it."""
         index = self.index(name)
         setting = FilePath(f"/proc/sys/net/ipv6/conf/{name}/addr_gen_mode")
-        try:
+        # without IPv6 or with a read-only /proc: the device then sends a few router solicitations, which the SPD drops
+        with contextlib.suppress(OSError):
             setting.write_text("1")
-        except OSError:
-            pass  # no IPv6, or /proc is read-only: the device then sends a few router solicitations, which the SPD drops
         self._netlink.call(f"bring {name} up", lambda ip: ip.link("set", index=index, mtu=mtu, state="up"))
         return index
 

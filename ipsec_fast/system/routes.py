@@ -1,6 +1,6 @@
 """Which packets of this host go into the TUN, and what happens to them while it is not there (design.md decision 12).
 
-All routes stand in tables of ours and carry `protocol 73`. Per prefix there are two: `dev TUN metric 100` while a Child SA can carry
+All routes stand in tables of ours and carry `protocol 73`. Per prefix there are two: `dev TUN` while a Child SA can carry
 it, and `prohibit` with a worse metric, which answers "administratively prohibited" once the device is gone. Rules before main
 lead there, except for packets with the SO_MARK of our own sockets:
 
@@ -9,9 +9,11 @@ lead there, except for packets with the SO_MARK of our own sockets:
     priority p + 2  not fwmark MARK lookup 4501                             (and all that main knows better) come before it
 
 A /0 has a table of its own: behind the main table it must not drag our other prefixes with it, before it a lone `prohibit`
-would cut off the connected networks. `p` and the metric of `prohibit` are made from the TUN's name, so that two gateways on one host
-know their own. A crash takes the TUN and its routes away, the rest stays and fails closed: `adopt` at the next start keeps what is
-still configured, `close` at an orderly stop removes all.
+would cut off the connected networks. A network of ours inside a peer's larger one gets a `throw` route, so that it stays local.
+`p` and the metrics are made from the TUN's name, so that two gateways on one host know their own.
+
+A crash takes the TUN and its routes away, the rest stays and fails closed: `adopt` at the next start keeps what is still
+configured, `close` at an orderly stop removes all.
 
 Left out: packets that arrive in clear from outside are no matter of routes; strict rp_filter on the outer device drops them.
 Called by control.manager and the gateway.
@@ -33,11 +35,12 @@ MAIN_TABLE = 254
 DEFAULT_TABLE = 4501  # of 0.0.0.0/0 and ::/0
 PROTOCOL = 73
 MARK = 0x49505346  # "IPSF"
-TUN_METRIC = 100
+TUN_METRIC = 0x1000
 FIRST_PRIORITY = 4500
 PROHIBIT_METRIC = 0x49500000
 _FAMILY = {4: 2, 6: 10}
-_UNICAST, _PROHIBIT, _LOOKUP = 1, 8, 1
+_UNICAST, _PROHIBIT, _THROW, _LOOKUP = 1, 8, 9, 1
+_KIND_TEXT = {_UNICAST: "", _PROHIBIT: "prohibit ", _THROW: "throw "}
 _FIB_RULE_INVERT = 2
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -55,8 +58,9 @@ class Routes:
         self._netlink = netlink
         self._tun = tun
         self._mark = mark
-        self._priority = FIRST_PRIORITY + 3 * tag_of(tun)
-        self._metric = PROHIBIT_METRIC | tag_of(tun)
+        self._tag = tag_of(tun)
+        self._priority = FIRST_PRIORITY + 3 * self._tag
+        self._metric = PROHIBIT_METRIC | self._tag
         self._prohibited: set[Network] = set()
         self._routed: set[Network] = set()
 
@@ -69,7 +73,7 @@ class Routes:
         """Take over what an earlier run left: kept where it lies in a wanted prefix, removed elsewhere. Returns what was kept."""
         wanted = list(wanted)
         for network in self._left_behind():
-            if any(network.version == one.version and network.subnet_of(one) for one in wanted):  # type: ignore[arg-type]
+            if any(_lies_in(network, one) for one in wanted):
                 self._prohibited.add(network)
                 self._ensure_rules(network)
             else:
@@ -84,11 +88,17 @@ class Routes:
             self._prohibited.add(network)
         self._ensure_rules(network)
 
-    def add(self, network: Network, index: int, source: Address | None = None) -> None:
-        """Route the prefix into the TUN (by its index); `source` is what this host's own packets should come from."""
+    def add(self, network: Network, index: int, source: Address | None = None, around: Iterable[Network] = ()) -> None:
+        """Route the prefix into the TUN (by its index).
+
+        `source` is what this host's own packets should come from, `around` our own networks: those inside the prefix stay out of the TUN.
+        """
         self.prohibit(network)
         self._route("replace", network, _UNICAST, index, source)
         self._routed.add(network)
+        for one in around:
+            if network.prefixlen and _lies_in(one, network) and one != network:
+                self._route("replace", one, _THROW)
 
     def remove(self, network: Network, *, keep_prohibit: bool) -> None:
         """Take the prefix out of the TUN; with `keep_prohibit` its packets are refused, otherwise they go where they went before us."""
@@ -98,6 +108,9 @@ class Routes:
         if not keep_prohibit and network in self._prohibited:
             self._route("del", network, _PROHIBIT)
             self._prohibited.discard(network)
+            for thrown in self._left_behind(_THROW):
+                if not any(_lies_in(thrown, other) for other in self._prohibited):
+                    self._route("del", thrown, _THROW)
             self._drop_unneeded_rules()
 
     def close(self) -> None:
@@ -106,19 +119,23 @@ class Routes:
             self.remove(network, keep_prohibit=True)
         for network in {*self._prohibited, *self._left_behind()}:
             self._route("del", network, _PROHIBIT)
+        for network in self._left_behind(_THROW):
+            self._route("del", network, _THROW)
         self._prohibited.clear()
         self._drop_unneeded_rules()
 
     # --- the kernel's side
 
-    def _left_behind(self) -> list[Network]:
+    def _left_behind(self, kind: int = _PROHIBIT) -> list[Network]:
         def dump(ip: Any) -> list[Network]:
             return [
                 _network(route)
                 for family in _FAMILY.values()
                 for table in (TABLE, DEFAULT_TABLE)
                 for route in ip.get_routes(family=family, table=table)
-                if route["proto"] == PROTOCOL and route["type"] == _PROHIBIT and route.get_attr("RTA_PRIORITY") == self._metric
+                if route["proto"] == PROTOCOL
+                and route["type"] == kind
+                and route.get_attr("RTA_PRIORITY") == self._metric
             ]
 
         return self._netlink.call("list our routes", dump) or []
@@ -132,14 +149,14 @@ class Routes:
             "table": TABLE if network.prefixlen else DEFAULT_TABLE,
             "proto": PROTOCOL,
             "type": kind,
-            "priority": self._metric if kind == _PROHIBIT else TUN_METRIC,
+            "priority": (TUN_METRIC | self._tag) if kind == _UNICAST else self._metric,
         }
         if index is not None:
             request["oif"] = index
         if source is not None:
             request["prefsrc"] = str(source)
         gone = (errno.ESRCH, errno.ENOENT, errno.ENODEV) if verb == "del" else ()
-        what = f"{verb} the {'prohibit ' if kind == _PROHIBIT else ''}route of {network}"
+        what = f"{verb} the {_KIND_TEXT[kind]}route of {network}"
         self._netlink.call(what, lambda ip: ip.route(verb, **request), ignore=gone)
 
     def _ensure_rules(self, network: Network) -> None:
@@ -168,7 +185,13 @@ class Routes:
         if step == 1:
             request["suppress_prefixlen"] = 0
         ignore = (errno.EEXIST,) if verb == "add" else (errno.ENOENT, errno.EAFNOSUPPORT)
-        self._netlink.call(f"{verb} the rule for table {request['table']}", lambda ip: ip.rule(verb, **request), ignore=ignore)
+        self._netlink.call(
+            f"{verb} the rule for table {request['table']}", lambda ip: ip.rule(verb, **request), ignore=ignore
+        )
+
+
+def _lies_in(inner: Network, outer: Network) -> bool:
+    return inner.version == outer.version and inner.subnet_of(outer)  # type: ignore[arg-type]
 
 
 def _network(route: Any) -> Network:

@@ -1,0 +1,62 @@
+"""Which pre-shared key belongs to a pair of identities (RFC 4301 section 4.4.3, the PAD's authentication data).
+
+The keys are handles of the arena; this file never sees their bytes. Called by control.answers for AskCredential.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from ..errors import SecretError
+from ..model import Identity
+
+if TYPE_CHECKING:
+    from ..crypto.secret import Secret
+
+
+@dataclass(frozen=True, slots=True)
+class SharedKey:
+    """A PSK and whose it is. No `ids`: for every pair of identities that has no better entry."""
+
+    name: str
+    ids: tuple[Identity, ...]
+    secret: Secret = field(repr=False)
+
+
+class Credentials:
+    """The PSKs of a gateway. The best entry wins, among equals the first.
+
+    3: names both sides. 2: names the peer. 1: names nobody but ourselves, so every peer of this identity. 0: names nobody.
+    An entry that names the peer's neighbours but not the peer is none of these and never used.
+    """
+
+    def __init__(self, keys: Iterable[SharedKey]) -> None:
+        self._keys = tuple(keys)
+
+    def shared_key(self, local: Identity, remote: Identity) -> Secret:
+        """SecretError, with both identities, where no entry fits."""
+        best: tuple[int, SharedKey] | None = None
+        for key in self._keys:
+            score = _score(key.ids, local, remote)
+            if score is not None and (best is None or score > best[0]):
+                best = (score, key)
+        if best is None:
+            named = ", ".join(f"{key.name} ({' '.join(str(one) for one in key.ids)})" for key in self._keys)
+            raise SecretError(f"no secret for {local} with {remote}; the configuration has {named or 'none'}")
+        return best[1].secret
+
+    def close(self) -> None:
+        """Wipe every key."""
+        for key in self._keys:
+            key.secret.close()
+
+
+def _score(ids: tuple[Identity, ...], local: Identity, remote: Identity) -> int | None:
+    if not ids:
+        return 0
+    names_local = any(one.matches(local) for one in ids)
+    if any(one.matches(remote) for one in ids):
+        return 3 if names_local else 2
+    return 1 if names_local and all(one.matches(local) for one in ids) else None

@@ -1,0 +1,86 @@
+"""Which connection a peer means: first by the addresses of its datagram, then by the identities of IKE_AUTH (RFC 4301 section 4.4.3.1).
+
+Called by control.answers for AskConfig and AskConnection.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from ..errors import NegotiationError, UsageError
+from ..iana import NotifyType
+from ..ike.config import ChildConfig, ConnectionConfig
+from ..model import Identity, Path
+
+
+class Peers:
+    """The connections of a gateway, in the order of its configuration."""
+
+    def __init__(self, connections: Iterable[ConnectionConfig]) -> None:
+        self.connections = tuple(connections)
+
+    def by_path(self, path: Path) -> tuple[ConnectionConfig, ...]:
+        """Those whose addresses allow this path, best first: a named remote address weighs more than a named local one."""
+        fitting = [one for one in self.connections if _allows(one, path)]
+        if not fitting:
+            raise NegotiationError(
+                f"no connection for {path.local} with {path.remote}; {self._addresses()}", NotifyType.NO_PROPOSAL_CHOSEN
+            )
+        return tuple(sorted(fitting, key=lambda one: -_address_score(one)))
+
+    def by_identity(
+        self, path: Path, candidates: Sequence[ConnectionConfig], remote_id: Identity, local_id: Identity | None
+    ) -> ConnectionConfig:
+        """The candidate that expects this peer, and, if the peer said whom it wants, that is us."""
+        fitting = [
+            one
+            for one in candidates
+            if (one.remote_id is None or one.remote_id.matches(remote_id))
+            and (local_id is None or own_identity(one, path).matches(local_id))
+        ]
+        if not fitting:
+            wanted = "; ".join(
+                f"{one.name} wants {one.remote_id or 'anybody'} and is {own_identity(one, path)}" for one in candidates
+            )
+            said = f"{remote_id}, who asks for {local_id}," if local_id is not None else f"{remote_id}"
+            raise NegotiationError(
+                f"no connection for {said} at {path.remote}: {wanted}", NotifyType.AUTHENTICATION_FAILED
+            )
+        named = [one for one in fitting if one.remote_id is not None]
+        return (named or fitting)[0]
+
+    def find(self, ike: str | None, child: str | None) -> tuple[ConnectionConfig, tuple[ChildConfig, ...]]:
+        """The connection and children that a command names; a connection alone means all its children."""
+        matching = [one for one in self.connections if ike is None or one.name == ike]
+        if child is not None:
+            matching = [one for one in matching if one.child(child) is not None]
+        if not matching:
+            known = ", ".join(f"{one.name} ({' '.join(c.name for c in one.children)})" for one in self.connections)
+            wanted = " ".join([f"connection {ike}"] * (ike is not None) + [f"child {child}"] * (child is not None))
+            raise UsageError(f"no {wanted} in the configuration, which has {known or 'no connections'}")
+        if len(matching) > 1:
+            raise UsageError(f"child {child} is in {', '.join(one.name for one in matching)}: name the connection too")
+        connection = matching[0]
+        return connection, tuple(one for one in connection.children if child is None or one.name == child)
+
+    def _addresses(self) -> str:
+        rows = [
+            f"{one.name} is {' '.join(map(str, one.local_addrs)) or 'any'} with {' '.join(map(str, one.remote_addrs)) or 'any'}"
+            for one in self.connections
+        ]
+        return "; ".join(rows) or "none is configured"
+
+
+def own_identity(connection: ConnectionConfig, path: Path) -> Identity:
+    """Who we are on this connection: the configured identity, otherwise our address."""
+    return connection.local_id if connection.local_id is not None else Identity.of_address(path.local)
+
+
+def _allows(connection: ConnectionConfig, path: Path) -> bool:
+    return (not connection.local_addrs or path.local in connection.local_addrs) and (
+        not connection.remote_addrs or path.remote in connection.remote_addrs
+    )
+
+
+def _address_score(connection: ConnectionConfig) -> int:
+    return 2 * bool(connection.remote_addrs) + bool(connection.local_addrs)
