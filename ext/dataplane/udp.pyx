@@ -1,0 +1,219 @@
+"""The UDP sockets of the gateway, and where an SA sends to (RFC 3948, RFC 7296 section 2.23).
+
+A socket sends with DF and no path MTU discovery of the kernel's (design decision 10), carries our SO_MARK so that the fail-closed rule lets its
+packets pass, and takes super-datagrams (UDP_GRO). UDP_SEGMENT is a control message of a single send, never a socket option. What the kernel
+refuses is off in `features`. An endpoint is immutable: an SA that moves gets a new one, the old one is retired. Called by gateway, worker.
+"""
+
+from cpython.mem cimport PyMem_Calloc, PyMem_Free
+from libc.stdint cimport uint8_t, uint16_t
+from libc.string cimport memcpy
+
+from ipsec_fast.dataplane.epoch cimport retire
+from ipsec_fast.dataplane.sad cimport SA
+
+import errno
+import socket
+import struct
+
+from ..errors import HostError, UsageError
+from .offload import Offload
+
+cdef extern from "net_io.h" nogil:
+    enum:
+        AF_INET
+        AF_INET6
+    void atomic_set_pointer(void **target, void *value) noexcept
+
+# linux/in.h, in6.h, udp.h, asm-generic/socket.h: what Python's socket module does not name
+cdef int IP_PKTINFO = 8, IP_MTU_DISCOVER = 10, IP_RECVTOS = 13, IPV6_MTU_DISCOVER = 23, IPV6_RECVPKTINFO = 49
+cdef int IPV6_PKTINFO = 50, IPV6_RECVTCLASS = 66, SO_SNDBUFFORCE = 32, SO_RCVBUFFORCE = 33, SO_MARK = 36
+cdef int UDP_SEGMENT = 103, UDP_GRO = 104, PMTUDISC_DONT = 0, PMTUDISC_PROBE = 3
+BUFFER_BYTES = 8 << 20
+
+
+cdef class UdpSocket:
+    """A bound, non-blocking socket; `local` None is the wildcard address of `version`."""
+
+    def __cinit__(self):
+        self.port_.fd = -1
+
+    def __init__(self, local, int port, *, int version=4, offload=Offload(), mark=None):
+        if local is not None:
+            version = local.version
+        if version not in (4, 6) or not 0 <= port <= 65535:
+            raise UsageError(f"a UDP socket has version 4 or 6 and a port 0..65535, not version {version} port {port}")
+        self._local, self._version = local, version
+        sock = socket.socket(socket.AF_INET if version == 4 else socket.AF_INET6, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+        try:
+            _set_options(sock, version, mark)
+            _bind(sock, version, local, port)
+        except BaseException:
+            sock.close()
+            raise
+        self._socket, self._number = sock, sock.getsockname()[1]
+        self.port_.udp_segment = bool(offload.udp_segment) and _has(sock, UDP_SEGMENT)
+        self.port_.udp_gro = bool(offload.udp_gro) and _try_option(sock, socket.IPPROTO_UDP, UDP_GRO, 1)
+        self.port_.wildcard = local is None or local.is_unspecified
+        self.port_.family = AF_INET if version == 4 else AF_INET6
+        self.port_.fd = sock.fileno()
+
+    def close(self):
+        self.port_.fd = -1
+        if self._socket is not None:
+            self._socket.close()
+
+    @property
+    def fd(self):
+        return self.port_.fd
+
+    @property
+    def local(self):
+        return self._local
+
+    @property
+    def port(self):
+        return self._number
+
+    @property
+    def version(self):
+        return self._version
+
+    @property
+    def features(self):
+        return {"udp_segment": bool(self.port_.udp_segment), "udp_gro": bool(self.port_.udp_gro)}
+
+    def sendto(self, data, remote, int port, local=None):
+        """Send one datagram as it is; larger than the interface's MTU it leaves in fragments (IKE before it fragments itself)."""
+        control = [] if local is None or not self.port_.wildcard else [_source(local)]
+        try:
+            try:
+                self._socket.sendmsg([data], control, 0, (str(remote), port))
+            except OSError as error:
+                if error.errno == errno.ECONNREFUSED:  # an earlier datagram's ICMP, reported once
+                    self._socket.sendmsg([data], control, 0, (str(remote), port))
+                elif error.errno == errno.EMSGSIZE:
+                    self._send_fragmented(data, control, (str(remote), port))
+                else:
+                    raise
+        except OSError as error:
+            raise HostError(f"cannot send {len(data)} bytes to {remote}[{port}]: {error.strerror or error}") from None
+
+    def _send_fragmented(self, data, control, name):
+        _discover(self._socket, self._version, PMTUDISC_DONT)
+        try:
+            self._socket.sendmsg([data], control, 0, name)
+        finally:
+            _discover(self._socket, self._version, PMTUDISC_PROBE)
+
+
+def _set_options(sock, version, mark):
+    for forced, plain in ((SO_RCVBUFFORCE, socket.SO_RCVBUF), (SO_SNDBUFFORCE, socket.SO_SNDBUF)):
+        if not _try_option(sock, socket.SOL_SOCKET, forced, BUFFER_BYTES):  # without CAP_NET_ADMIN net.core.*mem_max counts
+            _try_option(sock, socket.SOL_SOCKET, plain, BUFFER_BYTES)
+    _discover(sock, version, PMTUDISC_PROBE)
+    if version == 4:
+        sock.setsockopt(socket.IPPROTO_IP, IP_PKTINFO, 1)
+        sock.setsockopt(socket.IPPROTO_IP, IP_RECVTOS, 1)
+    else:
+        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        sock.setsockopt(socket.IPPROTO_IPV6, IPV6_RECVPKTINFO, 1)
+        sock.setsockopt(socket.IPPROTO_IPV6, IPV6_RECVTCLASS, 1)
+    if mark is not None and not _try_option(sock, socket.SOL_SOCKET, SO_MARK, mark):
+        raise HostError(
+            f"cannot set mark {mark:#x} on a socket (CAP_NET_ADMIN is missing): run as root, or in a namespace of your own "
+            "(unshare -Urnm); without it our own packets would be routed into the tunnel"
+        )
+
+
+def _discover(sock, version, value):
+    if version == 4:
+        sock.setsockopt(socket.IPPROTO_IP, IP_MTU_DISCOVER, value)
+    else:
+        sock.setsockopt(socket.IPPROTO_IPV6, IPV6_MTU_DISCOVER, value)
+
+
+def _try_option(sock, level, option, value):
+    try:
+        sock.setsockopt(level, option, value)
+    except OSError:
+        return False
+    return True
+
+
+def _has(sock, option):
+    try:
+        sock.getsockopt(socket.IPPROTO_UDP, option)
+    except OSError:
+        return False
+    return True
+
+
+def _bind(sock, version, local, port):
+    address = str(local) if local is not None else "0.0.0.0" if version == 4 else "::"
+    try:
+        sock.bind((address, port))
+    except OSError as error:
+        reasons = {
+            errno.EADDRINUSE: "another program has it (is strongSwan's charon or another gateway running?)",
+            errno.EADDRNOTAVAIL: "this host has no such address",
+            errno.EACCES: "ports below 1024 need CAP_NET_BIND_SERVICE",
+        }
+        raise HostError(
+            f"cannot bind UDP {address}[{port}]: {reasons.get(error.errno, error.strerror)}"
+        ) from None
+
+
+def _source(local):
+    """The control message that names the source address of one send from a wildcard socket."""
+    if local.version == 4:
+        return (socket.IPPROTO_IP, IP_PKTINFO, struct.pack("i4s4x", 0, local.packed))
+    return (socket.IPPROTO_IPV6, IPV6_PKTINFO, struct.pack("16si", local.packed, 0))
+
+
+cdef class Endpoint:
+    """Owns one udp_endpoint."""
+
+    cdef udp_endpoint *at
+    cdef object text
+
+    def __cinit__(self):
+        self.at = <udp_endpoint *>PyMem_Calloc(1, sizeof(udp_endpoint))
+        if self.at is NULL:
+            raise MemoryError
+
+    def __dealloc__(self):
+        PyMem_Free(self.at)
+
+
+def set_endpoint(SA sa not None, int socket_index, local, remote, int port):
+    """Where an outbound SA sends to; may be called while workers use the SA."""
+    if not 0 < port <= 65535 or not 0 <= socket_index <= 65535 or (local is not None and local.version != remote.version):
+        raise UsageError(f"endpoint {local} - {remote}[{port}] on socket {socket_index}: port 1..65535, addresses of one version")
+    cdef Endpoint new = Endpoint()
+    cdef bytes name, source
+    if remote.version == 4:
+        name = struct.pack("=H2s4s8x", socket.AF_INET, port.to_bytes(2, "big"), remote.packed)
+    else:
+        name = struct.pack("=H2sI16sI", socket.AF_INET6, port.to_bytes(2, "big"), 0, remote.packed, 0)
+    new.at.family = AF_INET if remote.version == 4 else AF_INET6
+    new.at.name_bytes = <uint8_t>len(name)
+    memcpy(new.at.name, <const char *>name, len(name))
+    new.at.socket_index = <uint16_t>socket_index
+    if local is not None:
+        source = local.packed
+        new.at.has_local = 1
+        memcpy(new.at.local, <const char *>source, len(source))
+    new.text = (socket_index, local, remote, port)
+    kept = sa.io if isinstance(sa.io, dict) else {}
+    old = kept.get("endpoint")
+    sa.io = {**kept, "endpoint": new}
+    atomic_set_pointer(&sa.hot.endpoint, new.at)
+    retire(old)
+
+
+def endpoint(SA sa not None):
+    """(socket_index, local, remote, port) of an SA, None before set_endpoint."""
+    kept = sa.io if isinstance(sa.io, dict) else {}
+    box = kept.get("endpoint")
+    return (<Endpoint>box).text if box is not None else None
