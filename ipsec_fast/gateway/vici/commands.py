@@ -1,7 +1,243 @@
-"""The commands of the control socket."""
+"""The commands of the control socket: a table of names, each with the coroutine that answers it.
+
+Keys and texts are charon's wherever swanctl or a script could look at them. What the gateway must bring is
+control.py's GatewayControl. Called by server.py.
+"""
 
 from __future__ import annotations
 
-from .control import ChildCounters, ChildMtu, ControlLog, GatewayControl, GatewayStats, Listener, Selection
+import asyncio
+import logging
+import platform
+import time
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, Protocol
 
-__all__ = ["ChildCounters", "ChildMtu", "ControlLog", "GatewayControl", "GatewayStats", "Listener", "Selection"]
+from ... import __version__
+from ...errors import IpsecFastError, StateError, UsageError
+from ...ike.events import Progress
+from .codec import Decoded, Encodable, flag, number, text
+from .control import ChildCounters, ChildMtu, ControlLog, GatewayControl, GatewayStats, Listener, Selection
+from .views import connection_section, sa_section
+
+__all__ = [
+    "ChildCounters",
+    "ChildMtu",
+    "Commands",
+    "ControlLog",
+    "GatewayControl",
+    "GatewayStats",
+    "Listener",
+    "Selection",
+    "progress_section",
+]
+
+log = logging.getLogger("ipsec_fast.cfg")
+DEFAULT_LOGLEVEL = 1
+NOT_ESTABLISHED = ("CREATED", "CONNECTING")
+
+
+class Session(Protocol):
+    """The connection that a command came from."""
+
+    async def send_event(self, name: str, message: Encodable) -> None:
+        """An event of a streamed command; waits while the client is slow. Nothing where it did not register."""
+
+    def post_event(self, name: str, message: Encodable) -> None:
+        """An event that nobody waits for. Nothing where the client did not register."""
+
+
+Handler = Callable[[Decoded, Session], Awaitable[Encodable]]
+
+
+class Commands:
+    def __init__(self, control: GatewayControl) -> None:
+        self._control = control
+        self._started = time.time()
+        self._background: set[asyncio.Task[None]] = set()
+        self.table: dict[str, Handler] = {
+            "version": self.version,
+            "stats": self.stats,
+            "list-sas": self.list_sas,
+            "list-conns": self.list_conns,
+            "initiate": self.initiate,
+            "terminate": self.terminate,
+            "rekey": self.rekey,
+        }
+
+    async def run(self, name: str, request: Decoded, session: Session) -> Encodable:
+        """The response to a command of the table. An error becomes `success = no` with its reason."""
+        try:
+            return await self.table[name](request, session)
+        except IpsecFastError as error:
+            return {"success": "no", "errmsg": str(error)}
+        except Exception:
+            log.exception("command %s failed", name)
+            return {"success": "no", "errmsg": f"internal error in {name}; the gateway's log has the details"}
+
+    def close(self) -> None:
+        """Ends the waiting of commands that returned at once (timeout = -1)."""
+        for task in self._background:
+            task.cancel()
+
+    async def version(self, request: Decoded, session: Session) -> Encodable:
+        system = platform.uname()
+        return {
+            "daemon": "ipsec-fast",
+            "version": __version__,
+            "sysname": system.system,
+            "release": system.release,
+            "machine": system.machine,
+        }
+
+    async def stats(self, request: Decoded, session: Session) -> Encodable:
+        stats = self._control.stats()
+        views = self._control.views()
+        workers = stats.get("workers", 0)
+        uptime_s = stats.get("uptime_s", time.time() - self._started)
+        none = {"critical": 0, "high": 0, "medium": 0, "low": 0}
+        return {
+            "uptime": {
+                "running": _duration_text(uptime_s),
+                "since": time.strftime("%b %d %H:%M:%S %Y", time.localtime(time.time() - uptime_s)),
+            },
+            "workers": {"total": workers, "idle": 0, "active": none | {"critical": workers}},
+            "queues": none,
+            "scheduled": stats.get("scheduled", 0),
+            "ikesas": {"total": len(views), "half-open": sum(view.state in NOT_ESTABLISHED for view in views)},
+            "plugins": ["ipsec-fast", stats.get("engine", "")],
+            "gateway": {
+                "state": stats.get("state", "running"),
+                "engine": stats.get("engine", ""),
+                "workers": workers,
+            },
+            "counters": dict(stats.get("counters", {})),
+        }
+
+    async def list_sas(self, request: Decoded, session: Session) -> Encodable:
+        # noblock: charon skips SAs that are busy; nothing here ever waits for an SA
+        for view, children in _selection(request).pick(self._control.views()):
+            await session.send_event("list-sa", {view.connection: sa_section(view, self._control, children)})
+        return {}
+
+    async def list_conns(self, request: Decoded, session: Session) -> Encodable:
+        wanted = text(request, "ike")
+        for connection in self._control.connections():
+            if wanted in (None, connection.name):
+                await session.send_event("list-conn", {connection.name: connection_section(connection)})
+        return {}
+
+    async def initiate(self, request: Decoded, session: Session) -> Encodable:
+        ike, child = text(request, "ike"), text(request, "child")
+        self._check_configured(ike, child)
+        work = self._control.initiate(ike, child, _control_log(request, session))
+        what = f"CHILD_SA '{child}'" if child is not None else f"IKE_SA '{ike}'"
+        await self._wait(work, number(request, "timeout"), f"{what} not established")
+        return {"success": "yes"}
+
+    async def terminate(self, request: Decoded, session: Session) -> Encodable:
+        selection = _required(_selection(request), "terminate")
+        matches = self._count(selection)
+        if not matches:
+            return {"success": "no", "errmsg": "no matching SAs to terminate found", "matches": 0, "terminated": 0}
+        gone: list[int] = []
+
+        async def work() -> None:
+            gone.append(
+                await self._control.terminate(selection, flag(request, "force"), _control_log(request, session))
+            )
+
+        at_once = (number(request, "timeout") or 0) < 0
+        await self._wait(work(), number(request, "timeout"), "not all matching SAs terminated")
+        terminated = matches if at_once else gone[0]
+        if terminated < matches:
+            reason = "not all matching SAs could be terminated"
+            return {"success": "no", "errmsg": reason, "matches": matches, "terminated": terminated}
+        return {"success": "yes", "matches": matches, "terminated": terminated}
+
+    async def rekey(self, request: Decoded, session: Session) -> Encodable:
+        selection = _required(_selection(request), "rekey")
+        if flag(request, "reauth"):
+            raise UsageError("reauthentication is not supported by this version; leave reauth out to rekey")
+        matches = self._control.rekey(selection)
+        if not matches:
+            return {"success": "no", "errmsg": "no matching SAs to rekey found", "matches": 0}
+        return {"success": "yes", "matches": matches}
+
+    def _count(self, selection: Selection) -> int:
+        picked = selection.pick(self._control.views())
+        return sum(len(children) for _, children in picked) if selection.names_child else len(picked)
+
+    def _check_configured(self, ike: str | None, child: str | None) -> None:
+        if ike is None and child is None:
+            raise UsageError("missing configuration name: give child, ike or both")
+        connections = self._control.connections()
+        if ike is not None and all(connection.name != ike for connection in connections):
+            names = ", ".join(connection.name for connection in connections) or "none"
+            raise StateError(f"IKE_SA config '{ike}' not found; there are: {names}")
+        candidates = [connection for connection in connections if ike in (None, connection.name)]
+        if child is not None and all(connection.child(child) is None for connection in candidates):
+            names = ", ".join(c.name for connection in candidates for c in connection.children) or "none"
+            raise StateError(f"CHILD_SA config '{child}' not found; there are: {names}")
+
+    async def _wait(self, work: Coroutine[Any, Any, None], timeout_ms: int | None, what: str) -> None:
+        """timeout in ms: 0 or left out waits for ever, a negative one does not wait. The work goes on in any case."""
+        task = asyncio.ensure_future(work)
+        self._background.add(task)
+        task.add_done_callback(self._forget)
+        if timeout_ms is not None and timeout_ms < 0:
+            return
+        try:
+            await asyncio.wait_for(asyncio.shield(task), timeout_ms / 1000 if timeout_ms else None)
+        except TimeoutError:
+            raise StateError(f"{what} after {timeout_ms}ms") from None
+
+    def _forget(self, task: asyncio.Task[None]) -> None:
+        self._background.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None and not isinstance(error, IpsecFastError):
+            log.error("a command's work failed: %r", error)
+
+
+def progress_section(progress: Progress) -> dict[str, object]:
+    """A line of a negotiation, as the events log and control-log carry it."""
+    return {
+        "group": progress.group.upper(),
+        "level": progress.level,
+        "thread": 1,
+        "ikesa-name": progress.connection or None,
+        "ikesa-uniqueid": progress.ike_id or None,
+        "msg": progress.text,
+    }
+
+
+def _control_log(request: Decoded, session: Session) -> ControlLog:
+    level = number(request, "loglevel")
+    most = DEFAULT_LOGLEVEL if level is None else level
+
+    def post(progress: Progress) -> None:
+        if progress.level <= most:
+            session.post_event("control-log", progress_section(progress))
+
+    return post
+
+
+def _selection(request: Decoded) -> Selection:
+    return Selection(
+        ike=text(request, "ike"),
+        ike_id=number(request, "ike-id"),
+        child=text(request, "child"),
+        child_id=number(request, "child-id"),
+    )
+
+
+def _required(selection: Selection, command: str) -> Selection:
+    if selection == Selection():
+        raise UsageError(f"missing {command} selector: give ike, ike-id, child or child-id")
+    return selection
+
+
+def _duration_text(seconds: float) -> str:
+    for unit, size in (("day", 86400), ("hour", 3600), ("minute", 60)):
+        if seconds >= 2 * size:
+            return f"{int(seconds // size)} {unit}s"
+    return f"{int(seconds)} second{'' if int(seconds) == 1 else 's'}"

@@ -1,0 +1,104 @@
+"""The gateway's notices as vici's events: log, ike-updown, child-updown, ike-rekey, child-rekey.
+
+A rekey is one event, never a down and an up: the end of an SA that was replaced is not announced. Called by server.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from ...ike.events import ChildDown, ChildUp, ChildView, IkeDown, IkeUp, IkeView, Notice, Progress
+from .codec import Encodable
+from .commands import progress_section
+from .control import GatewayControl
+from .views import child_section, ike_section, sa_section
+
+Broadcast = Callable[[str, Callable[[], Encodable]], None]  # the message is only built where somebody listens
+
+
+class Announcer:
+    def __init__(self, control: GatewayControl, broadcast: Broadcast) -> None:
+        self._control = control
+        self._broadcast = broadcast
+        self._last_seen: dict[int, IkeView] = {}
+        self._up: set[int] = set()
+        self._replaced: set[int] = set()
+
+    def hear(self, notice: Notice, view: IkeView | None) -> None:
+        match notice:
+            case Progress():
+                self._broadcast("log", lambda: progress_section(notice))
+            case IkeUp():
+                self._ike_up(notice, view)
+            case IkeDown():
+                self._ike_down(notice, view)
+            case ChildUp():
+                self._child_up(notice, view)
+            case ChildDown() if notice.replaced_by is None:
+                message = self._child_updown(notice, view, notice.child_id, None)
+                self._broadcast("child-updown", message)
+        if view is not None and not isinstance(notice, IkeDown):
+            self._last_seen[view.ike_id] = view
+
+    def _ike_up(self, notice: IkeUp, view: IkeView | None) -> None:
+        self._up.add(notice.ike_id)
+        if notice.replaces is None:
+            self._broadcast("ike-updown", lambda: {"up": "yes", notice.connection: self._sa(notice.ike_id, view)})
+            return
+        self._replaced.add(notice.replaces)
+        old = self._last_seen.get(notice.replaces)
+        old_id = notice.replaces
+        self._broadcast(
+            "ike-rekey",
+            lambda: {notice.connection: {"old": self._sa(old_id, old), "new": self._sa(notice.ike_id, view)}},
+        )
+
+    def _ike_down(self, notice: IkeDown, view: IkeView | None) -> None:
+        view = view or self._last_seen.get(notice.ike_id)
+        self._last_seen.pop(notice.ike_id, None)
+        was_up = notice.ike_id in self._up
+        replaced = notice.ike_id in self._replaced
+        self._up.discard(notice.ike_id)
+        self._replaced.discard(notice.ike_id)
+        if was_up and not replaced:
+            self._broadcast("ike-updown", lambda: {notice.connection: self._sa(notice.ike_id, view)})
+
+    def _child_up(self, notice: ChildUp, view: IkeView | None) -> None:
+        if notice.replaces is None:
+            self._broadcast("child-updown", self._child_updown(notice, view, notice.child_id, "yes"))
+            return
+        old_id = notice.replaces
+
+        def rekeyed() -> Encodable:
+            pair = {
+                "old": self._child(notice.ike_id, view, old_id, notice.name),
+                "new": self._child(notice.ike_id, view, notice.child_id, notice.name),
+            }
+            return {notice.connection: {**self._ike(notice.ike_id, view), "child-sas": {notice.name: pair}}}
+
+        self._broadcast("child-rekey", rekeyed)
+
+    def _child_updown(
+        self, notice: ChildUp | ChildDown, view: IkeView | None, child_id: int, up: str | None
+    ) -> Callable[[], Encodable]:
+        def build() -> Encodable:
+            child = self._child(notice.ike_id, view, child_id, notice.name)
+            children = {f"{notice.name}-{child_id}": child}
+            return {"up": up, notice.connection: {**self._ike(notice.ike_id, view), "child-sas": children}}
+
+        return build
+
+    def _sa(self, ike_id: int, view: IkeView | None) -> Encodable:
+        return {"uniqueid": ike_id} if view is None else sa_section(view, self._control)
+
+    def _ike(self, ike_id: int, view: IkeView | None) -> dict[str, Any]:
+        return {"uniqueid": ike_id} if view is None else ike_section(view, self._control.now())
+
+    def _child(self, ike_id: int, view: IkeView | None, child_id: int, name: str) -> dict[str, Any]:
+        child = _find(view, child_id) or _find(self._last_seen.get(ike_id), child_id)
+        return {"name": name, "uniqueid": child_id} if child is None else child_section(child, self._control)
+
+
+def _find(view: IkeView | None, child_id: int) -> ChildView | None:
+    return next((child for child in view.children if child.child_id == child_id), None) if view else None

@@ -1,0 +1,197 @@
+"""The vici server: one asyncio task pair per connection, one command at a time on each, events to those who registered.
+
+A connection's reader goes on while its command runs, so that a client that goes away ends the waiting. Malformed bytes
+close that connection and nothing else. Output nobody reads is bounded. Called by daemon.py.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import socket
+from collections.abc import Callable
+
+from .announce import Announcer
+from .codec import (
+    Encodable,
+    Packet,
+    PacketType,
+    ViciError,
+    decode_message,
+    decode_packet,
+    encode_message,
+    encode_segment,
+    segment_length,
+)
+from .commands import Commands
+from .control import GatewayControl
+from .listener import file_identity, open_listener, peer_uid, remove_listener
+
+log = logging.getLogger("ipsec_fast.cfg")
+EVENTS = frozenset(
+    {"log", "control-log", "list-sa", "list-conn", "ike-updown", "child-updown", "ike-rekey", "child-rekey"}
+)
+MAX_CONNECTIONS = 64
+MAX_WAITING_PACKETS = 16
+MAX_UNREAD_BYTES = 1024 * 1024
+
+
+class ViciServer:
+    """`ViciServer(path, control)`; `await start()`, `await close()`. HostError from start where the socket cannot be had."""
+
+    def __init__(self, path: str, control: GatewayControl) -> None:
+        self.path = path
+        self._control = control
+        self._commands = Commands(control)
+        self._connections: set[Connection] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._server: asyncio.Server | None = None
+        self._listener: socket.socket | None = None
+        self._identity: tuple[int, int] | None = None
+        self._unsubscribe: Callable[[], None] | None = None
+
+    async def start(self) -> None:
+        self._listener = open_listener(self.path)
+        self._identity = file_identity(self.path)
+        self._server = await asyncio.start_unix_server(self._accept, sock=self._listener)
+        self._unsubscribe = self._control.subscribe(Announcer(self._control, self.broadcast).hear)
+
+    async def close(self) -> None:
+        """Ends every connection and removes the socket; a second call does nothing."""
+        if self._unsubscribe is not None:
+            self._unsubscribe()
+            self._unsubscribe = None
+        if self._server is not None:
+            self._server.close()
+            self._server = None
+        self._commands.close()
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._listener is not None:
+            remove_listener(self.path, self._listener, self._identity)
+            self._listener = None
+
+    def broadcast(self, event: str, build: Callable[[], Encodable]) -> None:
+        """An event to everyone who registered for it; `build` is only called where somebody did."""
+        listeners = [connection for connection in self._connections if event in connection.events]
+        if not listeners:
+            return
+        try:
+            segment = encode_segment(Packet(PacketType.EVENT, event, encode_message(build())))
+        except ViciError as error:
+            log.warning("event %s left out: %s", event, error)
+            return
+        for connection in listeners:
+            connection.post(segment)
+
+    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._tasks.add(task)
+        try:
+            refusal = self._refuse(writer)
+            if refusal:
+                log.warning("control socket: connection refused: %s", refusal)
+                return
+            connection = Connection(reader, writer, self._commands)
+            self._connections.add(connection)
+            try:
+                await connection.serve()
+            finally:
+                self._connections.discard(connection)
+        except asyncio.CancelledError:
+            pass  # the server closes; nothing above this task waits for it
+        finally:
+            self._tasks.discard(task)
+            writer.close()
+
+    def _refuse(self, writer: asyncio.StreamWriter) -> str | None:
+        if len(self._connections) >= MAX_CONNECTIONS:
+            return f"{MAX_CONNECTIONS} are open already"
+        uid = peer_uid(writer.get_extra_info("socket"))
+        return None if uid in (0, os.geteuid()) else f"user {uid} is neither root nor the gateway's own user"
+
+
+class Connection:
+    """One client. `events` is what it registered for."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, commands: Commands) -> None:
+        self._reader = reader
+        self._writer = writer
+        self._commands = commands
+        self._packets: asyncio.Queue[Packet] = asyncio.Queue(MAX_WAITING_PACKETS)
+        self.events: set[str] = set()
+
+    async def serve(self) -> None:
+        """Until the client goes, misbehaves or stops reading."""
+        answering = asyncio.ensure_future(self._answer_all())
+        reading = asyncio.ensure_future(self._read_all())
+        try:
+            await asyncio.wait((answering, reading), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in (answering, reading):
+                task.cancel()
+            results = await asyncio.gather(answering, reading, return_exceptions=True)
+        for result in results:
+            if isinstance(result, ViciError):
+                log.warning("control socket: connection closed: %s", result)
+            elif isinstance(result, Exception) and not isinstance(result, OSError | EOFError):
+                log.error("control socket: connection closed: %r", result)
+
+    async def send_event(self, name: str, message: Encodable) -> None:
+        if name in self.events:
+            self._write(Packet(PacketType.EVENT, name, encode_message(message)))
+            await self._writer.drain()
+
+    def post_event(self, name: str, message: Encodable) -> None:
+        if name in self.events:
+            with contextlib.suppress(ViciError):  # a line too long for vici is no reason to fail the command
+                self.post(encode_segment(Packet(PacketType.EVENT, name, encode_message(message))))
+
+    def post(self, segment: bytes) -> None:
+        transport = self._writer.transport
+        if transport.is_closing():
+            return
+        if transport.get_write_buffer_size() + len(segment) > MAX_UNREAD_BYTES:
+            log.warning("control socket: connection closed: it leaves more than %d bytes unread", MAX_UNREAD_BYTES)
+            self.events.clear()
+            transport.abort()
+            return
+        self._writer.write(segment)
+
+    async def _read_all(self) -> None:
+        while True:
+            length = segment_length(await self._reader.readexactly(4))
+            await self._packets.put(decode_packet(await self._reader.readexactly(length)))
+
+    async def _answer_all(self) -> None:
+        while True:
+            await self._answer(await self._packets.get())
+            await self._writer.drain()
+
+    async def _answer(self, packet: Packet) -> None:
+        match packet.type:
+            case PacketType.CMD_REQUEST:
+                await self._answer_command(packet)
+            case PacketType.EVENT_REGISTER | PacketType.EVENT_UNREGISTER:
+                known = packet.name in EVENTS
+                if known and packet.type == PacketType.EVENT_REGISTER:
+                    self.events.add(packet.name)
+                self._write(Packet(PacketType.EVENT_CONFIRM if known else PacketType.EVENT_UNKNOWN))
+                if packet.type == PacketType.EVENT_UNREGISTER:
+                    self.events.discard(packet.name)
+            case _:
+                raise ViciError(f"a client does not send {packet.type.name}")
+
+    async def _answer_command(self, packet: Packet) -> None:
+        if packet.name not in self._commands.table:
+            self._write(Packet(PacketType.CMD_UNKNOWN))
+            return
+        response = await self._commands.run(packet.name, decode_message(packet.body), self)
+        self._write(Packet(PacketType.CMD_RESPONSE, "", encode_message(response)))
+
+    def _write(self, packet: Packet) -> None:
+        self._writer.write(encode_segment(packet))

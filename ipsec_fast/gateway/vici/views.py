@@ -1,0 +1,153 @@
+"""SAs and connections as list-sas and list-conns show them: charon's keys, charon's values, absent numbers left out.
+
+`mtu`, `mss_ipv4` and `mss_ipv6` of a child are ours. Called by commands.py and announce.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from ...iana import Encr, Group, IdType, Integ, Prf, TransformType, name_of
+from ...ike.config import ChildConfig, ConnectionConfig
+from ...ike.events import ChildView, IkeView
+from ...model import Identity, Proposal, TrafficSelector
+from .control import GatewayControl
+
+Section = dict[str, Any]
+
+
+def sa_section(view: IkeView, control: GatewayControl, children: Iterable[ChildView] | None = None) -> Section:
+    """One IKE SA with `children` (all of its own where None), without its name round it."""
+    section = ike_section(view, control.now())
+    shown = view.children if children is None else children
+    section["child-sas"] = {f"{child.name}-{child.child_id}": child_section(child, control) for child in shown}
+    return section
+
+
+def ike_section(view: IkeView, now: float) -> Section:
+    nat = view.nat_local or view.nat_remote or view.nat_fake
+    return {
+        "uniqueid": view.ike_id,
+        "version": 2,
+        "state": view.state,
+        "local-host": str(view.path.local),
+        "local-port": view.path.local_port,
+        "local-id": _identity_text(view.local_id),
+        "remote-host": str(view.path.remote),
+        "remote-port": view.path.remote_port,
+        "remote-id": _identity_text(view.remote_id),
+        "initiator": True if view.initiator else None,
+        "initiator-spi": view.spi_i.hex(),
+        "responder-spi": view.spi_r.hex(),
+        "nat-local": True if view.nat_local else None,
+        "nat-remote": True if view.nat_remote else None,
+        "nat-fake": True if view.nat_fake else None,
+        "nat-any": True if nat else None,
+        **(_proposal_keys(view.proposal) if view.proposal else {}),
+        "established": _seconds_since(view.established_at, now),
+        "rekey-time": _seconds_until(view.rekey_at, now),
+        "tasks-queued": list(view.tasks_queued) or None,
+        "tasks-active": list(view.tasks_active) or None,
+        "tasks-passive": list(view.tasks_passive) or None,
+    }
+
+
+def child_section(child: ChildView, control: GatewayControl) -> Section:
+    now = control.now()
+    counters = control.child_counters(child.child_id)
+    integrity = child.suite.integrity
+    return {
+        "name": child.name,
+        "uniqueid": child.child_id,
+        "reqid": child.child_id,
+        "state": child.state,
+        "mode": "TUNNEL",
+        "protocol": "ESP",
+        "encap": True if child.encap else None,
+        "spi-in": f"{child.spi_in:08x}",
+        "spi-out": f"{child.spi_out:08x}",
+        "encr-alg": child.suite.encryption.id.name,
+        "encr-keysize": child.suite.encryption.key_bytes * 8,
+        "integ-alg": integrity.id.name if integrity else None,
+        "dh-group": name_of(Group, child.group) if child.group else None,
+        "esn": 1 if child.esn else None,
+        "bytes-in": counters.get("bytes_in"),
+        "packets-in": counters.get("packets_in"),
+        "use-in": counters.get("use_in_s"),
+        "bytes-out": counters.get("bytes_out"),
+        "packets-out": counters.get("packets_out"),
+        "use-out": counters.get("use_out_s"),
+        "rekey-time": _seconds_until(child.rekey_at, now),
+        "install-time": _seconds_since(child.installed_at, now),
+        "local-ts": _selector_texts(child.local_ts),
+        "remote-ts": _selector_texts(child.remote_ts),
+        **(control.child_mtu(child.child_id) or {}),
+    }
+
+
+def connection_section(connection: ConnectionConfig) -> Section:
+    """One connection as list-conn shows it, without its name round it."""
+    return {
+        "local_addrs": [str(address) for address in connection.local_addrs] or ["%any"],
+        "remote_addrs": [str(address) for address in connection.remote_addrs] or ["%any"],
+        "version": "IKEv2",
+        "reauth_time": 0,
+        "rekey_time": connection.rekey_time_s,
+        "unique": "UNIQUE_NO",
+        "dpd_delay": connection.dpd_delay_s or None,
+        "local-1": _auth_section(connection.local_id),
+        "remote-1": _auth_section(connection.remote_id),
+        "children": {child.name: _child_config_section(child) for child in connection.children},
+    }
+
+
+def _auth_section(identity: Identity | None) -> Section:
+    identity_text = {} if identity is None else {"id": str(identity)}
+    return {"class": "pre-shared key", **identity_text, "groups": [], "certs": [], "cacerts": []}
+
+
+def _child_config_section(child: ChildConfig) -> Section:
+    return {
+        "mode": "TUNNEL",
+        "rekey_time": child.rekey_time_s,
+        "rekey_bytes": 0,
+        "rekey_packets": 0,
+        "local-ts": _selector_texts(child.local_ts) or ["dynamic"],
+        "remote-ts": _selector_texts(child.remote_ts) or ["dynamic"],
+    }
+
+
+def _proposal_keys(proposal: Proposal) -> Section:
+    keys: Section = {}
+    if encr := proposal.one(TransformType.ENCR):
+        keys |= {"encr-alg": name_of(Encr, encr.id), "encr-keysize": encr.key_bits}
+    integ = proposal.one(TransformType.INTEG)
+    if integ and integ.id != Integ.NONE:
+        keys["integ-alg"] = name_of(Integ, integ.id)
+    if prf := proposal.one(TransformType.PRF):
+        keys["prf-alg"] = name_of(Prf, prf.id)
+    if group := proposal.one(TransformType.KE):
+        keys["dh-group"] = name_of(Group, group.id)
+    return keys
+
+
+def _identity_text(identity: Identity | None) -> str:
+    if identity is None:
+        return "%any"
+    # charon prints a KEY_ID as text where it is text
+    if identity.type == IdType.KEY_ID and identity.data.isascii() and identity.data.decode("ascii").isprintable():
+        return identity.data.decode("ascii")
+    return str(identity)
+
+
+def _selector_texts(selectors: Iterable[TrafficSelector]) -> list[str]:
+    return [str(selector) for selector in selectors]
+
+
+def _seconds_since(moment: float | None, now: float) -> int | None:
+    return None if moment is None else max(0, int(now - moment))
+
+
+def _seconds_until(moment: float | None, now: float) -> int | None:
+    return None if moment is None else max(0, int(moment - now))
