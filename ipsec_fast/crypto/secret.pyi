@@ -42,7 +42,7 @@ def wipe(buffer: Buffer) -> None:
     """Overwrite a buffer with zeros: a writable one, or the `bytes` of a library that cannot do without (2 bytes and more)."""
 
 def arena_report() -> dict[str, int]:
-    """`bytes` mapped for secrets, `locked_bytes` of them locked, `used_bytes` and `secrets` now alive."""
+    """`bytes` mapped for secrets, `locked_bytes` of them locked, `used_bytes` of secrets now alive."""
 
 def harden_process() -> list[str]:
     """No core dumps and no ptrace by others (PR_SET_DUMPABLE 0, RLIMIT_CORE 0); returns what the system refused, one line each."""
