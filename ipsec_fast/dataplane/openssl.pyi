@@ -1,0 +1,1 @@
+"""The required engine; importing it registers its suites. No Python face."""
