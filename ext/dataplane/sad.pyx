@@ -13,6 +13,7 @@ from libc.stdlib cimport free
 from libc.string cimport memcpy, memset
 
 from ipsec_fast.algorithms import esp_suite
+from ipsec_fast.crypto.secret cimport Secret, borrow
 from ipsec_fast.dataplane.engine cimport engine_suite, find_suite
 from ipsec_fast.dataplane.status cimport VERDICT_COUNT
 from ipsec_fast.errors import AlgorithmError, StateError, UsageError
@@ -255,7 +256,13 @@ cdef void set_key(SA sa, const engine_suite *suite, key) except *:
     cdef Py_buffer view
     if key is None:
         use_key(sa, suite, NULL, 0)
-    PyObject_GetBuffer(key, &view, PyBUF_SIMPLE)
+    if isinstance(key, Secret):
+        use_key(sa, suite, borrow(<Secret> key), (<Secret> key).size)
+        return
+    try:
+        PyObject_GetBuffer(key, &view, PyBUF_SIMPLE)
+    except TypeError:
+        raise UsageError(f"the key is bytes-like or a Secret, not {type(key).__name__}") from None
     try:
         use_key(sa, suite, <const uint8_t *> view.buf, view.len)
     finally:
