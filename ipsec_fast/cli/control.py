@@ -21,8 +21,12 @@ from . import table
 
 # keys of list-sas whose values are numbers; SPIs are hex and stay text
 NUMBERS = frozenset(
-    ["uniqueid", "version", "local-port", "remote-port", "encr-keysize", "established", "rekey-time", "reqid", "esn", "bytes-in", "packets-in", "use-in", "bytes-out", "packets-out", "use-out", "life-time", "install-time", "mtu", "mss_ipv4", "mss_ipv6", "workers"]
-)
+    (
+        "uniqueid", "version", "local-port", "remote-port", "encr-keysize", "established", "rekey-time", "reqid", "esn",
+        "bytes-in", "packets-in", "use-in", "bytes-out", "packets-out", "use-out", "life-time", "install-time",
+        "mtu", "mss_ipv4", "mss_ipv6", "workers",
+    )
+)  # fmt: skip
 Tree = dict[str, Any]
 
 
@@ -73,9 +77,9 @@ def run_down(arguments: argparse.Namespace) -> int:
 def read_status(client: ViciClient) -> Tree:
     """The document of `status --json`: list-sas with numbers as numbers, and the gateway's own line."""
     gateway = _with_numbers(to_text(client.request("stats").get("gateway", {})))
-    ike_sas = []
+    ike_sas: list[Tree] = []
     for name, section in _collect(client, "list-sas", "list-sa"):
-        sa = {"name": name} | _with_numbers(section)
+        sa: Tree = {"name": name} | _with_numbers(section)
         sa["child-sas"] = [_with_numbers(child) for child in section.get("child-sas", {}).values()]
         ike_sas.append(sa)
     return {"version": __version__, "gateway": gateway, "ike_sas": ike_sas}

@@ -11,6 +11,7 @@ import importlib
 import os
 import sys
 from collections.abc import Callable, Sequence
+from typing import NoReturn
 
 from .. import __version__
 from ..errors import ConfigError, IpsecFastError, SecretError, UsageError
@@ -60,9 +61,9 @@ def say(line: str) -> None:
     print(f"{PROGRAM}: {' '.join(line.splitlines())}", file=sys.stderr)
 
 
-def build_parser(words: Sequence[str]) -> argparse.ArgumentParser:
+def build_parser(words: Sequence[str]) -> Parser:
     """The parser; of bench and demo only the one that `words` asks for is imported."""
-    parser = argparse.ArgumentParser(prog=PROGRAM, description="IPsec without kernel IPsec.", epilog=EPILOG)
+    parser = Parser(prog=PROGRAM, description="IPsec without kernel IPsec.", epilog=EPILOG)
     parser.add_argument("--version", action=VersionAction, help="print our version and OpenSSL's")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     wanted = next((word for word in words if not word.startswith("-")), None)
@@ -84,6 +85,14 @@ def build_parser(words: Sequence[str]) -> argparse.ArgumentParser:
             late.add_arguments(command)
             command.set_defaults(run=late.main)
     return parser
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse, with one line for bad usage instead of the usage text before it."""
+
+    def error(self, message: str) -> NoReturn:
+        say(f"{message}; see `{self.prog} --help`")
+        self.exit(USAGE)
 
 
 class VersionAction(argparse.Action):

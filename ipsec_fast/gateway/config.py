@@ -150,7 +150,7 @@ def _explain(kind: str, context: Mapping[str, object], message: str, where: Loca
             return str(context["error"])
         case "extra_forbidden":
             model = section_at(where[:-1])
-            return "unknown key" + (did_you_mean(str(where[-1]), model.model_fields) if model else "")
+            return "unknown key" + (did_you_mean(str(where[-1]), _known_keys(model)) if model else "")
         case "missing" if where[-1] in ("local", "remote"):
             return f'missing; add {where[-1]} = {{ auth = "psk", id = "{where[-1]}.example" }}'
         case "missing" if where[-1] == "auth":
@@ -158,6 +158,11 @@ def _explain(kind: str, context: Mapping[str, object], message: str, where: Loca
         case "model_type" | "dict_type" | "model_attributes_type":
             return "must be a section, written as a TOML table"
     return message
+
+
+def _known_keys(model: type[BaseModel]) -> list[str]:
+    # `secret` is known too, though no model ever sees it
+    return [*model.model_fields, *(["secret"] if model is SecretSection else [])]
 
 
 def _check_inline_allowed(tree: Tree, status: os.stat_result, path: Path) -> None:
