@@ -571,10 +571,9 @@ cdef class Worker:
         self.state = NULL
 
     def start(self):
-        cdef UdpSocket sock
         if self._thread is not None:
             raise StateError("this worker runs already, or ran: make a new one")
-        if self.state.tun.fd < 0 or any(sock.port_.fd < 0 for sock in self._sockets):
+        if self.state.tun.fd < 0 or any(sock.fd < 0 for sock in self._sockets):
             raise StateError("this worker's TUN or a socket of it is closed")
         self._thread = threading.Thread(target=self._run, name="ipsec-fast-worker", daemon=True)
         self._thread.start()
