@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections import Counter
 from typing import Any
 
@@ -10,6 +9,7 @@ import pytest
 from ike_captures import Frame, ike_frames, ikev2_frames, keys_of
 from reference_sealer import ReferenceSealer
 from third_party import load, needs_vectors
+from timing import cpu_time
 
 from ipsec_fast.crypto.seal import Sealer
 from ipsec_fast.crypto.secret import secret_from_buffer
@@ -188,7 +188,7 @@ def test_version_1_frames_are_recognised_by_their_header_alone(frame: Frame) -> 
 def test_known_killers_of_other_parsers_are_refused_in_time() -> None:
     for vector in load("ike_malformed.json")["vectors"]:
         data = bytes.fromhex(vector["data"])
-        begun = time.perf_counter()
-        message = parse_anyhow(data)
-        assert time.perf_counter() - begun < 0.1
+        with cpu_time() as watch:
+            message = parse_anyhow(data)
+        assert watch.seconds < 0.1
         assert message is None, vector["id"]
