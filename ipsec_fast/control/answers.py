@@ -1,4 +1,4 @@
-"""The answers to what an IKE endpoint asks, all inline: policy, secrets, key exchange, SPIs. Only the installation of a child lies elsewhere (children).
+"""The answers to what an IKE endpoint asks, all inline: policy, secrets, key exchange, SPIs. Installing a child lies in children.
 
 A later issue may answer some of them elsewhere (a helper process, an HSM, RADIUS); the endpoint does not care when its answer comes.
 Called by control.manager.

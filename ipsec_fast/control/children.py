@@ -1,8 +1,8 @@
 """The dataplane's half of every Child SA: its two SAs, its policies, its grants, its routes (design.md, "The way of a rekey").
 
-`install`, `switch_outbound` and `remove` change the books; the tables that the worker reads are made anew by `tables` whenever `changed` says so.
-Packets leave on the child that was switched to last among those whose selectors match, the narrowest selectors first. A child that goes
-stops sending at once and receives for its grace. Left out: anything that speaks IKE. Called by control.manager and the views.
+`install`, `switch_outbound` and `remove` change the books; the tables that the worker reads are made anew by `tables` whenever
+`changed` says so. Packets leave on the child that was switched to last among those whose selectors match, the narrowest selectors
+first. A child that goes stops sending at once and receives for its grace. Left out: anything that speaks IKE. Called by control.manager and the views.
 """
 
 from __future__ import annotations
@@ -78,7 +78,8 @@ class Children:
         """Receive at once; send at once too, unless the ask defers it. Whatever fails leaves nothing behind."""
         if not ask.encap:
             raise NegotiationError(
-                f"child {ask.name}: the peer at {ask.path.remote} does not encapsulate ESP in UDP (NAT traversal), and we do not send ESP without",
+                f"child {ask.name}: the peer at {ask.path.remote} does not encapsulate ESP in UDP (NAT traversal), "
+                "and we do not send ESP without",
                 NotifyType.NO_PROPOSAL_CHOSEN,
             )
         child = self._make(ask)
@@ -104,10 +105,10 @@ class Children:
             self.switch_outbound(replaced_by)
         child.order = 0
         child.inbound_until = now + grace_s
-        self._routing.remove_child(child_id)
-        self._grants.forget(child_id)
         self.changed = True
+        self._grants.forget(child_id)
         self.expire(now)
+        self._routing.remove_child(child_id)
 
     def expire(self, now: float) -> None:
         """Forget inbound SAs whose grace is over."""
@@ -167,7 +168,9 @@ class Children:
 
     def _make(self, ask: AskInstallChild) -> InstalledChild:
         suite, path = ask.suite.name, ask.path
-        mtu = tunnel_mtu(ask.suite, self._host.path_mtu(path.remote), path.remote.version, ask.encap, self._host.mss(ask.connection))
+        mtu = tunnel_mtu(
+            ask.suite, self._host.path_mtu(path.remote), path.remote.version, ask.encap, self._host.mss(ask.connection)
+        )
         engine = self._host.engine
         sa_in = SA("in", ask.spi_in, suite, ask.key_in, esn=ask.esn, engine=engine)
         end = self._grants.next_end(ask.child_id, _highest(ask.esn))
@@ -195,9 +198,14 @@ def _policies(
 
 
 def _narrowness(policy: Policy) -> tuple[int, int, int, bool]:
-    """Sorts narrow before wide: remote addresses, local addresses, protocol and ports; equal ones stay in their order, those with an SA first."""
+    """Sorts narrow before wide: remote addresses, local addresses, protocol, ports. Equal ones stay in their order, those with an SA first."""
     ports = sum(65536 if ts.is_opaque else ts.end_port - ts.start_port for ts in (policy.local, policy.remote))
-    return _size(policy.remote), _size(policy.local), ports + (policy.remote.protocol == 0) * (1 << 20), policy.outbound is None
+    return (
+        _size(policy.remote),
+        _size(policy.local),
+        ports + (policy.remote.protocol == 0) * (1 << 20),
+        policy.outbound is None,
+    )
 
 
 def _size(ts: TrafficSelector) -> int:

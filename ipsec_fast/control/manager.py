@@ -1,7 +1,7 @@
 """Between an IKE endpoint and everything it acts on: answers its asks, does what its notices say, tells it what the dataplane saw.
 
-The shell calls `drain` after every input to the endpoint, then stores records, then sends datagrams (design.md, "The way of an IKE message"):
-an inbound SA is in the worker's tables before the message leaves that lets the peer use it. Called by gateway.daemon.
+The shell calls `drain` after every input to the endpoint, then stores records, then sends datagrams (design.md, "The way of an IKE
+message"): an inbound SA is in the worker's tables before the message leaves that lets the peer use it. Called by gateway.daemon.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from ..dataplane.notice import Notice as WorkerNotice
 from ..dataplane.notice import NoticeKind
 from ..errors import IpsecFastError
 from ..ike.events import (
+    Ask,
     AskInstallChild,
     ChildDown,
     ChildFailed,
@@ -72,12 +73,12 @@ class Manager:
         self._children.expire(now)
         seen = False
         while (event := self._endpoint.next_event()) is not None:
-            if hasattr(event, "ticket"):
+            if isinstance(event, Ask):
                 self._answer(event, now)
-            else:
-                seen = not isinstance(event, Progress) or seen
-                self._act(event, now)
-                self._tell(event)
+                continue
+            seen = not isinstance(event, Progress) or seen
+            self._act(event, now)
+            self._tell(event)
         if seen:
             self._views = {view.ike_id: view for view in self._endpoint.views()}
         if self._children.changed:
@@ -98,34 +99,40 @@ class Manager:
                         self._endpoint.rekey_child(child.child_id, now)
                 case NoticeKind.SEQ_EXHAUSTED:
                     for child in self._children.sending_with(notice.spi):
-                        self._log(f"{child.connection} {child.name}: no sequence number left, nothing is sent until it is rekeyed")
+                        self._log(
+                            f"{child.connection} {child.name}: no sequence number left, nothing is sent until it is rekeyed"
+                        )
                         self._endpoint.rekey_child(child.child_id, now)
 
     # --- asks
 
-    def _answer(self, ask: object, now: float) -> None:
+    def _answer(self, ask: Ask, now: float) -> None:
         try:
-            value = self._install(ask) if isinstance(ask, AskInstallChild) else self._answers.answer(ask)  # type: ignore[arg-type]
+            if isinstance(ask, AskInstallChild):
+                self._children.install(ask)
+                value: object = None
+            else:
+                value = self._answers.answer(ask)
         except IpsecFastError as error:
             value = error
         except Exception as error:  # whatever goes wrong ends one exchange, not the gateway
             self._log(f"{type(ask).__name__}: {type(error).__name__}: {error}")
             value = error
-        self._endpoint.answer(ask.ticket, value, now)  # type: ignore[attr-defined]
-
-    def _install(self, ask: AskInstallChild) -> None:
-        self._children.install(ask)
+        self._endpoint.answer(ask.ticket, value, now)
 
     # --- notices
 
     def _act(self, notice: Notice, now: float) -> None:
-        match notice:
-            case SwitchOutbound(child_id=child_id):
-                self._children.switch_outbound(child_id)
-            case ChildDown():
-                self._children.remove(notice.child_id, now, notice.inbound_grace_s, notice.replaced_by)
-            case _:
-                pass
+        try:
+            match notice:
+                case SwitchOutbound(child_id=child_id):
+                    self._children.switch_outbound(child_id)
+                case ChildDown():
+                    self._children.remove(notice.child_id, now, notice.inbound_grace_s, notice.replaced_by)
+                case _:
+                    pass
+        except IpsecFastError as error:  # the host refused to take a route away; the books are right all the same
+            self._log(str(error))
 
     def _tell(self, notice: Notice) -> None:
         if not self._listeners:

@@ -50,7 +50,9 @@ class Routing:
         addresses = self._addresses()
         try:
             for network in _networks(remote_ts):
-                source = next((a for ts in local_ts for a in addresses if a.version == network.version and _holds(ts, a)), None)
+                source = next(
+                    (a for ts in local_ts for a in addresses if a.version == network.version and _holds(ts, a)), None
+                )
                 if not self._users.get(network):
                     self._table.add(network, self._tun_index, source, _networks(local_ts))
                 self._users.setdefault(network, set()).add(child_id)

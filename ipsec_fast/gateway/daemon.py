@@ -1,8 +1,8 @@
-"""The gateway in the foreground: opens every descriptor, owns the clock and the signals, and joins the parts that know nothing of each other.
+"""The gateway in the foreground: opens every descriptor, owns the clock and the signals, joins the parts that know nothing of each other.
 
-After every input the order is: the endpoint's events are acted on, its records stored, its datagrams sent, the timer set anew (`_pump`).
-What cannot be opened (a port in use, no TUN device) is one line on stderr and exit code 1, with nothing left behind. A failed
-connection never ends the gateway. Left out: state on disk, more than one worker. Called by cli (`ipsec-fast gateway`).
+After every input the order is: the endpoint's events are acted on, its records stored, its datagrams sent, the timer set anew
+(`_pump`). What cannot be opened (a port in use, no TUN device) is one line on stderr and exit code 1, with nothing left behind. A
+failed connection never ends the gateway. Left out: state on disk, more than one worker. Called by cli (`ipsec-fast gateway`).
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ async def _main(config: LoadedConfig, log: Callable[[str], None]) -> int:
         await stop.wait()
         log("stopping")
         await gateway.say_goodbye()
-    except HostError as error:
+    except IpsecFastError as error:
         log(str(error))
         return 1
     finally:
@@ -102,33 +102,35 @@ class Gateway:
         """Raises HostError; whatever was opened until then, `close` undoes."""
         config, settings = self._config, self._config.settings
         offload = Offload(**dataclasses.asdict(settings.offload))
-        self._closing.callback(Credentials(_keys(config)).close)
+        self._credentials = Credentials(SharedKey(one.name, one.ids, one.secret) for one in config.secrets)
+        self._closing.callback(self._credentials.close)
         addresses = listening_addresses([one.local_addrs for one in config.connections])
-        # the sockets first: a second gateway on the same addresses must fail before it touches a route
+        # first what another gateway may have, so that we fail before we touch a route
         self._ike = self._closing.enter_context(contextlib.closing(IkeSockets(self._receive)))
         self._ike.open(addresses)
         self._nat = self._closing.enter_context(contextlib.closing(NatSockets()))
         self._nat.open(addresses, lambda address: _nat_socket(address, offload))
         tun = self._closing.enter_context(contextlib.closing(Tun(settings.tun, offload=offload)))
         netlink = self._closing.enter_context(Netlink())
-        self._links, self._tun_name = Links(netlink), tun.name
-        self._tun_mtu = tun_mtu([], DEFAULT_MTU)
+        self._links, self._tun_name, self._tun_mtu = Links(netlink), tun.name, tun_mtu([], DEFAULT_MTU)
         index = self._links.set_up(tun.name, self._tun_mtu)
         routes = Routes(netlink, tun.name)
-        self._closing.callback(routes.close)
         routing = Routing(routes, index, lambda: self._links.addresses(but=tun.name))
         self._worker = Worker(tun, self._nat.sockets, engine=settings.engine, offload=offload)
         self._build(routing)
-        routing.start(config.connections, config.start)
-        self._children.expect(config.connections, config.start)
-        self._worker.start()
-        self._closing.callback(self._worker.stop)
-        self._listen()
         vici = ViciServer(settings.socket, self.operations)
         self._closing.push_async_callback(vici.close)
         await vici.start()
+        self._closing.callback(routes.close)
+        routing.start(config.connections, config.start)
+        self._children.expect(config.connections, config.start)
+        self._closing.callback(self._worker.stop)
+        self._worker.start()
+        self._listen()
         where = ", ".join(str(address) for address in addresses)
-        self._log(f"listening on {where}; device {tun.name}, engine {self._worker.engine}, control socket {settings.socket}")
+        self._log(
+            f"listening on {where}; device {tun.name}, engine {self._worker.engine}, control socket {settings.socket}"
+        )
         self._starter.start(self._now())
         self._pump()
 
@@ -137,9 +139,11 @@ class Gateway:
         config = self._config
         self._endpoint = Endpoint(EndpointSettings(), os.urandom)
         peers, spis = Peers(config.connections), SpiPool(os.urandom)
-        host = Host(self._nat.index_of, self._path_mtu, lambda name: config.mss.get(name, "auto"), config.settings.engine)
+        host = Host(
+            self._nat.index_of, self._path_mtu, lambda name: config.mss.get(name, "auto"), config.settings.engine
+        )
         self._children = Children(host, routing, spis, Grants(MemoryGrantStore()))
-        answers = Answers(peers, Credentials(_keys(config)), spis)
+        answers = Answers(peers, self._credentials, spis)
         self._manager = Manager(
             self._endpoint, answers, self._children, self._worker, log=self._log, resize=self._resize_tun
         )
@@ -252,7 +256,7 @@ class Gateway:
 
     def _set_timer(self) -> None:
         parts = (self._endpoint, self._children, self._starter, self._keepalives)
-        at = min((t for part in parts if (t := part.get_timer()) is not None), default=None)  # type: ignore[attr-defined]
+        at = min((t for part in parts if (t := part.get_timer()) is not None), default=None)
         if at == self._timer_at:
             return
         if self._timer is not None:
@@ -291,10 +295,6 @@ class Gateway:
         logging.getLogger("ipsec_fast").error("%s: %r", context.get("message"), error, exc_info=error)
 
 
-def _keys(config: LoadedConfig) -> list[SharedKey]:
-    return [SharedKey(entry.name, entry.ids, entry.secret) for entry in config.secrets]
-
-
 def _nat_socket(address: Address, offload: Offload) -> UdpSocket:
     local = None if address.is_unspecified else address
     return UdpSocket(local, NAT_PORT, version=address.version, offload=offload, mark=MARK)
@@ -307,7 +307,7 @@ def _logging_to(log: Callable[[str], None]) -> Any:
     class Handler(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
             log(record.getMessage())
-            if record.exc_info and os.environ.get("IPSEC_FAST_TRACEBACK"):
+            if record.exc_info:  # never for what a peer or an operator can do, only for a mistake of ours
                 for line in logging.Formatter().formatException(record.exc_info).splitlines():
                     log(line)
 

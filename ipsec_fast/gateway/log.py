@@ -15,7 +15,9 @@ BURST, PER_S = 50, 10.0
 class Log:
     """A token bucket before stderr; lines that found none are counted and told of with the next one."""
 
-    def __init__(self, write: Callable[[str], object] = sys.stderr.write, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, write: Callable[[str], object] = sys.stderr.write, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._write = write
         self._clock = clock
         self._tokens = float(BURST)
@@ -51,7 +53,11 @@ def line_of(notice: Notice, view: IkeView | None) -> str | None:
             return f"{notice.connection} {'failed' if notice.failed else 'closed'} (IKE SA {notice.ike_id}): {notice.reason}"
         case ChildUp():
             child = next((c for c in view.children if c.child_id == notice.child_id), None) if view else None
-            what = f": {child.suite.name}, {selectors_text(child.local_ts)} === {selectors_text(child.remote_ts)}" if child else ""
+            what = (
+                f": {child.suite.name}, {selectors_text(child.local_ts)} === {selectors_text(child.remote_ts)}"
+                if child
+                else ""
+            )
             how = "rekeyed" if notice.replaces is not None else "installed"
             return f"{notice.connection} {notice.name} {how} (child {notice.child_id}){what}"
         case ChildDown():

@@ -209,7 +209,11 @@ class Operations:
             self._begin_children(live.ike_id, connection, names)
         else:
             rising = next((v for v in views if v.ike_id in self._asked), None)
-            ike_id = rising.ike_id if rising else self._endpoint.initiate(connection, tuple(names), self._path(connection), now)
+            ike_id = (
+                rising.ike_id
+                if rising
+                else self._endpoint.initiate(connection, tuple(names), self._path(connection), now)
+            )
             late = [name for name in names if name not in self._asked.get(ike_id, names)]
             self._asked.setdefault(ike_id, set()).update(names)
             if late:
