@@ -2,7 +2,8 @@
 
 `install`, `switch_outbound` and `remove` change the books; the tables that the worker reads are made anew by `tables` whenever
 `changed` says so. Packets leave on the child that was switched to last among those whose selectors match, the narrowest selectors
-first. A child that goes stops sending at once and receives for its grace. Left out: anything that speaks IKE. Called by control.manager and the views.
+first. A child that goes stops sending at once and receives for its grace. Left out: anything that speaks IKE.
+Called by control.manager and the views.
 """
 
 from __future__ import annotations
@@ -198,7 +199,7 @@ def _policies(
 
 
 def _narrowness(policy: Policy) -> tuple[int, int, int, bool]:
-    """Sorts narrow before wide: remote addresses, local addresses, protocol, ports. Equal ones stay in their order, those with an SA first."""
+    """Sorts narrow before wide: remote, local, protocol and ports. Equal ones stay in their order, those with an SA first."""
     ports = sum(65536 if ts.is_opaque else ts.end_port - ts.start_port for ts in (policy.local, policy.remote))
     return (
         _size(policy.remote),
