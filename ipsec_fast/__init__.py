@@ -10,9 +10,26 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from .dataplane.pipeline import SA, PacketBatch, open_for_test, protect, seal_with_iv_for_test, unprotect, verdict_text
+    from .dataplane.pipeline import (
+        SA,
+        PacketBatch,
+        open_for_test,
+        protect,
+        seal_with_iv_for_test,
+        unprotect,
+        verdict_text,
+    )
 
-__all__ = ["SA", "PacketBatch", "__version__", "open_for_test", "protect", "seal_with_iv_for_test", "unprotect", "verdict_text"]
+__all__ = [
+    "SA",
+    "PacketBatch",
+    "__version__",
+    "open_for_test",
+    "protect",
+    "seal_with_iv_for_test",
+    "unprotect",
+    "verdict_text",
+]
 
 
 def __getattr__(name: str) -> Any:

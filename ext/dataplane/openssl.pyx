@@ -52,6 +52,7 @@ cdef extern from "openssl/crypto.h" nogil:
     void *OPENSSL_zalloc(size_t length) noexcept
     void OPENSSL_clear_free(void *p, size_t length) noexcept
     void OPENSSL_cleanse(void *p, size_t length) noexcept
+    const char *OpenSSL_version(int what) noexcept
     int CRYPTO_memcmp(const void *a, const void *b, size_t length) noexcept
 
 cdef extern from "openssl/rand.h" nogil:
@@ -314,3 +315,8 @@ cdef void register_all() except *:
 
 
 register_all()
+
+
+def library_version() -> str:
+    """`OpenSSL 3.0.22 25 Aug 2026`, of the library that is loaded."""
+    return OpenSSL_version(0).decode()

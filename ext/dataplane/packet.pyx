@@ -133,6 +133,8 @@ cdef object run(PacketBatch batch, int direction):
             if not try_enter(&batch.distinct[entered].busy):
                 raise StateError("an SA of this batch is in use by another thread: one thread numbers, or accepts for, an SA")
             entered += 1
+            if batch.distinct[entered - 1].direction != direction:
+                raise UsageError("protect takes outbound SAs, unprotect inbound ones; this batch holds one of the other kind")
         with nogil:
             found = load_packets(batch)
         check_fit(batch, found)

@@ -12,7 +12,10 @@ def seal_for_test(
     tail: bytes = b"",
     engine: str = "auto",
 ) -> tuple[bytes, bytes]:
-    """(ciphertext, ICV) of the bare engine, for vectors: any AAD, no ESP. HMAC suites authenticate AAD, IV (if there is data), data, tail."""
+    """(ciphertext, ICV) of the bare engine, for vectors: any AAD, no ESP.
+
+    HMAC suites authenticate AAD, IV (if there is data), data, tail.
+    """
 
 def open_for_test(
     algorithm: str,
