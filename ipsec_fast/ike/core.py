@@ -1,0 +1,187 @@
+"""What all IKE SAs of an endpoint share: tables, clock, random, timers, what goes out, and the exchanges that rest.
+
+`Endpoint` is the face of it for the shell; `v2/` works with it. Nothing here reads a message.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter, OrderedDict, deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ..errors import LocalError
+from ..model import Path
+from .asks import MakeAsk, Steps
+from .config import EndpointSettings
+from .cookie import CookieIssuer
+from .events import Event
+from .records import IkeGone, IkeRecord
+from .timers import TimerKey, TimerKind, Timers
+
+if TYPE_CHECKING:
+    from .v2.ike_sa import IkeSA
+
+log = logging.getLogger("ipsec_fast.ike")
+
+Datagrams = tuple[bytes, ...]
+HalfOpenKey = tuple[Any, int, bytes]  # remote address, remote port, SPIi
+
+ASK_DEADLINE_S = 30.0
+TOMBSTONE_S = 30.0
+TOMBSTONES_MAX = 1024
+HALF_OPEN_MAX = 4096
+
+
+@dataclass(slots=True)
+class Resting:
+    """Steps that asked, and the IKE SA they belong to."""
+
+    sa: IkeSA
+    steps: Steps[None]
+
+
+@dataclass(frozen=True, slots=True)
+class Tombstone:
+    """A deleted IKE SA answers its last request again if the response was lost."""
+
+    peer_spi: bytes
+    digest: bytes
+    datagrams: Datagrams
+
+
+class Core:
+    def __init__(self, settings: EndpointSettings, random: Callable[[int], bytes]) -> None:
+        self.settings = settings
+        self.random = random
+        self.now = 0.0
+        self.counters: Counter[str] = Counter(internal_errors=0)
+        self.timers = Timers()
+        self.cookies = CookieIssuer(random)
+        self.sas: dict[int, IkeSA] = {}
+        self.by_spi: dict[bytes, IkeSA] = {}  # by our own SPI
+        self.half_open: dict[HalfOpenKey, IkeSA] = {}  # kept while a copy of the first request may still arrive
+        self.half_open_count = 0
+        self.owners: dict[int, IkeSA] = {}  # of each Child SA
+        self.tombstones: OrderedDict[bytes, Tombstone] = OrderedDict()
+        self._events: deque[Event] = deque()
+        self._outbox: list[tuple[Path, Datagrams]] = []
+        self._resting: dict[int, Resting] = {}
+        self._changed: dict[int, IkeSA] = {}
+        self._gone: list[IkeGone] = []
+        self._ids: Counter[str] = Counter()
+
+    # --- numbers
+
+    def new_id(self, kind: str) -> int:
+        """A number for an IKE SA, a Child SA, a ticket or a tombstone; none is ever used again for its kind."""
+        self._ids[kind] += 1
+        return self._ids[kind]
+
+    def new_spi(self) -> bytes:
+        while True:
+            spi = self.random(8)
+            if spi != bytes(8) and spi not in self.by_spi and spi not in self.tombstones:
+                return spi
+
+    def jittered(self, seconds: float, fraction: float) -> float:
+        """`seconds`, up to `fraction` of it earlier."""
+        return seconds * (1 - fraction * int.from_bytes(self.random(2), "big") / 65535)
+
+    # --- out
+
+    def emit(self, event: Event) -> None:
+        self._events.append(event)
+
+    def next_event(self) -> Event | None:
+        return self._events.popleft() if self._events else None
+
+    def send(self, path: Path, datagrams: Datagrams) -> None:
+        self._outbox.append((path, datagrams))
+
+    def take_outbox(self) -> list[tuple[Path, Datagrams]]:
+        outbox, self._outbox = self._outbox, []
+        return outbox
+
+    def mark_changed(self, sa: IkeSA) -> None:
+        self._changed[sa.ike_id] = sa
+
+    def take_records(self) -> list[IkeRecord | IkeGone]:
+        changed, self._changed = self._changed, {}
+        gone, self._gone = self._gone, []
+        records: list[IkeRecord | IkeGone] = [sa.record() for sa in changed.values() if sa.is_worth_storing]
+        return records + list(gone)
+
+    # --- steps that may rest
+
+    def run(self, sa: IkeSA, steps: Steps[None]) -> None:
+        """Drive an exchange's steps until they end or ask."""
+        self._advance(sa, steps, lambda: next(steps))
+
+    def answer(self, ticket: int, answer: object) -> None:
+        resting = self._resting.pop(ticket, None)
+        if resting is None:  # its IKE SA has vanished, or the deadline has passed
+            self.counters["answers_ignored"] += 1
+            return
+        self.timers.cancel(TimerKey(resting.sa.ike_id, TimerKind.ASK, ticket))
+        steps = resting.steps
+        if isinstance(answer, Exception):
+            error = answer
+            self._advance(resting.sa, steps, lambda: steps.throw(error))
+        else:
+            self._advance(resting.sa, steps, lambda: steps.send(answer))
+
+    def expire_ask(self, ticket: int) -> None:
+        self.answer(ticket, LocalError(f"not answered within {ASK_DEADLINE_S:.0f} s"))
+
+    def _advance(self, sa: IkeSA, steps: Steps[None], step: Callable[[], MakeAsk]) -> None:
+        try:
+            make_ask = step()
+        except StopIteration:
+            return
+        except Exception:
+            self.count_internal_error("an exchange")
+            sa.close("internal error", failed=True)
+            return
+        if sa.is_closed:  # the ask comes too late
+            steps.close()
+            return
+        ticket = self.new_id("ticket")
+        self._resting[ticket] = Resting(sa, steps)
+        self.timers.set(TimerKey(sa.ike_id, TimerKind.ASK, ticket), self.now + ASK_DEADLINE_S)
+        self.emit(make_ask(ticket))
+
+    def count_internal_error(self, where: str) -> None:
+        self.counters["internal_errors"] += 1
+        log.exception("internal error in %s", where)
+
+    # --- tables
+
+    def add(self, sa: IkeSA) -> None:
+        self.sas[sa.ike_id] = sa
+        self.by_spi[sa.own_spi] = sa
+
+    def forget(self, sa: IkeSA) -> None:
+        """Out of every table; what rests for it is dropped. Its stored response, if any, stays for a while."""
+        self.sas.pop(sa.ike_id, None)
+        self._changed.pop(sa.ike_id, None)
+        if self.by_spi.get(sa.own_spi) is sa:
+            del self.by_spi[sa.own_spi]
+        if sa.half_open_key is not None:
+            self.half_open.pop(sa.half_open_key, None)
+        for ticket in [ticket for ticket, resting in self._resting.items() if resting.sa is sa]:
+            self._resting.pop(ticket).steps.close()
+        self.timers.cancel_owner(sa.ike_id)
+        self._gone.append(IkeGone(sa.ike_id))
+
+    def bury(self, sa: IkeSA) -> None:
+        """Keep the last response of a deleted IKE SA, for the peer whose copy of it was lost."""
+        window = sa.window
+        if window.last_response and len(self.tombstones) < TOMBSTONES_MAX:
+            self.tombstones[sa.own_spi] = Tombstone(sa.peer_spi, window.last_digest, window.last_response)
+            self.timers.set(TimerKey(0, TimerKind.TOMBSTONE, self.new_id("tombstone")), self.now + TOMBSTONE_S)
+
+    def drop_oldest_tombstone(self) -> None:
+        if self.tombstones:
+            self.tombstones.popitem(last=False)

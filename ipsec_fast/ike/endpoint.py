@@ -1,0 +1,267 @@
+"""The face of IKE for its shell: sans-IO, deterministic given inputs and answers (design decision 7).
+
+In: `receive_datagram`, `initiate`, `rekey_*`, `terminate_*`, `handle_timer`, `answer`. Out, taken in this order:
+`next_event`, `changed_records`, `datagrams_to_send`, `get_timer`. It finds the IKE SA of a datagram by its SPIs and
+answers what needs no IKE SA; the rest is v2/. No datagram makes it raise: one guard, counted as `internal_errors`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from ..errors import RemoteError, StateError, UsageError
+from ..iana import ExchangeType, NotifyType
+from ..model import Path
+from .config import ChildConfig, ConnectionConfig, EndpointSettings
+from .core import Core, Datagrams
+from .events import Event, IkeView
+from .header import FLAG_RESPONSE, IkeHeader
+from .records import IkeGone, IkeRecord
+from .timers import TimerKey, TimerKind
+from .v2 import inbound, outbound, sa_init, sa_init_answer
+from .v2.child_sa import ChildSA, switch_outbound
+from .v2.create_child import CreateChild
+from .v2.ike_sa import ZERO_SPI, IkeSA
+from .v2.informational import DeleteChild, DeleteIke, Liveness
+from .v2.message import encode_message
+from .v2.payloads import NotifyPayload
+from .v2.rekey_child import RekeyChild
+from .v2.rekey_ike import RekeyIke
+from .v2.states import ChildState, State
+from .v2.window import digest_of
+
+VERSION_REPLY_MIN_BYTES = 36  # the reply is never longer than what it answers
+
+
+class Endpoint:
+    """`random(n)` gives n bytes, for nonces, SPIs, IVs and jitter. Times are the caller's clock in seconds, any origin."""
+
+    def __init__(self, settings: EndpointSettings, random: Callable[[int], bytes]) -> None:
+        self._core = Core(settings, random)
+
+    @property
+    def counters(self) -> dict[str, int]:
+        return self._core.counters
+
+    # --- in
+
+    def receive_datagram(self, data: bytes, path: Path, now: float) -> None:
+        """`data` without the non-ESP marker; `path.marker` says whether it was there."""
+        self._core.now = now
+        self._core.counters["received"] += 1
+        try:
+            self._receive(bytes(data), path)
+        except Exception:
+            self._core.count_internal_error("receive_datagram")
+
+    def initiate(self, connection: ConnectionConfig, child_names: Sequence[str], path: Path, now: float) -> int:
+        """A new IKE SA with these children (the first of the connection where none is named); its number."""
+        names = tuple(child_names) or tuple(child.name for child in connection.children[:1])
+        if not names:
+            raise UsageError(f"connection {connection.name} has no children; an IKE SA starts with one")
+        for name in names:
+            if connection.child(name) is None:
+                known = ", ".join(child.name for child in connection.children)
+                raise UsageError(f"connection {connection.name} has no child {name!r}; it has {known}")
+        core = self._core
+        core.now = now
+        sa = IkeSA(core, core.new_id("ike"), True, core.new_spi(), path, connection=connection)
+        sa.was_announced = True
+        core.add(sa)
+        core.run(sa, sa_init.start(sa, names))
+        return sa.ike_id
+
+    def initiate_child(self, ike_id: int, child: ChildConfig, now: float) -> None:
+        outbound.submit(self._sa(ike_id, now), CreateChild(child))
+
+    def rekey_ike(self, ike_id: int, now: float) -> None:
+        outbound.submit(self._sa(ike_id, now), RekeyIke())
+
+    def rekey_child(self, child_id: int, now: float) -> None:
+        sa, child = self._child(child_id, now)
+        outbound.submit(sa, RekeyChild(child))
+
+    def terminate_ike(self, ike_id: int, now: float, force: bool = False) -> None:
+        """By a DELETE, which waits for the outstanding request; `force` does not wait for an answer."""
+        sa = self._sa(ike_id, now)
+        if sa.established_at is None:
+            sa.close("given up by us", failed=True)
+        elif not any(isinstance(exchange, DeleteIke) for exchange in (sa.active, *sa.queue)):
+            outbound.submit(sa, DeleteIke())
+        if force:
+            sa.close("deleted by us", failed=False)
+
+    def terminate_child(self, child_id: int, now: float) -> None:
+        sa, child = self._child(child_id, now)
+        queued = (exchange.child for exchange in (sa.active, *sa.queue) if isinstance(exchange, DeleteChild))
+        if child not in queued:
+            outbound.submit(sa, DeleteChild(child, "deleted by us"))
+
+    def inbound_seen(self, child_id: int, now: float) -> None:
+        """The dataplane has received the first valid packet on a new inbound SA. Silent where the child is gone."""
+        self._core.now = now
+        sa = self._core.owners.get(child_id)
+        if sa is not None:
+            switch_outbound(sa, sa.children[child_id])
+
+    def check_liveness(self, ike_id: int, now: float) -> None:
+        sa = self._sa(ike_id, now)
+        if sa.active is None and sa.established_at is not None:
+            outbound.submit(sa, Liveness())
+
+    def handle_timer(self, now: float) -> None:
+        """Everything that is due at `now`; `get_timer` says when to call again."""
+        self._core.now = now
+        while (key := self._core.timers.pop_due(now)) is not None:
+            try:
+                self._fire(key)
+            except Exception:
+                self._core.count_internal_error(f"timer {key}")
+
+    def answer(self, ticket: int, value_or_error: object, now: float) -> None:
+        self._core.now = now
+        try:
+            self._core.answer(ticket, value_or_error)
+        except Exception:
+            self._core.count_internal_error("answer")
+
+    # --- out
+
+    def next_event(self) -> Event | None:
+        return self._core.next_event()
+
+    def changed_records(self) -> list[IkeRecord | IkeGone]:
+        """What must be stored before `datagrams_to_send` may be sent."""
+        return self._core.take_records()
+
+    def datagrams_to_send(self, now: float) -> list[tuple[Path, Datagrams]]:
+        """Without non-ESP marker; `path.marker` says whether the shell adds it."""
+        return self._core.take_outbox()
+
+    def get_timer(self) -> float | None:
+        return self._core.timers.next_at()
+
+    def views(self) -> list[IkeView]:
+        return [sa.view() for sa in self._core.sas.values()]
+
+    # --- finding things
+
+    def _sa(self, ike_id: int, now: float) -> IkeSA:
+        self._core.now = now
+        sa = self._core.sas.get(ike_id)
+        if sa is None:
+            raise StateError(f"there is no IKE SA {ike_id}")
+        return sa
+
+    def _child(self, child_id: int, now: float) -> tuple[IkeSA, ChildSA]:
+        self._core.now = now
+        sa = self._core.owners.get(child_id)
+        if sa is None:
+            raise StateError(f"there is no CHILD SA {child_id}")
+        return sa, sa.children[child_id]
+
+    # --- datagrams
+
+    def _receive(self, data: bytes, path: Path) -> None:
+        counters = self._core.counters
+        try:
+            header = IkeHeader.decode(data)
+        except RemoteError as error:
+            counters["malformed"] += 1
+            if error.notify == NotifyType.INVALID_MAJOR_VERSION:
+                self._answer_version(data, path)
+            return
+        if header.major != 2:
+            counters["wrong_version"] += 1
+        elif header.exchange == ExchangeType.IKE_SA_INIT and not header.response and header.spi_r == ZERO_SPI:
+            sa_init_answer.receive_request(self._core, header, data, path)
+        else:
+            self._receive_for_sa(header, data, path)
+
+    def _receive_for_sa(self, header: IkeHeader, data: bytes, path: Path) -> None:
+        # the I flag is the sender's: an original initiator names our SPI as that of the responder
+        own_spi, peer_spi = (header.spi_r, header.spi_i) if header.initiator else (header.spi_i, header.spi_r)
+        sa = self._core.by_spi.get(own_spi)
+        if sa is None:
+            self._answer_from_grave(own_spi, peer_spi, data, path)
+            return
+        is_first_answer = header.exchange == ExchangeType.IKE_SA_INIT and header.response and sa.initiator
+        if sa.initiator == header.initiator or (sa.peer_spi != peer_spi and not is_first_answer):
+            self._core.counters["wrong_spi"] += 1
+            return
+        inbound.receive(sa, header, data, path)
+
+    def _answer_from_grave(self, own_spi: bytes, peer_spi: bytes, data: bytes, path: Path) -> None:
+        """A deleted IKE SA repeats its last response, and knows nothing else."""
+        tombstone = self._core.tombstones.get(own_spi)
+        if tombstone is not None and tombstone.peer_spi == peer_spi and tombstone.digest == digest_of(data):
+            self._core.counters["requests_repeated"] += 1
+            self._core.send(path, tombstone.datagrams)
+        else:
+            self._core.counters["unknown_spi"] += 1
+
+    def _answer_version(self, data: bytes, path: Path) -> None:
+        """Section 2.5: the highest version we speak, in clear, to requests only."""
+        if len(data) < VERSION_REPLY_MIN_BYTES or data[19] & FLAG_RESPONSE:
+            return
+        message_id = int.from_bytes(data[20:24], "big")
+        header = IkeHeader.make(data[:8], data[8:16], data[18], message_id, initiator=False, response=True)
+        self._core.send(path, (encode_message(header, (NotifyPayload(NotifyType.INVALID_MAJOR_VERSION),)),))
+
+    # --- timers
+
+    def _fire(self, key: TimerKey) -> None:
+        core = self._core
+        if key.kind is TimerKind.TOMBSTONE:
+            core.drop_oldest_tombstone()
+            return
+        if key.kind is TimerKind.ASK:
+            core.expire_ask(key.child)
+            return
+        sa = core.sas.get(key.owner)
+        if sa is None:
+            return
+        child = sa.children.get(key.child)
+        if child is not None:
+            self._fire_child(sa, child, key.kind)
+        elif not key.child:
+            self._fire_ike(sa, key.kind)
+
+    def _fire_ike(self, sa: IkeSA, kind: TimerKind) -> None:
+        if kind is TimerKind.RETRANSMIT:
+            outbound.retransmit(sa)
+        elif kind is TimerKind.HALF_OPEN:
+            self._end_half_open(sa)
+        elif kind is TimerKind.UNPROTECTED_ERROR:
+            sa_init.end_by_error(sa)
+        elif kind is TimerKind.LIVENESS:
+            self._watch(sa)
+        elif kind is TimerKind.REKEY:
+            outbound.submit(sa, RekeyIke())
+        elif kind is TimerKind.CHILDLESS and not sa.children:
+            outbound.submit(sa, DeleteIke("it has no Child SA", failed=True))
+        elif kind is TimerKind.EXPIRE and sa.state is not State.DELETING:
+            outbound.submit(sa, DeleteIke("replaced, and the peer did not close it"))
+
+    def _fire_child(self, sa: IkeSA, child: ChildSA, kind: TimerKind) -> None:
+        if kind is TimerKind.CHILD_REKEY:
+            outbound.submit(sa, RekeyChild(child))
+        elif kind is TimerKind.CHILD_EXPIRE and child.state is not ChildState.DELETING:
+            outbound.submit(sa, DeleteChild(child, "replaced, and the peer did not close it"))
+
+    def _end_half_open(self, sa: IkeSA) -> None:
+        if sa.half_open_key is not None:  # from now on a copy of its first request would be a new one
+            self._core.half_open.pop(sa.half_open_key, None)
+        if sa.is_half_open:
+            self._core.counters["half_open_expired"] += 1
+            sa.close(f"not authenticated within {self._core.settings.half_open_s:.0f} s", failed=True)
+
+    def _watch(self, sa: IkeSA) -> None:
+        """Nothing heard for dpd_delay_s: ask; otherwise look again when that could be."""
+        delay_s = sa.config.dpd_delay_s
+        quiet_s = self._core.now - sa.last_inbound_at
+        if quiet_s >= delay_s:
+            if sa.active is None:
+                outbound.submit(sa, Liveness())
+            quiet_s = 0.0
+        sa.set_timer(TimerKind.LIVENESS, delay_s - quiet_s)

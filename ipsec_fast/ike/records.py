@@ -1,0 +1,65 @@
+"""What must be stored before the datagrams that depend on it may leave (design decision 4): one record per IKE SA.
+
+Value objects; keys are handles, never bytes, so whoever stores a record seals them through crypto/. An exchange that
+rests is not in it: the record shows the state before, with `own_outstanding` set where a request of ours is open.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ..algorithms import EspSuite
+from ..model import Identity, Path, Proposal, TrafficSelector
+
+if TYPE_CHECKING:
+    from ..crypto.prf import IkeKeys
+    from ..crypto.secret import Secret
+
+
+@dataclass(frozen=True, slots=True)
+class ChildRecord:
+    child_id: int
+    name: str
+    suite: EspSuite
+    esn: bool
+    group: int
+    encap: bool
+    spi_in: int
+    spi_out: int
+    key_in: Secret
+    key_out: Secret
+    local_ts: tuple[TrafficSelector, ...]
+    remote_ts: tuple[TrafficSelector, ...]
+    rekey_at: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class IkeRecord:
+    """`iv_end`: no SK{} IV at or above it has been used; a restored SA starts there."""
+
+    ike_id: int
+    connection: str
+    initiator: bool
+    spi_i: bytes
+    spi_r: bytes
+    path: Path
+    local_id: Identity | None
+    remote_id: Identity | None
+    proposal: Proposal
+    keys: IkeKeys
+    iv_end: int
+    next_own_message_id: int
+    expected_message_id: int
+    own_outstanding: bool
+    last_request_digest: bytes
+    last_response: tuple[bytes, ...]
+    children: tuple[ChildRecord, ...]
+    rekey_at: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class IkeGone:
+    """The record of this IKE SA is to be removed from the store."""
+
+    ike_id: int

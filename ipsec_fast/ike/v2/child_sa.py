@@ -1,0 +1,196 @@
+"""One Child SA as IKE sees it, and its way into and out of the dataplane (RFC 7296 section 2.8, design "The way of a rekey").
+
+`install_child` asks the shell and waits; `switch_outbound` and `close_child` tell it. How a Child SA is negotiated
+stands in child_setup.py.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from ...algorithms import EspSuite
+from ...crypto.secret import Secret
+from ...model import TrafficSelector, selectors_text
+from ..asks import Steps, ask_install
+from ..config import ChildConfig
+from ..events import AskInstallChild, ChildDown, ChildUp, ChildView, SwitchOutbound
+from ..records import ChildRecord
+from ..timers import TimerKey, TimerKind
+from .collide import ChildDoing, Nonces
+from .states import ChildState, check_child_transition
+
+if TYPE_CHECKING:
+    from .ike_sa import IkeSA
+    from .rekey_child import RekeyChild
+
+REKEY_JITTER = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class PeerChildRekey:
+    """The peer's rekey of a Child SA: what it made, and the nonces that settle a crossing."""
+
+    child: ChildSA
+    nonces: Nonces
+
+
+@dataclass(slots=True, eq=False)
+class ChildSA:
+    child_id: int
+    config: ChildConfig
+    suite: EspSuite
+    esn: bool
+    group: int
+    encap: bool
+    spi_in: int
+    spi_out: int
+    key_in: Secret
+    key_out: Secret
+    local_ts: tuple[TrafficSelector, ...]
+    remote_ts: tuple[TrafficSelector, ...]
+    initiator: bool
+    installed_at: float
+    state: ChildState = ChildState.INSTALLING
+    outbound_deferred: bool = False  # sends on it wait for its first inbound packet, or the DELETE of the old one
+    is_redundant: bool = False  # the loser of a crossing: its creator is about to close it
+    replaces: int | None = None
+    replaced_by: int | None = None
+    own_rekey: RekeyChild | None = None
+    peer_rekey: PeerChildRekey | None = None
+    rekey_failures: int = 0
+
+    @property
+    def name(self) -> str:
+        return self.config.name
+
+    @property
+    def doing(self) -> ChildDoing:
+        """For the rules of crossing exchanges (collide.py)."""
+        if self.state is ChildState.DELETING:
+            return ChildDoing.CLOSING
+        if self.state is ChildState.REKEYED or self.peer_rekey is not None or self.is_redundant:
+            return ChildDoing.REPLACED
+        if self.state is ChildState.REKEYING:
+            return ChildDoing.REKEYING
+        return ChildDoing.NOTHING
+
+    def enter(self, state: ChildState) -> None:
+        """The one place where the state of a Child SA changes."""
+        if state is not self.state:
+            check_child_transition(self.state, state)
+            self.state = state
+
+    def rekey_timer(self, ike_id: int) -> TimerKey:
+        return TimerKey(ike_id, TimerKind.CHILD_REKEY, self.child_id)
+
+    def set_timers(self, sa: IkeSA) -> None:
+        """Rekey by time; also after an IKE rekey has moved it. A replaced one is only waiting for its end."""
+        if self.config.rekey_time_s > 0 and self.state is ChildState.INSTALLED and not self.is_redundant:
+            age = sa.core.now - self.installed_at
+            left = sa.core.jittered(self.config.rekey_time_s, REKEY_JITTER) - age
+            sa.set_timer(TimerKind.CHILD_REKEY, max(left, 1.0), self.child_id)
+
+    def view(self, rekey_at: float | None) -> ChildView:
+        return ChildView(
+            child_id=self.child_id,
+            name=self.name,
+            state=self.state.value,
+            suite=self.suite,
+            esn=self.esn,
+            group=self.group,
+            encap=self.encap,
+            spi_in=self.spi_in,
+            spi_out=self.spi_out,
+            local_ts=self.local_ts,
+            remote_ts=self.remote_ts,
+            installed_at=self.installed_at,
+            rekey_at=rekey_at,
+        )
+
+    def record(self, rekey_at: float | None) -> ChildRecord:
+        return ChildRecord(
+            child_id=self.child_id,
+            name=self.name,
+            suite=self.suite,
+            esn=self.esn,
+            group=self.group,
+            encap=self.encap,
+            spi_in=self.spi_in,
+            spi_out=self.spi_out,
+            key_in=self.key_in,
+            key_out=self.key_out,
+            local_ts=self.local_ts,
+            remote_ts=self.remote_ts,
+            rekey_at=rekey_at,
+        )
+
+
+def install_child(sa: IkeSA, child: ChildSA) -> Steps[None]:
+    """Into the dataplane. A LocalError of the shell comes out of here, and nothing is left of the child."""
+    sa.children[child.child_id] = child
+    sa.core.owners[child.child_id] = sa
+
+    def make(ticket: int) -> AskInstallChild:
+        return AskInstallChild(
+            ticket=ticket,
+            ike_id=sa.ike_id,
+            child_id=child.child_id,
+            connection=sa.name,
+            name=child.name,
+            suite=child.suite,
+            esn=child.esn,
+            spi_in=child.spi_in,
+            spi_out=child.spi_out,
+            key_in=child.key_in,
+            key_out=child.key_out,
+            local_ts=child.local_ts,
+            remote_ts=child.remote_ts,
+            path=sa.path,
+            encap=child.encap,
+            initiator=child.initiator,
+            outbound_deferred=child.outbound_deferred,
+            replaces=child.replaces,
+        )
+
+    try:
+        yield from ask_install(make)
+    except Exception:
+        sa.children.pop(child.child_id, None)
+        sa.core.owners.pop(child.child_id, None)
+        close_keys(child)
+        raise
+    child.enter(ChildState.INSTALLED)
+    child.set_timers(sa)
+    sa.core.mark_changed(sa)
+    sa.core.emit(ChildUp(sa.ike_id, child.child_id, sa.name, child.name, child.replaces))
+    ts = f"TS {selectors_text(child.local_ts)} === {selectors_text(child.remote_ts)}"
+    spis = f"SPIs {child.spi_in:08x}_i {child.spi_out:08x}_o"
+    sa.progress(f"CHILD SA {child.name}{{{child.child_id}}} established with {spis} and {ts}", level=0)
+
+
+def switch_outbound(sa: IkeSA, child: ChildSA) -> None:
+    """The end of the deferral: from now on we send on it."""
+    if child.outbound_deferred and not child.is_redundant:
+        child.outbound_deferred = False
+        sa.core.emit(SwitchOutbound(child.child_id))
+
+
+def close_child(sa: IkeSA, child: ChildSA, reason: str, *, grace_s: float = 0.0) -> None:
+    """Out of the dataplane: outbound at once, inbound after the grace. Sends nothing to the peer."""
+    if sa.children.pop(child.child_id, None) is None:
+        return
+    sa.core.owners.pop(child.child_id, None)
+    child.enter(ChildState.DELETED)
+    sa.set_timer(TimerKind.CHILD_REKEY, None, child.child_id)
+    sa.set_timer(TimerKind.CHILD_EXPIRE, None, child.child_id)
+    close_keys(child)
+    sa.core.mark_changed(sa)
+    down = ChildDown(sa.ike_id, child.child_id, sa.name, child.name, reason)
+    sa.core.emit(replace(down, inbound_grace_s=grace_s, replaced_by=child.replaced_by))
+    sa.progress(f"CHILD SA {child.name}{{{child.child_id}}} closed: {reason}", group="chd")
+
+
+def close_keys(child: ChildSA) -> None:
+    child.key_in.close()
+    child.key_out.close()

@@ -1,0 +1,52 @@
+"""What an exchange is to the IKE SA: a request of ours with its response, or the reply to a request of the peer's.
+
+An own request waits in the IKE SA's queue until the window is free (`outbound.submit`). The exchanges themselves have a
+file each; `dispatch.TABLE` knows the handlers of the peer's requests.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from ...iana import ExchangeType
+from ..asks import Steps
+from .message import Message
+from .payloads import Payload
+
+if TYPE_CHECKING:
+    from .ike_sa import IkeSA
+
+Payloads = tuple[Payload, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """The response to a request of the peer's; `after` runs when it has been stored and sent."""
+
+    payloads: Payloads = ()
+    after: Callable[[], None] | None = None
+
+
+class Exchange:
+    """A request of ours, from the queue to its end. `name` is what list-sas calls the task."""
+
+    name: ClassVar[str]
+    type: ClassVar[ExchangeType]
+    priority: ClassVar[int] = 0  # higher ones leave the queue first: deletes
+
+    def is_wanted(self, sa: IkeSA) -> bool:
+        """Asked when its turn has come: is there still a reason to send it?"""
+        return not sa.is_closed
+
+    def request(self, sa: IkeSA) -> Steps[Payloads]:
+        """The payloads to send. A LocalError fails the exchange before anything was sent."""
+        raise NotImplementedError
+
+    def response(self, sa: IkeSA, message: Message) -> Steps[None]:
+        """Its response has come; a RemoteError or LocalError from here goes to `failed`."""
+        raise NotImplementedError
+
+    def failed(self, sa: IkeSA, reason: str) -> None:
+        """It came to nothing: it was refused, nobody answered, or the IKE SA is gone (`sa.is_closed`)."""

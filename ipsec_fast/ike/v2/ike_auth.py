@@ -1,0 +1,220 @@
+"""IKE_AUTH with a pre-shared key (RFC 7296 sections 1.2, 2.4, 2.15, 2.16, 2.21.2), and the first Child SA.
+
+An IKE SA is ESTABLISHED only behind a verified AUTH of the configured identity. Where the Child SA is refused the IKE SA
+stands: our initiator deletes it, our responder keeps it for a while. Certificates and EAP are left out.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from ...errors import IpsecFastError, LocalError, NegotiationError, RemoteError
+from ...iana import ExchangeType, NotifyType, PayloadType, name_of
+from ...model import Identity, Path
+from ..asks import Steps, ask_connection, ask_credential, ask_spi
+from ..config import ConnectionConfig
+from ..events import ChildFailed
+from ..timers import TimerKind
+from .auth import check_auth, make_auth
+from .child_setup import ChildOffer, answer_payloads, check_answer, choose_child, establish_child, make_offer
+from .collide import Nonces
+from .create_child import CreateChild
+from .exchange import Exchange, Payloads, Reply
+from .ike_sa import IkeSA
+from .informational import DeleteChild, DeleteIke
+from .message import Message
+from .outbound import submit
+from .payloads import AuthPayload, IdPayload, NotifyPayload, Payload, SaPayload
+from .states import State
+
+
+def own_identity(config: ConnectionConfig, path: Path) -> Identity:
+    return config.local_id or Identity.of_address(path.local)
+
+
+def is_first_contact(sa: IkeSA) -> bool:
+    """No other IKE SA of ours stands between these identities."""
+    return not any(_same_peer(sa, other) for other in sa.core.sas.values())
+
+
+def obey_initial_contact(sa: IkeSA) -> None:
+    """The peer has forgotten everything: its other IKE SAs go, without a word to it (section 2.4)."""
+    for other in [other for other in sa.core.sas.values() if _same_peer(sa, other)]:
+        other.close("replaced: the peer sent INITIAL_CONTACT", failed=False)
+
+
+def _same_peer(sa: IkeSA, other: IkeSA) -> bool:
+    if other is sa or other.established_at is None or other.local_id != sa.local_id or other.remote_id is None:
+        return False
+    if sa.remote_id is None:  # any identity may answer us: then the address tells
+        return other.path.remote == sa.path.remote
+    return other.remote_id.matches(sa.remote_id)
+
+
+# --- initiator
+
+
+class IkeAuth(Exchange):
+    name: ClassVar[str] = "IKE_AUTH"
+    type: ClassVar[ExchangeType] = ExchangeType.IKE_AUTH
+
+    def __init__(self, child_names: tuple[str, ...]) -> None:
+        self._child_names = child_names
+        self._offer: ChildOffer | None = None
+
+    def request(self, sa: IkeSA) -> Steps[Payloads]:
+        """HDR, SK {IDi, [N(INITIAL_CONTACT),] [IDr,] AUTH, SAi2, TSi, TSr} -->"""
+        config = sa.config
+        sa.local_id = own_identity(config, sa.path)
+        sa.remote_id = config.remote_id
+        wanted = config.remote_id or Identity.of_address(sa.path.remote)
+        idi = IdPayload(PayloadType.IDI, sa.local_id)
+        psk = yield from ask_credential(config.name, sa.local_id, wanted)
+        auth = make_auth(sa, psk, idi)
+        child = config.child(self._child_names[0])
+        if child is None:
+            raise LocalError(f"connection {config.name} has no child {self._child_names[0]}")
+        self._offer = yield from make_offer(sa, child, with_ke=False)
+        payloads: list[Payload] = [idi]
+        if is_first_contact(sa):
+            payloads.append(NotifyPayload(NotifyType.INITIAL_CONTACT))
+        if config.remote_id is not None:
+            payloads.append(IdPayload(PayloadType.IDR, config.remote_id))
+        payloads += [auth, self._offer.sa_payload, *self._offer.ts_payloads]
+        sa.progress(f"authentication of {sa.local_id} (myself) with pre-shared key")
+        return tuple(payloads)
+
+    def response(self, sa: IkeSA, message: Message) -> Steps[None]:
+        """<-- HDR, SK {IDr, AUTH, SAr2, TSi, TSr}, or with N(error) in place of the Child, or N(AUTHENTICATION_FAILED)"""
+        peer_id, auth, error = message.get(IdPayload, PayloadType.IDR), message.get(AuthPayload), message.error
+        if peer_id is None or auth is None:
+            what = name_of(NotifyType, error.notify) if error else "no AUTH payload"
+            sa.close(f"{sa.path.remote} refused IKE_AUTH: {what}", failed=True)
+            return
+        try:
+            yield from self._authenticate(sa, peer_id, auth)
+        except IpsecFastError as problem:
+            self._reject(sa, str(problem))
+            return
+        nonces = sa.init_octets.nonces
+        sa.establish()
+        if message.notify(NotifyType.INITIAL_CONTACT) is not None:
+            obey_initial_contact(sa)
+        yield from self._take_child(sa, message, nonces)
+        for child in (sa.config.child(name) for name in self._child_names[1:]):
+            if child is not None:
+                submit(sa, CreateChild(child))
+
+    def _authenticate(self, sa: IkeSA, peer_id: IdPayload, auth: AuthPayload) -> Steps[None]:
+        wanted = sa.config.remote_id
+        if wanted is not None and not wanted.matches(peer_id.identity):
+            text = f"the peer says it is {peer_id.identity}, the configuration wants {wanted}"
+            raise NegotiationError(text, NotifyType.AUTHENTICATION_FAILED)
+        if sa.local_id is None:
+            raise AssertionError("IKE_AUTH without an identity of ours")
+        psk = yield from ask_credential(sa.name, sa.local_id, peer_id.identity)
+        check_auth(sa, psk, peer_id, auth)
+        sa.remote_id = peer_id.identity
+        sa.progress(f"authentication of {peer_id.identity} with pre-shared key successful")
+
+    def _reject(self, sa: IkeSA, reason: str) -> None:
+        """The responder believes in this IKE SA already, so it is told (section 2.21.2)."""
+        sa.progress(f"authentication failed: {reason}", level=0)
+        sa.core.emit(ChildFailed(sa.ike_id, sa.name, self._child_names[0], reason))
+        sa.enter(State.DELETING)
+        submit(sa, DeleteIke(reason, failed=True, notify=NotifyType.AUTHENTICATION_FAILED))
+
+    def _take_child(self, sa: IkeSA, message: Message, nonces: Nonces) -> Steps[None]:
+        offer = self._offer
+        if offer is None:
+            raise AssertionError("IKE_AUTH was answered before it was sent")
+        try:
+            error = message.error
+            if error is not None:
+                both = f"we offered {offer.proposals[0]} {_ts(offer)}"
+                raise NegotiationError(
+                    f"the peer refused the Child SA with {name_of(NotifyType, error.notify)}; {both}"
+                )
+            choice = check_answer(offer, message)
+            yield from establish_child(sa, choice, spi_in=offer.spi, nonces=nonces, shared=None, initiator=True)
+        except IpsecFastError as problem:
+            sa.core.emit(ChildFailed(sa.ike_id, sa.name, offer.config.name, str(problem)))
+            sa.progress(f"CHILD SA {offer.config.name} failed: {problem}", group="chd", level=0)
+            if message.get(SaPayload) is not None and message.error is None:
+                submit(sa, DeleteChild(None, str(problem), spi_in=offer.spi))  # the peer has it
+            if not sa.children and len(self._child_names) == 1:
+                submit(sa, DeleteIke(f"its only Child SA failed: {problem}", failed=True))
+
+    def failed(self, sa: IkeSA, reason: str) -> None:
+        name = self._child_names[0]
+        sa.core.emit(ChildFailed(sa.ike_id, sa.name, name, reason))
+        if not sa.is_closed:
+            sa.close(reason, failed=True)
+
+
+def _ts(offer: ChildOffer) -> str:
+    tsi, tsr = (" ".join(str(ts) for ts in selectors) for selectors in (offer.local_ts, offer.remote_ts))
+    return f"{tsi} === {tsr}"
+
+
+# --- responder
+
+
+def answer_ike_auth(sa: IkeSA, message: Message, path: Path) -> Steps[Reply]:
+    """HDR, SK {IDi, [N(INITIAL_CONTACT),] [IDr,] AUTH, SAi2, TSi, TSr} -->"""
+    peer_id, auth = message.get(IdPayload, PayloadType.IDI), message.get(AuthPayload)
+    own = message.get(IdPayload, PayloadType.IDR)
+    if peer_id is None or auth is None:
+        raise NegotiationError("no AUTH payload: EAP is not offered here", NotifyType.AUTHENTICATION_FAILED)
+    sa.path = path  # it may have moved from port 500 to 4500
+    try:
+        own_auth = yield from _authenticate(sa, peer_id, own, auth)
+    except IpsecFastError as error:
+        # whatever the reason is, the peer learns nothing but this; the operator sees it
+        reason = f"authentication of {peer_id.identity} failed: {error}"
+        sa.progress(reason, level=0)
+        # <-- HDR, SK {N(AUTHENTICATION_FAILED)}
+        return Reply(
+            (NotifyPayload(NotifyType.AUTHENTICATION_FAILED),),
+            lambda: sa.close(reason, failed=True),
+        )
+    nonces = sa.init_octets.nonces
+    sa.establish()
+    if message.notify(NotifyType.INITIAL_CONTACT) is not None:
+        obey_initial_contact(sa)
+    child = yield from _answer_child(sa, message, nonces)
+    # <-- HDR, SK {IDr, AUTH, SAr2, TSi, TSr}
+    return Reply((IdPayload(PayloadType.IDR, own_identity(sa.config, path)), own_auth, *child))
+
+
+def _authenticate(sa: IkeSA, peer_id: IdPayload, own: IdPayload | None, auth: AuthPayload) -> Steps[AuthPayload]:
+    own_id = own.identity if own else None
+    config = yield from ask_connection(sa.path, sa.candidates, peer_id.identity, own_id)
+    if config.remote_id is not None and not config.remote_id.matches(peer_id.identity):
+        text = f"connection {config.name} wants the peer to be {config.remote_id}, it says {peer_id.identity}"
+        raise NegotiationError(text, NotifyType.AUTHENTICATION_FAILED)
+    local_id = own_identity(config, sa.path)
+    if own_id is not None and config.local_id is not None and not config.local_id.matches(own_id):
+        text = f"connection {config.name} is {config.local_id}, the peer wants to talk to {own_id}"
+        raise NegotiationError(text, NotifyType.AUTHENTICATION_FAILED)
+    psk = yield from ask_credential(config.name, local_id, peer_id.identity)
+    check_auth(sa, psk, peer_id, auth)
+    sa.connection, sa.local_id, sa.remote_id = config, local_id, peer_id.identity
+    sa.progress(f"authentication of {peer_id.identity} with pre-shared key successful")
+    return make_auth(sa, psk, IdPayload(PayloadType.IDR, local_id))
+
+
+def _answer_child(sa: IkeSA, message: Message, nonces: Nonces) -> Steps[Payloads]:
+    """SAr2, TSi, TSr, or the error notify in their place: then the IKE SA stays for a while without a Child."""
+    try:
+        choice = choose_child(sa, message, sa.config.children, with_ke=False)
+        spi = yield from ask_spi()
+        yield from establish_child(sa, choice, spi_in=spi, nonces=nonces, shared=None, initiator=False)
+    except IpsecFastError as error:
+        notify = (error.notify if isinstance(error, RemoteError) else None) or NotifyType.NO_PROPOSAL_CHOSEN
+        sa.progress(f"Child SA refused with {name_of(NotifyType, notify)}: {error}", group="chd", level=0)
+        sa.core.emit(ChildFailed(sa.ike_id, sa.name, "", str(error)))
+        sa.set_timer(TimerKind.CHILDLESS, sa.core.settings.childless_s)
+        return (NotifyPayload(notify, error.data if isinstance(error, RemoteError) else b""),)
+    answer, ts = answer_payloads(choice, spi)
+    return (answer, *ts)

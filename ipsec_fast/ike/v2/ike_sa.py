@@ -1,0 +1,275 @@
+"""One IKE SA: its state, keys, windows, children and timers. Every change of state goes through `IkeSA.enter`.
+
+Messages come in through inbound.py and leave through outbound.py; the exchanges have a file each and work on this
+object. Three initiators are three things: of the IKE SA (`initiator` here, the I flag), of an exchange (R flag), of a
+Child SA (the order of its KEYMAT).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from ...model import Identity, Path, Proposal
+from ..config import ConnectionConfig
+from ..core import Core, HalfOpenKey
+from ..events import IkeDown, IkeUp, IkeView, Progress
+from ..nat import NatResult
+from ..records import IkeRecord
+from ..timers import TimerKey, TimerKind
+from .child_sa import ChildSA, close_child
+from .collide import Doing, Nonces
+from .exchange import Exchange
+from .keymat import IkeKeymat
+from .states import AUTHENTICATED, ChildState, State, check_transition
+from .window import Window
+
+if TYPE_CHECKING:
+    from .rekey_ike import PeerIkeRekey, RekeyIke
+    from .sa_init import Attempt
+
+ZERO_SPI = bytes(8)
+NO_NAT = NatResult(False, False, False)
+REKEY_JITTER = 0.1
+REPLACED_S = 100.0  # a replaced SA whose closer is silent that long is closed by the other side
+
+
+@dataclass(slots=True)
+class InitOctets:
+    """What AUTH covers (RFC 7296 section 2.15): both IKE_SA_INIT messages as they were sent, and the nonces."""
+
+    nonces: Nonces
+    request: bytes
+    response: bytes
+
+
+@dataclass(slots=True, eq=False)
+class IkeSA:
+    core: Core
+    ike_id: int
+    initiator: bool
+    own_spi: bytes
+    path: Path
+    peer_spi: bytes = ZERO_SPI
+    state: State = State.CREATED
+    connection: ConnectionConfig | None = None
+    candidates: Sequence[ConnectionConfig] = ()
+    window: Window = field(default_factory=Window)
+    queue: list[Exchange] = field(default_factory=list)
+    active: Exchange | None = None
+    passive: str = ""  # the peer's exchange that rests
+    keymat: IkeKeymat | None = None
+    proposal: Proposal | None = None
+    attempt: Attempt | None = None  # initiator, during IKE_SA_INIT
+    init: InitOctets | None = None  # until authenticated
+    half_open_key: HalfOpenKey | None = None  # responder: by which a repeated IKE_SA_INIT request finds it
+    is_half_open: bool = False
+    nat: NatResult = NO_NAT
+    nat_fake: bool = False
+    local_id: Identity | None = None
+    remote_id: Identity | None = None
+    children: dict[int, ChildSA] = field(default_factory=dict)
+    established_at: float | None = None
+    last_inbound_at: float = 0.0
+    bad_icvs: int = 0
+    deaf_until: float = 0.0
+    own_rekey: RekeyIke | None = None
+    peer_rekey: PeerIkeRekey | None = None
+    rekey_failures: int = 0
+    was_announced: bool = False  # IkeUp has been told, or it is ours to report
+
+    # --- who we are
+
+    @property
+    def spi_i(self) -> bytes:
+        return self.own_spi if self.initiator else self.peer_spi
+
+    @property
+    def spi_r(self) -> bytes:
+        return self.peer_spi if self.initiator else self.own_spi
+
+    @property
+    def name(self) -> str:
+        return self.connection.name if self.connection else ""
+
+    @property
+    def config(self) -> ConnectionConfig:
+        if self.connection is None:
+            raise AssertionError("the connection of this IKE SA is not known yet")
+        return self.connection
+
+    @property
+    def keys(self) -> IkeKeymat:
+        if self.keymat is None:
+            raise AssertionError("this IKE SA has no keys yet")
+        return self.keymat
+
+    @property
+    def init_octets(self) -> InitOctets:
+        if self.init is None:
+            raise AssertionError("the IKE_SA_INIT messages are not there, or forgotten behind IKE_AUTH")
+        return self.init
+
+    @property
+    def encap(self) -> bool:
+        """Whether its Child SAs are UDP-encapsulated."""
+        return self.nat_fake or self.nat.local or self.nat.remote
+
+    @property
+    def is_closed(self) -> bool:
+        return self.state is State.DELETED
+
+    @property
+    def is_authenticated(self) -> bool:
+        return self.state in AUTHENTICATED
+
+    @property
+    def is_worth_storing(self) -> bool:
+        return self.is_authenticated and self.established_at is not None and self.keymat is not None
+
+    @property
+    def doing(self) -> Doing:
+        """For the rules of crossing exchanges (collide.py)."""
+        if self.state in (State.DELETING, State.DELETED):
+            return Doing.CLOSING
+        if self.state is State.REKEYED or self.peer_rekey is not None:
+            return Doing.REKEYED
+        if self.own_rekey is not None:
+            return Doing.REKEYING_IKE
+        if self.active is not None and self.active.name.startswith("CHILD_"):
+            return Doing.CHANGING_CHILDREN
+        return Doing.NOTHING
+
+    # --- life
+
+    def enter(self, state: State) -> None:
+        """The one place where the state changes."""
+        if state is self.state:
+            return
+        check_transition(self.state, state)
+        old, self.state = self.state, state
+        self.core.mark_changed(self)
+        self.progress(f"IKE SA {self.label} state change: {old.value} => {state.value}", level=2)
+
+    def establish(self, *, replaces: IkeSA | None = None) -> None:
+        """Both sides are authenticated, here or by the IKE SA that this one replaces."""
+        self.enter(State.ESTABLISHED)
+        self.established_at = self.last_inbound_at = self.core.now
+        self.init = None
+        self.attempt = None
+        self.leave_half_open()
+        if self.config.rekey_time_s > 0:
+            self.set_timer(TimerKind.REKEY, self.core.jittered(self.config.rekey_time_s, REKEY_JITTER))
+        if self.config.dpd_delay_s > 0:
+            self.set_timer(TimerKind.LIVENESS, self.config.dpd_delay_s)
+        self.was_announced = True
+        self.core.emit(IkeUp(self.ike_id, self.name, replaces.ike_id if replaces else None))
+        ids = f"{self.path.local}[{self.local_id}]...{self.path.remote}[{self.remote_id}]"
+        self.progress(f"IKE SA {self.label} established between {ids}", level=0)
+
+    def leave_half_open(self) -> None:
+        if self.is_half_open:
+            self.is_half_open = False
+            self.core.half_open_count -= 1
+
+    def close(self, reason: str, *, failed: bool) -> None:
+        """The end: children down, exchanges told, out of the tables, keys wiped. Sends nothing."""
+        if self.is_closed:
+            return
+        self.enter(State.DELETED)
+        self.leave_half_open()
+        for child in list(self.children.values()):
+            close_child(self, child, reason)
+        own = [exchange for exchange in (self.active, *self.queue) if exchange is not None]
+        self.active, self.queue = None, []
+        for exchange in own:
+            exchange.failed(self, reason)
+        self.core.bury(self)
+        self.core.forget(self)
+        self._close_secrets()
+        if self.was_announced:
+            self.core.emit(IkeDown(self.ike_id, self.name, reason, failed))
+
+    def _close_secrets(self) -> None:
+        if self.attempt is not None:
+            self.attempt.close()
+        if self.own_rekey is not None:
+            self.own_rekey.close()
+        if self.keymat is not None:
+            self.keymat.close()
+
+    # --- small help
+
+    @property
+    def label(self) -> str:
+        return f"{self.name or '(unnamed)'}[{self.ike_id}]"
+
+    def progress(self, text: str, *, group: str = "ike", level: int = 1) -> None:
+        self.core.emit(Progress(self.ike_id, self.name, text, group, level))
+
+    def set_timer(self, kind: TimerKind, after_s: float | None, child: int = 0) -> None:
+        """`after_s` from now; None takes the timer away."""
+        key = TimerKey(self.ike_id, kind, child)
+        if after_s is None:
+            self.core.timers.cancel(key)
+        elif not self.is_closed:
+            self.core.timers.set(key, self.core.now + after_s)
+
+    def child_by_spi_out(self, spi: bytes) -> ChildSA | None:
+        """The peer names a Child SA by the SPI on which it receives."""
+        wanted = int.from_bytes(spi, "big")
+        return next((child for child in self.children.values() if child.spi_out == wanted), None)
+
+    # --- looked at from outside
+
+    def view(self) -> IkeView:
+        deadline = self.core.timers.at(TimerKey(self.ike_id, TimerKind.REKEY))
+        views = (child.view(self.core.timers.at(child.rekey_timer(self.ike_id))) for child in self.children.values())
+        return IkeView(
+            ike_id=self.ike_id,
+            connection=self.name,
+            state=self.state.value,
+            initiator=self.initiator,
+            spi_i=self.spi_i,
+            spi_r=self.spi_r,
+            path=self.path,
+            local_id=self.local_id,
+            remote_id=self.remote_id,
+            proposal=self.proposal,
+            nat_local=self.nat.local,
+            nat_remote=self.nat.remote,
+            nat_fake=self.nat_fake,
+            established_at=self.established_at,
+            rekey_at=deadline,
+            children=tuple(views),
+            tasks_queued=tuple(exchange.name for exchange in self.queue),
+            tasks_active=(self.active.name,) if self.active else (),
+            tasks_passive=(self.passive,) if self.passive else (),
+        )
+
+    def record(self) -> IkeRecord:
+        if self.proposal is None:
+            raise AssertionError("an IKE SA without a proposal is not stored")
+        timers = self.core.timers
+        stored = (child for child in self.children.values() if child.state is not ChildState.INSTALLING)
+        return IkeRecord(
+            ike_id=self.ike_id,
+            connection=self.name,
+            initiator=self.initiator,
+            spi_i=self.spi_i,
+            spi_r=self.spi_r,
+            path=self.path,
+            local_id=self.local_id,
+            remote_id=self.remote_id,
+            proposal=self.proposal,
+            keys=self.keys.keys,
+            iv_end=self.keys.iv_end,
+            next_own_message_id=self.window.next_own,
+            expected_message_id=self.window.expected,
+            own_outstanding=self.window.outstanding is not None,
+            last_request_digest=self.window.last_digest,
+            last_response=self.window.last_response,
+            children=tuple(child.record(timers.at(child.rekey_timer(self.ike_id))) for child in stored),
+            rekey_at=timers.at(TimerKey(self.ike_id, TimerKind.REKEY)),
+        )

@@ -1,0 +1,187 @@
+"""How a message for a known IKE SA comes in: window, ICV, payload rules, handler (RFC 7296 sections 2.1, 2.2, 2.21).
+
+Nothing that is not protected changes an IKE SA's state; a bad ICV is counted and never deletes one. Called by the
+endpoint, which has found the SA by its SPIs and has one guard around all of this.
+"""
+
+from __future__ import annotations
+
+from ...errors import IntegrityError, IpsecFastError, LocalError, ParseError, RemoteError
+from ...iana import ExchangeType, NotifyType, name_of
+from ...model import Path
+from ..asks import Steps
+from ..header import IkeHeader
+from ..timers import TimerKind
+from . import sa_init
+from .dispatch import Handler, find_row
+from .exchange import Exchange, Reply
+from .ike_sa import IkeSA
+from .informational import DeleteIke
+from .message import Message, decode_message
+from .outbound import end_active, respond, start_next, submit
+from .payloads import EncryptedPayload, NotifyPayload
+from .protect import open_message
+from .rules import check_payloads
+from .states import State
+from .window import Arrival, digest_of
+
+BAD_ICVS_HALF_OPEN = 3
+DEAF_S = 1.0
+
+
+def receive(sa: IkeSA, header: IkeHeader, data: bytes, path: Path) -> None:
+    row = find_row(sa, header)
+    if row is None:
+        sa.core.counters["wrong_state"] += 1
+        return
+    if header.exchange == ExchangeType.IKE_SA_INIT:
+        _receive_init(sa, header, data, path)
+    elif header.response:
+        _receive_response(sa, header, data)
+    else:
+        _receive_request(sa, header, data, path, row.handler)
+
+
+def _receive_init(sa: IkeSA, header: IkeHeader, data: bytes, path: Path) -> None:
+    if sa.window.awaits(header.message_id, header.exchange):
+        sa_init.receive_response(sa, data, path)
+    else:
+        sa.core.counters["wrong_message_id"] += 1
+
+
+# --- requests of the peer
+
+
+def _receive_request(sa: IkeSA, header: IkeHeader, data: bytes, path: Path, handler: Handler | None) -> None:
+    digest = digest_of(data)
+    arrival = sa.window.classify(header.message_id, digest)
+    if arrival is Arrival.REPEATED:
+        sa.core.counters["requests_repeated"] += 1
+        sa.core.send(path, sa.window.last_response)
+        return
+    if arrival is not Arrival.NEW or handler is None:
+        sa.core.counters["wrong_message_id" if arrival is Arrival.WRONG else "requests_resting"] += 1
+        return
+    opened = _open(sa, data)
+    if opened is None:
+        return
+    sa.window.accept(digest)
+    sa.core.run(sa, _answer(sa, header.exchange, opened, path, handler))
+
+
+def _answer(sa: IkeSA, exchange: int, opened: Message | RemoteError, path: Path, handler: Handler) -> Steps[None]:
+    sa.passive = name_of(ExchangeType, exchange)
+    try:
+        if isinstance(opened, RemoteError):
+            raise opened
+        check_payloads(exchange, False, opened.payloads)
+        reply = yield from handler(sa, opened, path)
+    except IpsecFastError as error:
+        reply = _refuse(sa, error)
+    sa.passive = ""
+    if sa.is_closed:
+        return
+    respond(sa, exchange, reply.payloads, path)
+    if reply.after is not None:
+        reply.after()
+    start_next(sa)
+
+
+def _refuse(sa: IkeSA, error: IpsecFastError) -> Reply:
+    """An error notify; INVALID_SYNTAX behind a good ICV ends the IKE SA on both sides (section 2.21.3)."""
+    if isinstance(error, LocalError):
+        sa.progress(f"cannot do what the peer wants: {error}")
+        return Reply((NotifyPayload(NotifyType.TEMPORARY_FAILURE),))
+    notify = getattr(error, "notify", None) or NotifyType.INVALID_SYNTAX
+    sa.progress(f"refused with {name_of(NotifyType, notify)}: {error}")
+    payloads = (NotifyPayload(notify, getattr(error, "data", b"")),)
+    is_fatal = notify == NotifyType.INVALID_SYNTAX or not sa.is_authenticated
+    reason = str(error)
+    return Reply(payloads, (lambda: sa.close(reason, failed=True)) if is_fatal else None)
+
+
+# --- responses to ours
+
+
+def _receive_response(sa: IkeSA, header: IkeHeader, data: bytes) -> None:
+    own, exchange = sa.window.outstanding, sa.active
+    if own is None or exchange is None or not sa.window.awaits(header.message_id, header.exchange):
+        sa.core.counters["wrong_message_id"] += 1
+        return
+    opened = _open(sa, data)
+    if opened is None:
+        return
+    own.answered = True
+    sa.set_timer(TimerKind.RETRANSMIT, None)
+    sa.core.run(sa, _take(sa, exchange, opened))
+
+
+def _take(sa: IkeSA, exchange: Exchange, opened: Message | RemoteError) -> Steps[None]:
+    is_broken = False
+    try:
+        try:
+            if isinstance(opened, RemoteError):
+                raise opened
+            check_payloads(exchange.type, True, opened.payloads)
+        except RemoteError:
+            is_broken = True
+            raise
+        yield from exchange.response(sa, opened)
+    except IpsecFastError as error:
+        if not sa.is_closed:
+            exchange.failed(sa, str(error))
+    if sa.is_closed:
+        return
+    if is_broken:
+        sa.progress(f"the response to {exchange.name} breaks the protocol, the IKE SA is given up")
+        sa.active = None
+        if sa.state is State.CONNECTING:
+            sa.close("a broken response", failed=True)
+            return
+        submit_delete = sa.state is not State.DELETING
+        end_active(sa)
+        if submit_delete:
+            submit(sa, DeleteIke("a broken response", failed=True))
+        elif not sa.is_closed:
+            sa.close("a broken response", failed=True)
+        return
+    end_active(sa)
+
+
+# --- SK{}
+
+
+def _open(sa: IkeSA, data: bytes) -> Message | RemoteError | None:
+    """The message with its inner payloads; None for what must be dropped; a RemoteError that the ICV vouches for."""
+    core = sa.core
+    if core.now < sa.deaf_until:
+        core.counters["deaf"] += 1
+        return None
+    try:
+        message = decode_message(data)
+    except RemoteError:
+        core.counters["malformed"] += 1
+        return None
+    if message.get(EncryptedPayload) is None:
+        core.counters["unprotected"] += 1
+        return None
+    try:
+        payloads = open_message(data, message, sa.keys.inbound)
+    except IntegrityError:
+        _count_bad_icv(sa)
+        return None
+    except ParseError as error:
+        sa.last_inbound_at = core.now
+        return error
+    sa.last_inbound_at = core.now
+    sa.bad_icvs = 0
+    return Message(message.header, payloads)
+
+
+def _count_bad_icv(sa: IkeSA) -> None:
+    """A half-open IKE SA stops listening for a second after three forged messages, so that junk costs little."""
+    sa.core.counters["bad_icv"] += 1
+    sa.bad_icvs += 1
+    if not sa.is_authenticated and sa.bad_icvs >= BAD_ICVS_HALF_OPEN:
+        sa.bad_icvs = 0
+        sa.deaf_until = sa.core.now + DEAF_S

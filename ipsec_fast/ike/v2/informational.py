@@ -1,0 +1,165 @@
+"""INFORMATIONAL (RFC 7296 sections 1.4, 1.4.1, 2.4): delete, liveness, and the AUTHENTICATION_FAILED of an initiator.
+
+Every request is answered, an empty one by an empty response. Unknown status notifies mean nothing.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from ...iana import ExchangeType, NotifyType, ProtocolId
+from ...model import Path
+from ..asks import Steps
+from ..timers import TimerKind
+from .child_sa import ChildSA, close_child, switch_outbound
+from .exchange import Exchange, Payloads, Reply
+from .ike_sa import IkeSA
+from .message import Message
+from .payloads import DeletePayload, NotifyPayload
+from .states import ChildState, State
+
+_FATAL = (NotifyType.AUTHENTICATION_FAILED, NotifyType.INVALID_SYNTAX)
+
+
+class DeleteIke(Exchange):
+    """The end of an IKE SA and of its children, asked for by us."""
+
+    name: ClassVar[str] = "IKE_DELETE"
+    type: ClassVar[ExchangeType] = ExchangeType.INFORMATIONAL
+    priority: ClassVar[int] = 2
+
+    def __init__(self, reason: str = "deleted by us", *, failed: bool = False, notify: int | None = None) -> None:
+        self.reason = reason
+        self._failed = failed
+        self._notify = notify
+
+    def request(self, sa: IkeSA) -> Steps[Payloads]:
+        """HDR, SK {D} -->, or HDR, SK {N(AUTHENTICATION_FAILED)} --> from an initiator that rejects the peer's AUTH."""
+        sa.enter(State.DELETING)
+        sa.progress(f"deleting IKE SA {sa.label}: {self.reason}")
+        if self._notify is not None:
+            return (NotifyPayload(self._notify),)
+        return (DeletePayload(ProtocolId.IKE),)
+        yield  # asks nothing
+
+    def response(self, sa: IkeSA, message: Message) -> Steps[None]:
+        """<-- HDR, SK {}"""
+        sa.active = None
+        sa.close(self.reason, failed=self._failed)
+        return
+        yield
+
+    def failed(self, sa: IkeSA, reason: str) -> None:
+        if not sa.is_closed:  # refused, of all things
+            sa.active = None
+            sa.close(self.reason, failed=self._failed)
+
+
+class DeleteChild(Exchange):
+    """The end of one Child SA, or of an SPI that the peer holds for one that we never installed."""
+
+    name: ClassVar[str] = "CHILD_DELETE"
+    type: ClassVar[ExchangeType] = ExchangeType.INFORMATIONAL
+    priority: ClassVar[int] = 1
+
+    def __init__(self, child: ChildSA | None, reason: str, *, spi_in: int = 0, grace_s: float = 0.0) -> None:
+        self.child = child
+        self._reason = reason
+        self._spi_in = child.spi_in if child else spi_in
+        self._grace_s = grace_s
+
+    def is_wanted(self, sa: IkeSA) -> bool:
+        if sa.is_closed:
+            return False
+        return self.child is None or self.child.child_id in sa.children
+
+    def request(self, sa: IkeSA) -> Steps[Payloads]:
+        """HDR, SK {D} -->, naming the SPI on which we receive"""
+        if self.child is not None:
+            self.child.enter(ChildState.DELETING)
+            sa.set_timer(TimerKind.CHILD_REKEY, None, self.child.child_id)
+            sa.set_timer(TimerKind.CHILD_EXPIRE, None, self.child.child_id)
+        return (DeletePayload(ProtocolId.ESP, (self._spi_in.to_bytes(4, "big"),)),)
+        yield
+
+    def response(self, sa: IkeSA, message: Message) -> Steps[None]:
+        """<-- HDR, SK {D}; without D the deletes have crossed. Either way it is gone."""
+        self.failed(sa, self._reason)
+        return
+        yield
+
+    def failed(self, sa: IkeSA, reason: str) -> None:
+        if self.child is not None:
+            close_child(sa, self.child, self._reason, grace_s=self._grace_s)
+
+
+class Liveness(Exchange):
+    """An empty request; a peer that answers lives (section 2.4). Silence ends the IKE SA by the retransmissions' end."""
+
+    name: ClassVar[str] = "IKE_DPD"
+    type: ClassVar[ExchangeType] = ExchangeType.INFORMATIONAL
+
+    def request(self, sa: IkeSA) -> Steps[Payloads]:
+        """HDR, SK {} -->"""
+        return ()
+        yield
+
+    def response(self, sa: IkeSA, message: Message) -> Steps[None]:
+        """<-- HDR, SK {}"""
+        return
+        yield
+
+
+# --- the peer's requests
+
+
+def answer_informational(sa: IkeSA, message: Message, path: Path) -> Steps[Reply]:
+    """HDR, SK {[N,] [D,] ...} -->"""
+    deletes = message.all(DeletePayload)
+    if any(delete.protocol == ProtocolId.IKE for delete in deletes):
+        return Reply((), lambda: _closed_by_peer(sa))
+    fatal = message.error
+    if fatal is not None and fatal.notify in _FATAL:
+        reason = f"{sa.remote_id} answered with {NotifyType(fatal.notify).name}"
+        return Reply((), lambda: sa.close(reason, failed=True))
+    spis = [spi for delete in deletes if delete.protocol == ProtocolId.ESP for spi in delete.spis]
+    answered = [own for spi in dict.fromkeys(spis) if (own := _delete_child(sa, spi)) is not None]
+    # <-- HDR, SK {D}, naming the SPIs on which we received
+    if answered:
+        return Reply((DeletePayload(ProtocolId.ESP, tuple(spi.to_bytes(4, "big") for spi in answered)),))
+    return Reply()
+    yield
+
+
+def _closed_by_peer(sa: IkeSA) -> None:
+    """A DELETE of the IKE SA, also of one that a rekey has replaced, or that we are about to delete ourselves."""
+    if sa.state is State.REKEYED:
+        sa.close("replaced by a rekey", failed=False)
+        return
+    if sa.peer_rekey is not None:
+        # crossing IKE rekeys, and the peer deletes the old one: it has seen that its own new one wins (section 2.8.2)
+        sa.peer_rekey.adopt(sa)
+        sa.close("replaced by a rekey", failed=False)
+        return
+    sa.close("deleted by the peer", failed=False)
+
+
+def _delete_child(sa: IkeSA, spi: bytes) -> int | None:
+    """Our SPI of the pair, None where we delete it too (section 1.4.1) or have no such child."""
+    child = sa.child_by_spi_out(spi)
+    if child is None:
+        sa.core.counters["deletes_of_unknown_children"] += 1
+        return None
+    was_deleting = child.state is ChildState.DELETING
+    successor = sa.children.get(child.replaced_by or 0)
+    if successor is None and child.peer_rekey is not None:
+        successor = child.peer_rekey.child  # crossing rekeys: the peer has settled it, our response is on its way
+        child.replaced_by = successor.child_id
+    if successor is not None:
+        switch_outbound(sa, successor)
+    grace_s = sa.core.settings.old_inbound_s if successor is not None or child.is_redundant else 0.0
+    reason = "replaced by a rekey" if successor is not None else "deleted by the peer"
+    if child.is_redundant:
+        reason = "redundant after crossing rekeys"
+    close_child(sa, child, reason, grace_s=grace_s)
+    return None if was_deleting else child.spi_in

@@ -1,0 +1,102 @@
+"""The keys of one IKE SA and what seals and opens its messages (RFC 7296 sections 2.13-2.18).
+
+The derivations themselves stand in crypto/prf; here the algorithms of the chosen proposal meet them. A SK{} IV of an
+AEAD is a 64-bit counter per direction, never used twice and stored ahead in blocks (design decision 4); for CBC it is
+random. Called by sa_init, rekey_ike and child_setup.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from ...algorithms import Encryption, Integrity, PrfRow, encryption_by_id, integrity_by_id, prf_by_id
+from ...crypto.prf import IkeKeys, derive_child_keys, derive_ike_keys, derive_ike_rekey_keys
+from ...crypto.seal import Sealer
+from ...crypto.secret import Secret
+from ...errors import AlgorithmError
+from ...iana import Integ, TransformType
+from ...model import Proposal
+from .collide import Nonces
+
+IV_BLOCK = 1 << 12
+
+
+@dataclass(frozen=True, slots=True)
+class IkeSuite:
+    encryption: Encryption
+    integrity: Integrity | None
+    prf: PrfRow
+    group: int
+
+
+def ike_suite_of(proposal: Proposal) -> IkeSuite:
+    """The algorithms of a chosen IKE proposal; AlgorithmError for what we do not carry."""
+    encr, prf = proposal.one(TransformType.ENCR), proposal.one(TransformType.PRF)
+    integ, group = proposal.one(TransformType.INTEG), proposal.one(TransformType.KE)
+    encryption = encryption_by_id(encr.id, encr.key_bits) if encr else None
+    integrity = integrity_by_id(integ.id) if integ and integ.id != Integ.NONE else None
+    row = prf_by_id(prf.id) if prf else None
+    if encryption is None or row is None or group is None or encryption.is_aead == (integrity is not None):
+        raise AlgorithmError(f"not an IKE proposal that we carry: {proposal}")
+    return IkeSuite(encryption, integrity, row, group.id)
+
+
+class IkeKeymat:
+    """Keys and both sealers of one IKE SA; `initiator` is of the IKE SA (I flag, SK_*i or SK_*r)."""
+
+    def __init__(self, suite: IkeSuite, keys: IkeKeys, *, initiator: bool, random: Callable[[int], bytes]) -> None:
+        self.suite = suite
+        self.keys = keys
+        self._random = random
+        out_e, in_e = (keys.sk_ei, keys.sk_er) if initiator else (keys.sk_er, keys.sk_ei)
+        out_a, in_a = (keys.sk_ai, keys.sk_ar) if initiator else (keys.sk_ar, keys.sk_ai)
+        self.outbound = _sealer(suite, out_e, out_a)
+        self.inbound = _sealer(suite, in_e, in_a)
+        self.own_sk_p, self.peer_sk_p = (keys.sk_pi, keys.sk_pr) if initiator else (keys.sk_pr, keys.sk_pi)
+        self._next_iv = 0
+        self.iv_end = 0
+
+    def next_iv(self) -> bytes:
+        """For one message of ours. Whoever sends it stores `iv_end` before it leaves."""
+        if not self.suite.encryption.is_aead:
+            return self._random(self.outbound.iv_bytes)
+        if self._next_iv == self.iv_end:
+            self.iv_end += IV_BLOCK
+        iv = self._next_iv
+        self._next_iv += 1
+        return iv.to_bytes(8, "big")
+
+    def child_keys(self, shared: Secret | None, nonces: Nonces, length: int) -> tuple[Secret, Secret]:
+        """(initiator to responder, responder to initiator) of the exchange that makes the Child SA."""
+        return derive_child_keys(self.suite.prf.id, self.keys.sk_d, shared, nonces.ni, nonces.nr, length)
+
+    def close(self) -> None:
+        self.outbound.close()
+        self.inbound.close()
+        self.keys.close()
+
+
+def _sealer(suite: IkeSuite, sk_e: Secret, sk_a: Secret) -> Sealer:
+    key_bits = suite.encryption.key_bytes * 8
+    if suite.integrity is None:
+        return Sealer(suite.encryption.id, key_bits, sk_e, None, None)
+    return Sealer(suite.encryption.id, key_bits, sk_e, suite.integrity.id, sk_a)
+
+
+def first_keys(suite: IkeSuite, shared: Secret, nonces: Nonces, spi_i: bytes, spi_r: bytes) -> IkeKeys:
+    """Section 2.14."""
+    integ_bytes = suite.integrity.key_bytes if suite.integrity else 0
+    encr_bytes = suite.encryption.keymat_bytes
+    return derive_ike_keys(suite.prf.id, shared, nonces.ni, nonces.nr, spi_i, spi_r, encr_bytes, integ_bytes)
+
+
+def rekeyed_keys(
+    suite: IkeSuite, old: IkeKeymat, shared: Secret, nonces: Nonces, spi_i: bytes, spi_r: bytes
+) -> IkeKeys:
+    """Section 2.18: SKEYSEED by the old SA's PRF and SK_d."""
+    integ_bytes = suite.integrity.key_bytes if suite.integrity else 0
+    encr_bytes = suite.encryption.keymat_bytes
+    new_prf, old_prf, sk_d = suite.prf.id, old.suite.prf.id, old.keys.sk_d
+    ni, nr = nonces.ni, nonces.nr
+    return derive_ike_rekey_keys(new_prf, old_prf, sk_d, shared, ni, nr, spi_i, spi_r, encr_bytes, integ_bytes)

@@ -1,0 +1,124 @@
+"""Our rekey of a Child SA, and its crossing with the peer's (RFC 7296 sections 1.3.3, 2.8, 2.8.1, 2.25.1).
+
+Design, "The way of a rekey": we send on the new SA at once, then DELETE the old one, whose inbound half stays 5 s. Where
+both sides rekeyed it, the SA of the exchange with the lowest nonce is closed by its creator; the other creator deletes
+the old one.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from ...iana import NotifyType, name_of
+from ..timers import TimerKind
+from .child_sa import ChildSA, PeerChildRekey, close_child
+from .child_setup import Selectors
+from .collide import Nonces, own_is_redundant
+from .create_child import CreateChild
+from .ike_sa import REPLACED_S, IkeSA
+from .informational import DeleteChild
+from .outbound import submit
+from .payloads import NotifyPayload
+from .states import ChildState
+
+BACKOFF_FIRST_S = 5.0
+BACKOFF_CAP_S = 60.0
+
+
+def backoff_s(sa: IkeSA, failures: int) -> float:
+    """Until a refused rekey is tried again; jittered, so that two sides do not meet again and again."""
+    return sa.core.jittered(min(BACKOFF_FIRST_S * 2.0**failures, BACKOFF_CAP_S), 0.5)
+
+
+class RekeyChild(CreateChild):
+    name: ClassVar[str] = "CHILD_REKEY"
+
+    def __init__(self, old: ChildSA) -> None:
+        super().__init__(old.config)
+        self.old = old
+
+    def is_wanted(self, sa: IkeSA) -> bool:
+        wanted = not sa.is_closed and self.old.child_id in sa.children
+        if wanted and self.old.own_rekey is self:  # another group
+            return True
+        wanted = wanted and self.old.state is ChildState.INSTALLED
+        if wanted:
+            self.old.enter(ChildState.REKEYING)
+            self.old.own_rekey = self
+            sa.progress(f"rekeying CHILD SA {self.old.name}{{{self.old.child_id}}}", group="chd")
+        return wanted
+
+    def _rekeys(self) -> ChildSA:
+        return self.old
+
+    def _selectors(self, sa: IkeSA) -> tuple[Selectors, Selectors]:
+        return self.old.local_ts, self.old.remote_ts
+
+    def _is_redundant(self, sa: IkeSA, nonces: Nonces) -> bool:
+        peers = self._peers(sa)
+        return peers is not None and own_is_redundant(nonces, peers.nonces)
+
+    def _peers(self, sa: IkeSA) -> PeerChildRekey | None:
+        """The peer's rekey of the same Child SA, unless it has closed what it made: then it knows that ours stays."""
+        peers = self.old.peer_rekey
+        return peers if peers is not None and peers.child.child_id in sa.children else None
+
+    def _established(self, sa: IkeSA, child: ChildSA) -> None:
+        old, peers = self.old, self._peers(sa)
+        old.own_rekey = None
+        if child.is_redundant:
+            self._lose(sa, child)
+            return
+        if peers is not None:
+            peers.child.is_redundant = True  # its creator, the peer, closes it
+            sa.set_timer(TimerKind.CHILD_REKEY, None, peers.child.child_id)
+            sa.set_timer(TimerKind.CHILD_EXPIRE, REPLACED_S, peers.child.child_id)
+        old.replaced_by = child.child_id
+        if old.child_id in sa.children:
+            old.enter(ChildState.REKEYED)
+            submit(sa, DeleteChild(old, "replaced by a rekey", grace_s=sa.core.settings.old_inbound_s))
+
+    def _lose(self, sa: IkeSA, child: ChildSA) -> None:
+        """Ours holds the lowest nonce: we close it, and the peer, whose SA stays, deletes the old one."""
+        sa.progress(f"crossing rekeys of CHILD SA {child.name}: ours is redundant", group="chd")
+        sa.set_timer(TimerKind.CHILD_REKEY, None, child.child_id)
+        grace_s = sa.core.settings.old_inbound_s
+        submit(sa, DeleteChild(child, "redundant after crossing rekeys", grace_s=grace_s))
+        self._leave_to_peer(sa)
+
+    def _leave_to_peer(self, sa: IkeSA) -> None:
+        old, peers = self.old, self._peers(sa)
+        if old.child_id in sa.children and peers is not None:
+            old.enter(ChildState.REKEYED)
+            old.replaced_by = peers.child.child_id
+            sa.set_timer(TimerKind.CHILD_EXPIRE, REPLACED_S, old.child_id)
+
+    def _refused(self, sa: IkeSA, error: NotifyPayload) -> None:
+        if error.notify == NotifyType.CHILD_SA_NOT_FOUND and self._peers(sa) is None:
+            self._forget_old(sa)
+            return
+        self.failed(sa, f"the peer refused the rekey with {name_of(NotifyType, error.notify)}")
+
+    def _forget_old(self, sa: IkeSA) -> None:
+        """Section 2.25: the peer does not know it, so it goes without a word and is made anew."""
+        self._close_key_pair()
+        if self.old.child_id in sa.children:
+            self.old.own_rekey = None
+            close_child(sa, self.old, "the peer does not know it any more")
+            submit(sa, CreateChild(self.config))
+
+    def failed(self, sa: IkeSA, reason: str) -> None:
+        self._close_key_pair()
+        old = self.old
+        old.own_rekey = None
+        if sa.is_closed or old.child_id not in sa.children:
+            return
+        if self._peers(sa) is not None:  # the peer's own rekey of it went well
+            self._leave_to_peer(sa)
+            return
+        old.peer_rekey = None
+        old.enter(ChildState.INSTALLED)
+        wait_s = backoff_s(sa, old.rekey_failures)
+        old.rekey_failures += 1
+        sa.progress(f"rekey of CHILD SA {old.name}{{{old.child_id}}} failed: {reason}; again in {wait_s:.0f} s")
+        sa.set_timer(TimerKind.CHILD_REKEY, wait_s, old.child_id)
