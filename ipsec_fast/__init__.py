@@ -1,3 +1,46 @@
-"""IPsec without kernel IPsec: ESP kernels over batches of packets, IKEv2, and the gateway between them."""
+"""IPsec without kernel IPsec: ESP kernels over batches of packets, IKEv2, and the gateway between them.
+
+    from ipsec_fast import SA, PacketBatch, protect, unprotect
+
+These names load the compiled kernels when they are first used, so that a command line that only talks to a gateway does not.
+"""
+
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from .dataplane.pipeline import (
+        SA,
+        PacketBatch,
+        open_for_test,
+        protect,
+        seal_with_iv_for_test,
+        unprotect,
+        verdict_text,
+    )
+
+__all__ = [
+    "SA",
+    "PacketBatch",
+    "__version__",
+    "open_for_test",
+    "protect",
+    "seal_with_iv_for_test",
+    "unprotect",
+    "verdict_text",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from .dataplane import pipeline  # late, on purpose: see above
+
+    value = getattr(pipeline, name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -49,6 +49,13 @@ def no_charon() -> str:
     return f"no {', no '.join(missing)}: apt-get install --no-install-recommends {CHARON_PACKAGES}" if missing else ""
 
 
+def pytest_report_header() -> str:
+    reason = no_charon()
+    if reason:
+        return f"interop: {reason}"
+    return "interop: charon " + subprocess.run(["swanctl", "--version"], capture_output=True, text=True).stdout.strip()
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         reason = ""

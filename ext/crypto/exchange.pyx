@@ -286,6 +286,8 @@ cdef int derive_into(EVP_PKEY_CTX *context, const group_row *row, unsigned char 
         return BROKEN
     if EVP_PKEY_derive(context, shared, &n) != 1 or n != <size_t> row.shared_bytes:
         return BAD_VALUE
+    if row.id != 31:
+        return GOOD             # a point of P-256 with x = 0 is a sound one
     for at in range(row.shared_bytes):
         any_bit |= shared[at]
     return GOOD if any_bit else BAD_VALUE

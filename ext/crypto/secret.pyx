@@ -158,7 +158,7 @@ cdef void release(Secret secret) noexcept:
         OPENSSL_cleanse(secret.data, secret.granules * GRANULE)
         memset(block.taken + secret.first, 0, secret.granules)
         block.used -= secret.granules
-        if block.used == 0 and (block.next != NULL or block != blocks):
+        if block.used == 0 and (block.bytes > BLOCK_BYTES or block.next != NULL or block != blocks):
             drop_block(block)
     secret.data = NULL
     secret.block = NULL

@@ -41,9 +41,3 @@ cdef struct engine_suite:
 
 cdef void register_suite(const engine_suite *suite) noexcept
 cdef const engine_suite *find_suite(str name, str engine) except NULL
-
-# Unpredictable IVs for CBC (RFC 3602 section 3): the keystream of AES-CTR under a random key of this generator's own. One thread.
-cdef struct iv_generator
-cdef iv_generator *iv_generator_new() noexcept nogil
-cdef void iv_generator_free(iv_generator *generator) noexcept nogil
-cdef bint iv_generator_fill(iv_generator *generator, uint8_t *out, uint32_t length) noexcept nogil

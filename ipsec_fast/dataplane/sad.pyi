@@ -1,5 +1,6 @@
-from typing_extensions import Buffer
 from typing import Literal, final
+
+from typing_extensions import Buffer
 
 from ..crypto.secret import Secret
 from ..model import Address
@@ -8,9 +9,10 @@ from ..model import Address
 class SA:
     """One security association (RFC 4301 section 4.4.2) of ESP in tunnel mode: the Python face of the struct that kernels use.
 
-    `key` is cipher key, salt, integrity key (RFC 7296 section 2.17), bytes-like or a Secret; it is copied, the copy wiped at the end.
-    With `src` and `dst` the kernels write and strip the outer header, with `encap` (source port, destination port) UDP too; without, ESP alone.
-    `seq` is the last number used (out) or the highest received (in: it and all below are refused). `granted` None lets every number be used.
+    `key` is cipher key, salt, integrity key (RFC 7296 section 2.17), bytes-like or a Secret; what is kept of it is
+    wiped at the end. With `src` and `dst` the kernels write and strip the outer header, with `encap` (source port,
+    destination port) UDP too; without, ESP alone. `seq` is the last number used (out) or the highest received (in: it
+    and all below are refused). `granted` None lets every number be used.
     `window` is the anti-replay window in packets, 64 to 65536 (in).
     Raises AlgorithmError (unknown algorithm, key of a wrong length), UsageError (everything else that is wrong).
     """

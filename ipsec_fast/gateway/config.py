@@ -17,11 +17,10 @@ from typing import TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from ..crypto.secret import Secret
 from ..dataplane.offload import Offload
 from ..errors import ConfigError, Problem, SecretError
 from ..ike.config import ConnectionConfig
-from ..model import Identity
+from ..policy.credentials import SharedKey
 from .config_check import check_connections, warn_connections
 from .config_keys import did_you_mean
 from .config_model import ConnectionSection, GatewaySection, Mss, SecretSection, section_at
@@ -29,7 +28,7 @@ from .config_secrets import check_private, decode_inline_secret, read_secret_fil
 from .config_tree import Location, Tree, fold_tree
 from .vici import DEFAULT_SOCKET
 
-__all__ = ["DEFAULT_SOCKET", "GatewaySettings", "LoadedConfig", "Mss", "Offload", "SecretEntry", "load_config"]
+__all__ = ["DEFAULT_SOCKET", "GatewaySettings", "LoadedConfig", "Mss", "Offload", "SharedKey", "load_config"]
 
 MAX_CONFIG_BYTES = 16 * 1024 * 1024
 SectionT = TypeVar("SectionT", bound=BaseModel)
@@ -45,15 +44,6 @@ class GatewaySettings:
 
 
 @dataclass(frozen=True, slots=True)
-class SecretEntry:
-    """A PSK and whose it is. No `ids`: for every pair of identities that has no better entry."""
-
-    name: str
-    ids: tuple[Identity, ...]
-    secret: Secret = field(repr=False)
-
-
-@dataclass(frozen=True, slots=True)
 class LoadedConfig:
     """`start`: (connection, child) pairs to initiate at once. `mss`: by connection name. `warnings`: one line each."""
 
@@ -61,7 +51,7 @@ class LoadedConfig:
     connections: tuple[ConnectionConfig, ...]
     start: tuple[tuple[str, str], ...]
     mss: Mapping[str, Mss]
-    secrets: tuple[SecretEntry, ...]
+    secrets: tuple[SharedKey, ...]
     warnings: tuple[str, ...] = ()
 
 
@@ -87,7 +77,7 @@ def load_config(path: Path) -> LoadedConfig:
 
 
 def _build(
-    tree: Tree, gateway: GatewaySection, connections: Mapping[str, ConnectionSection], secrets: tuple[SecretEntry, ...]
+    tree: Tree, gateway: GatewaySection, connections: Mapping[str, ConnectionSection], secrets: tuple[SharedKey, ...]
 ) -> LoadedConfig:
     built = tuple(section.build(name) for name, section in connections.items())
     warnings = [str(Problem(tree.path_text(where), message)) for where, message in warn_connections(built)]
@@ -160,7 +150,7 @@ def _explain(kind: str, context: Mapping[str, object], message: str, where: Loca
             return str(context["error"])
         case "extra_forbidden":
             model = section_at(where[:-1])
-            return "unknown key" + (did_you_mean(str(where[-1]), model.model_fields) if model else "")
+            return "unknown key" + (did_you_mean(str(where[-1]), _known_keys(model)) if model else "")
         case "missing" if where[-1] in ("local", "remote"):
             return f'missing; add {where[-1]} = {{ auth = "psk", id = "{where[-1]}.example" }}'
         case "missing" if where[-1] == "auth":
@@ -168,6 +158,11 @@ def _explain(kind: str, context: Mapping[str, object], message: str, where: Loca
         case "model_type" | "dict_type" | "model_attributes_type":
             return "must be a section, written as a TOML table"
     return message
+
+
+def _known_keys(model: type[BaseModel]) -> list[str]:
+    # `secret` is known too, though no model ever sees it
+    return [*model.model_fields, *(["secret"] if model is SecretSection else [])]
 
 
 def _check_inline_allowed(tree: Tree, status: os.stat_result, path: Path) -> None:
@@ -178,7 +173,7 @@ def _check_inline_allowed(tree: Tree, status: os.stat_result, path: Path) -> Non
         tree.blame(("secrets", first, "secret"), f"stands in a file that is not private: {error}")
 
 
-def _load_secrets(tree: Tree, sections: Mapping[str, SecretSection], folder: Path) -> tuple[SecretEntry, ...]:
+def _load_secrets(tree: Tree, sections: Mapping[str, SecretSection], folder: Path) -> tuple[SharedKey, ...]:
     entries = []
     for name, section in sections.items():
         inline = name in tree.inline_secrets
@@ -195,5 +190,5 @@ def _load_secrets(tree: Tree, sections: Mapping[str, SecretSection], folder: Pat
         except SecretError as error:
             tree.blame((*where, "secret" if inline else "file"), str(error))
             continue
-        entries.append(SecretEntry(name, section.id, secret))
+        entries.append(SharedKey(name, section.id, secret))
     return tuple(entries)

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
+from ..iana import IdType
 from ..ike.config import ConnectionConfig
 from ..model import Identity
 from .config_model import ConnectionSection
 from .config_tree import Location
 
 Blame = tuple[Location, str]
+ADDRESS_TYPES = (IdType.IPV4_ADDR, IdType.IPV6_ADDR)
 
 
 def check_connections(
@@ -56,11 +58,12 @@ def warn_connections(connections: Sequence[ConnectionConfig]) -> Iterator[Blame]
 
 
 def _has_secret(connection: ConnectionConfig, all_ids: Iterable[tuple[Identity, ...]]) -> bool:
-    """As generous as the look-up at run time can be: an identity that is left out may turn out to be anyone."""
+    """As policy.credentials looks them up, but generous: an identity that is left out may turn out to be anyone."""
+    local, remote = connection.local_id, connection.remote_id
     for ids in all_ids:
-        if not ids or connection.remote_id is None:
+        if not ids or remote is None or any(remote.matches(one) for one in ids):
             return True
-        if any(connection.remote_id.matches(identity) for identity in ids):
+        if all(local.matches(one) if local else one.type in ADDRESS_TYPES for one in ids):
             return True
     return False
 

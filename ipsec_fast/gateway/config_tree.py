@@ -6,6 +6,7 @@ user wrote, so that every problem names the path that stands in the file. Called
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -134,7 +135,9 @@ def _drop_later(
             continue
         value = section.pop(key)
         if not fine or not keys.asks_for_what_we_do(value, fine):
-            only = f"; this version does {' or '.join(sorted(fine))}" if fine else ""
+            # of several spellings the one that people use
+            ours = next((word for word in ("no", "yes", "0", "none", "clear", *fine) if word in fine), "")
+            only = f"; leave it out, or write {key} = {json.dumps(ours)}" if ours else ""
             tree.blame((*location, key), f"not supported by this version{only}")
 
 

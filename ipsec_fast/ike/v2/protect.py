@@ -20,8 +20,6 @@ from .payloads import EncryptedPayload, Payload
 if TYPE_CHECKING:  # compiled; only handed through here
     from ...crypto.seal import Sealer
 
-_AEAD_ALIGNMENT_BYTES = 1  # RFC 5282 section 3: no alignment, so the pad length octet alone
-
 
 def seal_message(header: IkeHeader, payloads: Sequence[Payload], sealer: Sealer, iv: bytes) -> bytes:
     """HDR, SK {payloads} as one datagram.
@@ -40,8 +38,7 @@ def seal_message(header: IkeHeader, payloads: Sequence[Payload], sealer: Sealer,
     ~                    Integrity Checksum Data                    ~
     +-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+
     """
-    alignment = sealer.block_bytes if sealer.block_bytes >= 8 else _AEAD_ALIGNMENT_BYTES
-    plaintext = _pad(encode_chain(payloads), alignment)
+    plaintext = _pad(encode_chain(payloads), sealer.block_bytes)
     sk_bytes = GENERIC_HEADER_BYTES + sealer.iv_bytes + len(plaintext) + sealer.icv_bytes
     length = HEADER_BYTES + sk_bytes
     if length > MAX_MESSAGE_BYTES:
@@ -52,9 +49,10 @@ def seal_message(header: IkeHeader, payloads: Sequence[Payload], sealer: Sealer,
 
 
 def open_message(data: bytes, message: Message, sealer: Sealer) -> tuple[Payload, ...]:
-    """The payloads inside SK{}; IntegrityError if it does not verify, ParseError if its inside is no chain.
+    """The payloads inside SK{}; `data` is the datagram that `message` was decoded from.
 
-    Payloads in clear before SK are left alone: nothing that we read stands there.
+    IntegrityError if it does not verify, ParseError if its inside is no chain. Payloads in clear
+    before SK are left alone: nothing that we read stands there.
     """
     encrypted = message.get(EncryptedPayload)
     if encrypted is None:
@@ -64,6 +62,7 @@ def open_message(data: bytes, message: Message, sealer: Sealer) -> tuple[Payload
 
 
 def _pad(plaintext: bytes, alignment: int) -> bytes:
+    """To whole blocks; an AEAD needs the pad length octet alone (RFC 5282 section 3)."""
     count = -(len(plaintext) + 1) % alignment
     return plaintext + bytes(count) + bytes([count])
 

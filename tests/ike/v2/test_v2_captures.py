@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-import time
+from collections import Counter
 from typing import Any
 
 import pytest
 from ike_captures import Frame, ike_frames, ikev2_frames, keys_of
 from reference_sealer import ReferenceSealer
 from third_party import load, needs_vectors
+from timing import cpu_time
 
+from ipsec_fast.crypto.seal import Sealer
+from ipsec_fast.crypto.secret import secret_from_buffer
 from ipsec_fast.errors import IntegrityError, ParseError, RemoteError
-from ipsec_fast.iana import PayloadType
+from ipsec_fast.iana import Encr, Integ, PayloadType
 from ipsec_fast.ike.header import IkeHeader
 from ipsec_fast.ike.v2.message import Message, decode_message, encode_chain, encode_message, parse_chain
 from ipsec_fast.ike.v2.payloads import EncryptedPayload, Payload, SaPayload
-from ipsec_fast.ike.v2.protect import open_message
+from ipsec_fast.ike.v2.protect import open_message, seal_message
 from ipsec_fast.ike.v2.rules import check_payloads
 
 FRAMES = ikev2_frames()
@@ -94,6 +97,39 @@ def test_frame_opens_with_its_keys(frame: Frame) -> None:
     check_payloads(message.header.exchange, message.header.response, inner)
 
 
+def test_our_own_sealer_opens_and_reseals_what_it_carries() -> None:
+    ciphers = {"aes-gcm-16": Encr.AES_GCM_16, "aes-cbc": Encr.AES_CBC}
+    seen: Counter[str] = Counter()
+    for frame in (f for f in FRAMES if "decrypted" in f.expected):
+        keys, side = keys_of(frame), "i" if frame.expected["flags"] & 0x08 else "r"
+        assert keys is not None
+        if keys["enc"] not in ciphers or keys["integ"] not in ("none", "hmac-sha2-256-128"):
+            seen["not carried"] += 1
+            continue
+        sk_e = bytes.fromhex(keys[f"ske_{side}"])
+        key_bits = 8 * (len(sk_e) - (4 if keys["integ"] == "none" else 0))
+        has_integ = keys["integ"] != "none"
+        sealer = Sealer(
+            ciphers[keys["enc"]],
+            key_bits,
+            secret_from_buffer(sk_e),
+            Integ.HMAC_SHA2_256_128 if has_integ else None,
+            secret_from_buffer(bytes.fromhex(keys[f"ska_{side}"])) if has_integ else None,
+        )
+        message = decode_message(frame.data)
+        inner = open_message(frame.data, message, sealer)
+        assert described(inner) == wanted(frame.expected["decrypted"])
+        encrypted = message.get(EncryptedPayload)
+        assert encrypted is not None
+        sealed = seal_message(message.header, inner, sealer, encrypted.body[: sealer.iv_bytes])
+        assert len(sealed) == len(frame.data)
+        if not has_integ:  # without padding the very same bytes come out; charon pads CBC with random bytes
+            assert sealed == frame.data
+        seen["opened"] += 1
+    assert seen["opened"] >= 6
+    assert seen["not carried"] <= 8
+
+
 @pytest.mark.parametrize("frame", [f for f in FRAMES if f.expected["exchange"] == 34], ids=lambda f: f.id)
 def test_rules_let_every_real_ike_sa_init_through(frame: Frame) -> None:
     message = decode_message(frame.data)
@@ -152,7 +188,7 @@ def test_version_1_frames_are_recognised_by_their_header_alone(frame: Frame) -> 
 def test_known_killers_of_other_parsers_are_refused_in_time() -> None:
     for vector in load("ike_malformed.json")["vectors"]:
         data = bytes.fromhex(vector["data"])
-        begun = time.perf_counter()
-        message = parse_anyhow(data)
-        assert time.perf_counter() - begun < 0.1
+        with cpu_time() as watch:
+            message = parse_anyhow(data)
+        assert watch.seconds < 0.1
         assert message is None, vector["id"]

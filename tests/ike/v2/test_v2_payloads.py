@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import struct
-import time
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from ike_samples import PAYLOADS, create_child, ike_auth, informational, sa_init
+from timing import cpu_time
 
-from ipsec_fast.errors import ParseError, RemoteError
+from ipsec_fast.errors import ParseError
 from ipsec_fast.iana import IdType, NotifyType, PayloadType
 from ipsec_fast.ike.v2.payloads import (
     DeletePayload,
@@ -325,19 +325,16 @@ def test_64_kib_of_tiny_items_is_quick(payload_type: int, filler: bytes) -> None
     body = (filler * 65536)[:65500]
     best = float("inf")
     for _ in range(5):
-        begun = time.perf_counter()
-        decoded(payload_type, body)
-        best = min(best, time.perf_counter() - begun)
+        with cpu_time() as watch:
+            decoded(payload_type, body)
+        best = min(best, watch.seconds)
     assert best < 0.005
 
 
-def test_the_largest_offer_that_is_read_takes_no_longer_than_a_frame() -> None:
+def test_the_largest_offer_is_read_in_bounded_time() -> None:
     wide = b"".join(transform(3 if i < MAX_TRANSFORMS - 1 else 0) for i in range(MAX_TRANSFORMS))
     body = b"".join(proposal(wide, MAX_TRANSFORMS, 2 if i < MAX_PROPOSALS - 1 else 0) for i in range(MAX_PROPOSALS))
-    begun = time.perf_counter()
-    try:
+    with cpu_time() as watch:
         payload = decode_payload(33, False, body)
-    except RemoteError:
-        pytest.fail("64 proposals of 128 transforms are read")
     assert isinstance(payload, SaPayload)
-    assert time.perf_counter() - begun < 0.1
+    assert watch.seconds < 0.1

@@ -1,0 +1,244 @@
+"""PacketBatch, protect and unprotect: the ESP kernels over buffers of the caller's, bound once.
+
+Everything is checked before anything is written: element types and read-only buffers when the batch is bound, head and tail room and overlap then and
+at every call (offsets and lengths are the caller's and may have changed). A packet that is dropped gets length 0, so that nobody sends it on by
+mistake. The GIL is released while the kernels run; an SA in another thread's batch is a StateError. Left out: lookup of SAs, policy.
+Called by: embedders, bench.py, tests.
+"""
+
+from cpython.buffer cimport PyBUF_C_CONTIGUOUS, PyBUF_FORMAT, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
+from cpython.mem cimport PyMem_Calloc, PyMem_Free
+from libc.stddef cimport size_t
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.stdlib cimport qsort
+
+from ipsec_fast.dataplane.esp cimport esp_batch_ctx_free, esp_batch_ctx_new, esp_inbound, esp_outbound, esp_packet
+from ipsec_fast.dataplane.sad cimport SA, SA_INBOUND, SA_OUTBOUND, esp_sa
+from ipsec_fast.dataplane.status cimport VERDICT_OK
+from ipsec_fast.errors import StateError, UsageError
+
+
+cdef extern from *:
+    """
+    static inline int try_enter(int *busy) { return !__atomic_exchange_n(busy, 1, __ATOMIC_ACQUIRE); }
+    static inline void leave(int *busy) { __atomic_store_n(busy, 0, __ATOMIC_RELEASE); }
+    static int compare_u64(const void *a, const void *b)
+    {
+        uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
+        return (x > y) - (x < y);
+    }
+    """
+    bint try_enter(int *busy) noexcept nogil
+    void leave(int *busy) noexcept nogil
+    int compare_u64(const void *a, const void *b) noexcept nogil
+
+
+# codes of `describe`: which packet, and why not
+cdef enum:
+    FITS = 0
+    OUTSIDE
+    NO_HEADROOM
+    NO_TAILROOM
+    OVERLAP
+
+cdef struct misfit:
+    int code
+    uint32_t index
+
+
+cdef class PacketBatch:
+    """Packets at `offsets`, `lengths` in `buffer`, each with its SA; packet.pyi tells the arguments."""
+
+    def __cinit__(self, buffer, offsets, lengths, sas, verdicts):
+        self._hold("buffer", buffer, 1)
+        self._hold("offsets", offsets, 4)
+        self._hold("lengths", lengths, 4)
+        self._hold("verdicts", verdicts, 1)
+        if self.views[0].len > 0xFFFFFFFF:
+            raise UsageError("a buffer is at most 4 GiB, offsets have 32 bits")
+        self.n = self.views[3].len
+        if self.views[1].len != 4 * self.n or self.views[2].len != 4 * self.n:
+            raise UsageError(f"offsets, lengths and verdicts differ in length: {self.views[1].len // 4}, {self.views[2].len // 4}, {self.n}")
+        self._bind_sas((sas,) * self.n if isinstance(sas, SA) else tuple(sas))
+        self.packets = <esp_packet *> allocate(self.n, sizeof(esp_packet))
+        self.regions = <uint64_t *> allocate(self.n, sizeof(uint64_t))
+        self.ctx = esp_batch_ctx_new()
+        if self.ctx == NULL:
+            raise MemoryError
+        # room is checked for what the SAs do: seal or open
+        check_fit(self, load_packets(self))
+
+    def __dealloc__(self):
+        cdef int i
+        esp_batch_ctx_free(self.ctx)
+        PyMem_Free(self.packets)
+        PyMem_Free(self.regions)
+        PyMem_Free(self.sas)
+        PyMem_Free(self.distinct)
+        for i in range(self.held):
+            PyBuffer_Release(&self.views[i])
+
+    def __len__(self):
+        return self.n
+
+    def _hold(self, name, source, int itemsize):
+        cdef Py_buffer *view = &self.views[self.held]
+        PyObject_GetBuffer(source, view, PyBUF_WRITABLE | PyBUF_C_CONTIGUOUS | PyBUF_FORMAT)  # BufferError: read-only
+        self.held += 1
+        kind = "u8" if itemsize == 1 else "u32"
+        letters = (b"B", b"b", b"c") if itemsize == 1 else (b"I", b"L", b"i", b"l")
+        if view.itemsize != itemsize or view.format == NULL or view.format.lstrip(b"@=<") not in letters:
+            raise UsageError(f"{name} holds elements of type {view.format.decode()!r}; it must be {kind}")
+
+    def _bind_sas(self, owners):
+        if len(owners) != self.n:
+            raise UsageError(f"{len(owners)} SAs for {self.n} packets")
+        self.owners = owners
+        self.sas = <esp_sa **> allocate(self.n, sizeof(esp_sa *))
+        self.distinct = <esp_sa **> allocate(self.n, sizeof(esp_sa *))
+        for i, sa in enumerate(owners):
+            if not isinstance(sa, SA) or (<SA> sa).hot.key == NULL:
+                raise UsageError(f"packet {i}: its SA is {sa!r}")
+            self.sas[<uint32_t> i] = (<SA> sa).hot
+        for sa in {id(sa): sa for sa in owners}.values():
+            self.distinct[self.distinct_count] = (<SA> sa).hot
+            self.distinct_count += 1
+
+
+def protect(PacketBatch batch not None):
+    """Seal every packet in place, rewrite offsets and lengths, give verdicts; returns how many are ok."""
+    return run(batch, SA_OUTBOUND)
+
+
+def unprotect(PacketBatch batch not None):
+    """Open every packet in place, rewrite offsets and lengths, give verdicts; returns how many are ok."""
+    return run(batch, SA_INBOUND)
+
+
+cdef void *allocate(size_t count, size_t size) except NULL:
+    cdef void *block = PyMem_Calloc(count if count else 1, size)
+    if block == NULL:
+        raise MemoryError
+    return block
+
+
+cdef object run(PacketBatch batch, int direction):
+    cdef misfit found
+    cdef uint32_t good = 0
+    cdef uint32_t entered = 0
+    if not try_enter(&batch.busy):
+        raise StateError("this batch is in use by another thread")
+    try:
+        while entered < batch.distinct_count:
+            if not try_enter(&batch.distinct[entered].busy):
+                raise StateError("an SA of this batch is in use by another thread: one thread numbers, or accepts for, an SA")
+            entered += 1
+            if batch.distinct[entered - 1].direction != direction:
+                raise UsageError("protect takes outbound SAs, unprotect inbound ones; this batch holds one of the other kind")
+        with nogil:
+            found = load_packets(batch)
+        check_fit(batch, found)
+        with nogil:
+            if direction == SA_OUTBOUND:
+                esp_outbound(batch.ctx, batch.packets, batch.n)
+            else:
+                esp_inbound(batch.ctx, batch.packets, batch.n)
+            good = store_results(batch)
+    finally:
+        while entered > 0:
+            entered -= 1
+            leave(&batch.distinct[entered].busy)
+        leave(&batch.busy)
+    return good
+
+
+cdef misfit load_packets(PacketBatch batch) noexcept nogil:
+    # offsets and lengths are read once: what was checked is what runs
+    cdef uint8_t *base = <uint8_t *> batch.views[0].buf
+    cdef uint64_t size = <uint64_t> batch.views[0].len, start, end, last_end = 0, first, behind
+    cdef const uint32_t *offsets = <const uint32_t *> batch.views[1].buf
+    cdef const uint32_t *lengths = <const uint32_t *> batch.views[2].buf
+    cdef uint32_t i
+    cdef esp_sa *sa
+    cdef bint sorted_regions = True
+    cdef misfit found
+    found.code, found.index = FITS, 0
+    for i in range(batch.n):
+        sa = batch.sas[i]
+        start = offsets[i]
+        end = start + lengths[i]
+        found.index = i
+        if end > size:
+            found.code = OUTSIDE
+            return found
+        batch.packets[i].data = base + start
+        batch.packets[i].length = <uint32_t> (end - start)
+        batch.packets[i].sa = sa
+        first, behind = start, end
+        if sa.direction == SA_OUTBOUND and end > start:
+            if start < sa.headroom:
+                found.code = NO_HEADROOM
+                return found
+            if end + sa.tailroom > size:
+                found.code = NO_TAILROOM
+                return found
+            first -= sa.headroom
+            behind += sa.tailroom
+        if behind > first:
+            sorted_regions = sorted_regions and first >= last_end
+            last_end = behind
+        batch.regions[i] = first << 32 | behind
+    if not sorted_regions:
+        found.index = find_overlap(batch)
+        if found.index < batch.n:
+            found.code = OVERLAP
+    return found
+
+
+cdef uint32_t find_overlap(PacketBatch batch) noexcept nogil:
+    # the rank, by offset, of a packet that reaches into the one before; n if there is none
+    cdef uint32_t i
+    cdef uint64_t last_end = 0
+    qsort(batch.regions, batch.n, sizeof(uint64_t), compare_u64)
+    for i in range(batch.n):
+        if batch.regions[i] >> 32 == <uint32_t> batch.regions[i]:
+            continue
+        if batch.regions[i] >> 32 < last_end:
+            return i
+        last_end = <uint32_t> batch.regions[i]
+    return batch.n
+
+
+cdef int check_fit(PacketBatch batch, misfit found) except -1:
+    cdef esp_sa *sa
+    if found.code == FITS:
+        return 0
+    sa = batch.sas[found.index]
+    offset, length = (<uint32_t *> batch.views[1].buf)[found.index], (<uint32_t *> batch.views[2].buf)[found.index]
+    where = f"packet {found.index} at {offset}, {length} bytes"
+    if found.code == OUTSIDE:
+        raise BufferError(f"{where}: it reaches beyond the buffer of {batch.views[0].len} bytes")
+    if found.code == NO_HEADROOM:
+        raise BufferError(f"{where}: protect needs {sa.headroom} bytes before it (sa.headroom)")
+    if found.code == NO_TAILROOM:
+        raise BufferError(f"{where}: protect needs {sa.tailroom} bytes behind it (sa.tailroom)")
+    raise BufferError(f"packets overlap, head and tail room included (number {found.index} by offset reaches into the one before)")
+
+
+cdef uint32_t store_results(PacketBatch batch) noexcept nogil:
+    cdef uint8_t *base = <uint8_t *> batch.views[0].buf
+    cdef uint32_t *offsets = <uint32_t *> batch.views[1].buf
+    cdef uint32_t *lengths = <uint32_t *> batch.views[2].buf
+    cdef uint8_t *verdicts = <uint8_t *> batch.views[3].buf
+    cdef uint32_t i, good = 0
+    cdef esp_packet *packet
+    for i in range(batch.n):
+        packet = &batch.packets[i]
+        verdicts[i] = packet.verdict
+        if packet.verdict == VERDICT_OK:
+            offsets[i] = <uint32_t> (packet.data - base)
+            lengths[i] = packet.length
+            good += 1
+        else:
+            lengths[i] = 0
+    return good

@@ -1,0 +1,163 @@
+"""MTU is arithmetic (design decision 10): the MSS of every SYN is clamped, and a packet that does not fit is answered, never lost in silence.
+
+Answers are ICMP type 3 code 4 (RFC 792, RFC 1191) and ICMPv6 type 2 (RFC 4443 section 3.2), sent in the name of the packet's destination: the one
+address that surely is routed through the TUN, so that strict reverse path filters let it in. No answer to ICMP errors, to later fragments, to
+multicast (RFC 1122 section 3.2.2, RFC 4443 section 2.4). Rate limits are the worker's. Called by worker; fragments are made in segment.
+"""
+
+from libc.stdint cimport uint8_t, uint16_t, uint32_t
+from libc.string cimport memcpy, memset
+
+from ipsec_fast.dataplane.ip cimport (
+    IP_OK, csum_add, csum_fold, csum_ipv4_header, csum_pseudo6, csum_update16, ip_info, ip_parse
+)
+
+cdef enum:
+    TCP = 6
+    ICMP = 1
+    ICMPV6 = 58
+    TCP_SYN = 2
+    OPTION_END = 0
+    OPTION_NOP = 1
+    OPTION_MSS = 2
+    MIN_MTU_V6 = 1280
+
+
+cdef inline uint32_t load16(const uint8_t *at) noexcept nogil:
+    return <uint32_t>at[0] << 8 | at[1]
+
+
+cdef inline void store16(uint8_t *at, uint32_t value) noexcept nogil:
+    at[0] = <uint8_t>(value >> 8)
+    at[1] = <uint8_t>value
+
+
+cdef bint clamp_mss(uint8_t *packet, const ip_info *info, uint16_t mss, bint partial) noexcept nogil:
+    cdef uint8_t *tcp = packet + info.header_length
+    cdef uint32_t left = info.total_length - info.header_length, header, at = 20, size
+    if info.protocol != TCP or info.fragment_offset or left < 20 or not tcp[13] & TCP_SYN:
+        return False
+    header = (tcp[12] >> 4) * 4
+    if header > left:
+        return False
+    while at < header and tcp[at] != OPTION_END:
+        if tcp[at] == OPTION_NOP:
+            at += 1
+            continue
+        if at + 2 > header or tcp[at + 1] < 2 or at + tcp[at + 1] > header:
+            return False
+        size = tcp[at + 1]
+        if tcp[at] == OPTION_MSS and size == 4:
+            if load16(tcp + at + 2) <= mss:
+                return False
+            replace_mss(tcp, at + 2, mss, partial)
+            return True
+        at += size
+    return False
+
+
+cdef inline void replace_mss(uint8_t *tcp, uint32_t at, uint16_t mss, bint partial) noexcept nogil:
+    """RFC 1624. Behind an odd number of NOPs the MSS stands across two words: then both count, bytes swapped into place."""
+    cdef uint16_t check, before, after
+    cdef uint8_t old[2]
+    cdef uint8_t new[2]
+    memcpy(old, tcp + at, 2)
+    store16(new, mss)
+    if at & 1:
+        old[0], old[1] = old[1], old[0]
+        new[0], new[1] = new[1], new[0]
+    store16(tcp + at, mss)
+    if partial:
+        return
+    memcpy(&check, tcp + 16, 2)
+    memcpy(&before, old, 2)
+    memcpy(&after, new, 2)
+    check = csum_update16(check, before, after)
+    memcpy(tcp + 16, &check, 2)
+
+
+cdef inline bint is_icmp_error(const uint8_t *packet, const ip_info *info) noexcept nogil:
+    cdef uint8_t kind
+    if info.total_length <= info.header_length:
+        return False
+    kind = packet[info.header_length]
+    if info.protocol == ICMPV6:
+        return kind < 128
+    return info.protocol == ICMP and (kind == 3 or kind == 4 or kind == 5 or kind == 11 or kind == 12)
+
+
+cdef uint32_t answer_too_big(uint8_t *out, const uint8_t *packet, const ip_info *info, uint32_t mtu) noexcept nogil:
+    if info.fragment_offset or is_icmp_error(packet, info):
+        return 0
+    if info.version == 4:
+        if info.src[0] == 0 or info.src[0] >= 224 or info.dst[0] >= 224 or load16(info.src) == 0:
+            return 0
+        return answer_v4(out, packet, info, mtu)
+    if info.src[0] == 0xFF or (info.src[0] == 0 and load16(info.src + 14) == 0 and load16(info.src + 12) == 0):
+        return 0
+    return answer_v6(out, packet, info, mtu)
+
+
+cdef inline uint32_t answer_v4(uint8_t *out, const uint8_t *packet, const ip_info *info, uint32_t mtu) noexcept nogil:
+    cdef uint32_t quoted = min(info.total_length, <uint32_t>(576 - 28)), length = 28 + quoted
+    cdef uint16_t check
+    memset(out, 0, 28)
+    out[0] = 0x45
+    out[1] = 0xC0  # internetwork control, as kernels send errors
+    store16(out + 2, length)
+    out[8] = 64
+    out[9] = ICMP
+    memcpy(out + 12, info.dst, 4)
+    memcpy(out + 16, info.src, 4)
+    check = csum_ipv4_header(out, 20)
+    memcpy(out + 10, &check, 2)
+    out[20] = 3
+    out[21] = 4
+    store16(out + 26, min(mtu, <uint32_t>65535))
+    memcpy(out + 28, packet, quoted)
+    check = <uint16_t>~csum_fold(csum_add(0, out + 20, 8 + quoted))
+    memcpy(out + 22, &check, 2)
+    return length
+
+
+cdef inline uint32_t answer_v6(uint8_t *out, const uint8_t *packet, const ip_info *info, uint32_t mtu) noexcept nogil:
+    cdef uint32_t quoted = min(info.total_length, <uint32_t>(ANSWER_BYTES - 48)), length = 48 + quoted
+    cdef uint16_t check
+    mtu = max(mtu, <uint32_t>MIN_MTU_V6)
+    memset(out, 0, 48)
+    out[0] = 0x60
+    store16(out + 4, 8 + quoted)
+    out[6] = ICMPV6
+    out[7] = 64
+    # a multicast destination is answered too (RFC 4443 section 2.4 e.3), but cannot be a source
+    if info.dst[0] == 0xFF:
+        return 0
+    memcpy(out + 8, info.dst, 16)
+    memcpy(out + 24, info.src, 16)
+    out[40] = 2
+    store16(out + 44, mtu >> 16)
+    store16(out + 46, mtu & 0xFFFF)
+    memcpy(out + 48, packet, quoted)
+    check = <uint16_t>~csum_fold(csum_add(csum_pseudo6(out + 8, out + 24, ICMPV6, 8 + quoted), out + 40, 8 + quoted))
+    memcpy(out + 42, &check, 2)
+    return length
+
+
+def clamped(bytes packet, int mss):
+    """The packet as clamp_mss leaves it, for tests."""
+    cdef bytearray copy = bytearray(packet)
+    cdef ip_info info
+    cdef uint8_t *at = <uint8_t *><char *>copy
+    if ip_parse(at, <uint32_t>len(copy), &info) == IP_OK:
+        clamp_mss(at, &info, <uint16_t>mss, False)
+    return bytes(copy)
+
+
+def too_big_answer(bytes packet, int mtu):
+    """What answer_too_big writes, for tests; empty if no answer may be sent."""
+    cdef uint8_t out[ANSWER_BYTES]
+    cdef ip_info info
+    cdef const uint8_t *at = <const uint8_t *><const char *>packet
+    if ip_parse(at, <uint32_t>len(packet), &info) != IP_OK:
+        return b""
+    return (<char *>out)[:answer_too_big(out, at, &info, <uint32_t>mtu)]

@@ -1,0 +1,288 @@
+"""One security association (RFC 4301 section 4.4.2): checks what it is made of, and owns the struct that kernels use.
+
+Hot and cold part are apart: kernels see `esp_sa` alone, 64-byte aligned; window and expanded key lie elsewhere. Left out: transport mode, AH,
+and the lookup by SPI (spd.pyx). Called by: control/, embedders, PacketBatch.
+"""
+
+import ipaddress
+
+from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
+from libc.stddef cimport size_t
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdlib cimport free
+from libc.string cimport memcpy, memset
+
+from ipsec_fast.algorithms import esp_suite
+from ipsec_fast.crypto.secret cimport Secret, borrow
+from ipsec_fast.dataplane.engine cimport engine_suite, find_suite
+from ipsec_fast.dataplane.status cimport VERDICT_COUNT
+from ipsec_fast.errors import AlgorithmError, StateError, UsageError
+
+from ipsec_fast.dataplane import status
+
+
+cdef extern from "replay.h" nogil:
+    struct replay_window:
+        uint64_t top
+    replay_window *replay_new(uint32_t size, uint64_t top) noexcept
+
+cdef extern from "stdlib.h" nogil:
+    void *aligned_alloc(size_t alignment, size_t size) noexcept
+
+cdef extern from "openssl/crypto.h" nogil:
+    void OPENSSL_cleanse(void *p, size_t length) noexcept
+
+
+cdef inline void store_be16(uint8_t *p, uint32_t value) noexcept nogil:
+    p[0] = <uint8_t> (value >> 8)
+    p[1] = <uint8_t> value
+
+
+cdef class SA:
+    """One ESP SA in tunnel mode; sad.pyi tells the arguments."""
+
+    def __cinit__(self, *args, **kwargs):
+        cdef size_t size = (sizeof(esp_sa) + 63) & ~<size_t> 63
+        self.hot = <esp_sa *> aligned_alloc(64, size)
+        if self.hot == NULL:
+            raise MemoryError
+        memset(self.hot, 0, size)
+
+    def __init__(self, direction, spi, algorithm="aes128gcm16", key=None, mode="tunnel", src=None, dst=None, encap=None, esn=False,
+                 window=1024, seq=0, granted=None, engine="auto"):
+        if self.hot.key != NULL or self.hot.window != NULL:
+            raise StateError("this SA is made already")
+        if direction not in ("out", "in"):
+            raise UsageError(f"direction {direction!r}: it is 'out' or 'in'")
+        if mode != "tunnel":
+            raise UsageError(f"mode {mode!r}: this version carries 'tunnel'")
+        if not isinstance(spi, int) or not 256 <= spi <= 0xFFFFFFFF:
+            raise UsageError(f"SPI {spi!r}: it is 256 to 4294967295, lower ones are reserved (RFC 4303 section 2.1)")
+        if not isinstance(window, int) or not 64 <= window <= 65536:
+            raise UsageError(f"anti-replay window {window!r}: it is 64 to 65536 packets")
+        last = 0xFFFFFFFFFFFFFFFF if esn else 0xFFFFFFFF
+        if not isinstance(seq, int) or not 0 <= seq <= last:
+            raise UsageError(f"sequence number {seq!r}: it is 0 to {last} {'with' if esn else 'without'} ESN")
+        self.algorithm = esp_suite(algorithm).name
+        self.mode = mode
+        self.window_size = window
+        spi_bytes = spi.to_bytes(4, "big")
+        memcpy(&self.hot.spi_be, <const char *> spi_bytes, 4)
+        self.hot.direction = SA_OUTBOUND if direction == "out" else SA_INBOUND
+        self.hot.esn = bool(esn)
+        self.hot.hard_limit = last
+        self.hot.soft_limit = last // 4 * 3
+        self.hot.seq = seq
+        self.hot.outer_id = spi & 0xFFFF  # where it starts does not matter, DF is set (RFC 6864)
+        if direction == "in":
+            self.hot.window = replay_new(window, seq)
+            if self.hot.window == NULL:
+                raise MemoryError
+        set_outer(self, src, dst, encap)
+        set_key(self, find_suite(self.algorithm, engine), key)
+        self.hot.headroom = self.hot.outer_length + 8 + self.hot.iv_length
+        self.hot.tailroom = self.hot.align - 1 + 2 + self.hot.icv_length
+        self.set_grant(last if granted is None else granted)
+
+    def __dealloc__(self):
+        if self.hot == NULL:
+            return
+        if self.hot.release != NULL:
+            self.hot.release(self.hot)
+        if self.hot.key != NULL:
+            self.hot.suite.key_free(self.hot.key)
+        free(self.hot.window)
+        OPENSSL_cleanse(self.hot, sizeof(esp_sa))
+        free(self.hot)
+
+    def __reduce__(self):
+        raise TypeError("an SA holds keys and is not pickled")
+
+    def __repr__(self):
+        return f"<SA {self.direction} spi 0x{self.spi:08x} {self.algorithm} seq {self.seq}>"
+
+    def set_grant(self, granted):
+        """Numbers up to `granted` may be used; half of what that adds is where the next grant is wanted."""
+        if not isinstance(granted, int) or granted < 0:
+            raise UsageError(f"grant {granted!r}: it is the highest sequence number that may be used")
+        cdef uint64_t end = min(granted, <object> self.hot.hard_limit)
+        cdef uint64_t now = load_u64(&self.hot.seq)
+        store_u64(&self.hot.grant_ask, now + (end - now) // 2 if end > now else end)
+        store_u64(&self.hot.granted, end)
+
+    def sealed_length(self, uint32_t inner_length):
+        return esp_sealed_length(self.hot, inner_length)
+
+    def max_inner_length(self, uint32_t sealed_length):
+        return esp_max_inner(self.hot, sealed_length)
+
+    def counters(self):
+        """`packets`, `bytes` (of inner packets) and one entry per drop reason that occurred."""
+        cdef int i
+        found = {"packets": self.hot.packets, "bytes": self.hot.bytes}
+        for i in range(1, VERDICT_COUNT):
+            if self.hot.drops[i]:
+                found[status.NAMES[i]] = self.hot.drops[i]
+        return found
+
+    @property
+    def direction(self):
+        return "out" if self.hot.direction == SA_OUTBOUND else "in"
+
+    @property
+    def spi(self):
+        return int.from_bytes((<const char *> &self.hot.spi_be)[:4], "big")
+
+    @property
+    def engine(self):
+        return self.hot.suite.engine.decode()
+
+    @property
+    def esn(self):
+        return bool(self.hot.esn)
+
+    @property
+    def window(self):
+        return self.window_size
+
+    @property
+    def headroom(self):
+        return self.hot.headroom
+
+    @property
+    def tailroom(self):
+        return self.hot.tailroom
+
+    @property
+    def seq(self):
+        """Last number used (out), highest valid one received (in)."""
+        if self.hot.direction == SA_INBOUND and self.hot.window != NULL:
+            return load_u64(&(<replay_window *> self.hot.window).top)
+        return load_u64(&self.hot.seq)
+
+    @property
+    def granted(self):
+        return load_u64(&self.hot.granted)
+
+    @property
+    def hard_limit(self):
+        return self.hot.hard_limit
+
+    @property
+    def soft_limit(self):
+        return self.hot.soft_limit
+
+    @property
+    def soft_limit_reached(self):
+        return self.seq >= self.hot.soft_limit
+
+    @property
+    def mss_ipv4(self):
+        return self.hot.mss_ipv4
+
+    @mss_ipv4.setter
+    def mss_ipv4(self, uint16_t value):
+        self.hot.mss_ipv4 = value
+
+    @property
+    def mss_ipv6(self):
+        return self.hot.mss_ipv6
+
+    @mss_ipv6.setter
+    def mss_ipv6(self, uint16_t value):
+        self.hot.mss_ipv6 = value
+
+    @property
+    def max_inner(self):
+        return self.hot.max_inner
+
+    @max_inner.setter
+    def max_inner(self, uint16_t value):
+        self.hot.max_inner = value
+
+    @property
+    def tag(self):
+        return self.hot.tag
+
+    @tag.setter
+    def tag(self, uint64_t value):
+        self.hot.tag = value
+
+
+cdef void set_outer(SA sa, src, dst, encap) except *:
+    if (src is None) != (dst is None):
+        raise UsageError("src and dst go together: both for an SA with an outer header, none for ESP alone")
+    if encap is not None and src is None:
+        raise UsageError("encap (UDP) needs src and dst")
+    sa.src = sa.dst = sa.encap = None
+    if src is None:
+        return
+    try:
+        sa.src, sa.dst = ipaddress.ip_address(src), ipaddress.ip_address(dst)
+    except ValueError as error:
+        raise UsageError(f"outer address: {error}") from None
+    if sa.src.version != sa.dst.version:
+        raise UsageError(f"src {src} and dst {dst}: one is IPv4, the other IPv6")
+    if encap is not None:
+        sport, dport = encap
+        if not (0 < sport < 65536 and 0 < dport < 65536):
+            raise UsageError(f"encap {encap!r}: (source port, destination port), each 1 to 65535")
+        sa.encap = (int(sport), int(dport))
+    write_template(sa)
+
+
+cdef void write_template(SA sa) except *:
+    cdef uint8_t *header = sa.hot.outer_header
+    cdef uint32_t length
+    cdef bytes addresses = sa.src.packed + sa.dst.packed
+    protocol = 17 if sa.encap else 50
+    if sa.src.version == 4:
+        sa.hot.outer, length = OUTER_IPV4, 20
+        header[0], header[6], header[8], header[9] = 0x45, 0x40, 64, protocol
+        memcpy(header + 12, <const char *> addresses, 8)
+    else:
+        sa.hot.outer, length = OUTER_IPV6, 40
+        header[0], header[6], header[7] = 0x60, protocol, 64
+        memcpy(header + 8, <const char *> addresses, 32)
+    if sa.encap:
+        sa.hot.encap = 1
+        store_be16(header + length, sa.encap[0])
+        store_be16(header + length + 2, sa.encap[1])
+        length += 8
+    sa.hot.outer_length = length
+
+
+cdef void set_key(SA sa, const engine_suite *suite, key) except *:
+    cdef Py_buffer view
+    if key is None:
+        use_key(sa, suite, NULL, 0)
+    if isinstance(key, Secret):
+        use_key(sa, suite, borrow(<Secret> key), (<Secret> key).size)
+        return
+    try:
+        PyObject_GetBuffer(key, &view, PyBUF_SIMPLE)
+    except TypeError:
+        raise UsageError(f"the key is bytes-like or a Secret, not {type(key).__name__}") from None
+    try:
+        use_key(sa, suite, <const uint8_t *> view.buf, view.len)
+    finally:
+        PyBuffer_Release(&view)
+
+
+cdef void use_key(SA sa, const engine_suite *suite, const uint8_t *keymat, Py_ssize_t size) except *:
+    if keymat == NULL or size != suite.keymat_length:
+        parts = [f"{suite.key_length} cipher key"]
+        if suite.salt_length:
+            parts.append(f"{suite.salt_length} salt")
+        if not suite.is_aead:
+            parts.append(f"{suite.keymat_length - suite.key_length} integrity key")
+        raise AlgorithmError(f"{sa.algorithm} needs {suite.keymat_length} bytes of key ({', '.join(parts)}), not {size}")
+    sa.hot.key = suite.key_new(keymat, sa.hot.direction == SA_OUTBOUND)
+    if sa.hot.key == NULL:
+        raise AlgorithmError(f"{suite.engine.decode()} refused the key of {sa.algorithm}")
+    sa.hot.suite = suite
+    memcpy(sa.hot.salt, keymat + suite.key_length, suite.salt_length)
+    sa.hot.iv_length = suite.iv_length
+    sa.hot.icv_length = suite.icv_length
+    sa.hot.align = suite.align
+    sa.hot.is_aead = suite.is_aead

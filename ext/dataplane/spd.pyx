@@ -1,0 +1,236 @@
+"""The SPD's cache for the worker (RFC 4301 section 4.4.1): ordered policies for what leaves, selectors of each SA for what arrives, SPI lookup.
+
+Everything the worker reads is immutable once published. Ranges of addresses and ports are true ranges, not prefixes. A packet whose ports cannot be
+seen (later fragment, protocol without ports) matches any-port and OPAQUE selectors only (section 4.4.1.1). What arrives is checked against the SA it
+came on (section 5.2), not against the policies: after a rekey both old and new SA carry the same selectors. Called by worker; made by control.
+"""
+
+from cpython.mem cimport PyMem_Calloc, PyMem_Free
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from libc.string cimport memcmp, memcpy, memset
+
+from ipsec_fast.dataplane.epoch cimport retire
+from ipsec_fast.dataplane.sad cimport SA, SA_INBOUND, SA_OUTBOUND, OUTER_NONE
+
+from ..errors import UsageError
+
+cdef extern from "net_io.h" nogil:
+    void atomic_set_pointer(void **target, void *value) noexcept
+
+_ACTIONS = {"discard": POLICY_DISCARD, "bypass": POLICY_BYPASS, "protect": POLICY_PROTECT}
+cdef uint64_t generations = 0
+
+
+cdef inline bint not_above(const wide_address *a, const wide_address *b) noexcept nogil:
+    return a.high < b.high or (a.high == b.high and a.low <= b.low)
+
+
+cdef inline bint matches(
+    const selector *ts, const flow_key *key, const wide_address *address, uint16_t port
+) noexcept nogil:
+    if ts.version != key.version or not not_above(&ts.start, address) or not not_above(address, &ts.end):
+        return False
+    if ts.protocol and ts.protocol != key.protocol:
+        return False
+    if ts.any_port:
+        return True
+    if ts.opaque:
+        return not key.has_ports
+    return key.has_ports and ts.start_port <= port <= ts.end_port
+
+
+cdef inline uint64_t load_be(const uint8_t *at, int size) noexcept nogil:
+    cdef uint64_t value = 0
+    cdef int i
+    for i in range(size):
+        value = value << 8 | at[i]
+    return value
+
+
+cdef inline void load_address(wide_address *address, const uint8_t *at, uint8_t version) noexcept nogil:
+    address.high = 0 if version == 4 else load_be(at, 8)
+    address.low = load_be(at, 4) if version == 4 else load_be(at + 8, 8)
+
+
+cdef void make_flow_key(flow_key *key, const ip_info *info) noexcept nogil:
+    memset(key, 0, sizeof(flow_key))
+    load_address(&key.src, info.src, info.version)
+    load_address(&key.dst, info.dst, info.version)
+    key.version = info.version
+    key.protocol = info.protocol
+    key.has_ports = info.has_ports
+    key.src_port = info.src_port
+    key.dst_port = info.dst_port
+
+
+cdef bint selectors_match(const selector_pair_list *pairs, const flow_key *key) noexcept nogil:
+    """An arriving packet: its destination is in one of ours, its source in one of theirs."""
+    cdef uint32_t i
+    if pairs is NULL:
+        return False
+    for i in range(pairs.local_count):
+        if matches(&pairs.local[i], key, &key.dst, key.dst_port):
+            break
+    else:
+        return False
+    for i in range(pairs.remote_count):
+        if matches(&pairs.remote[i], key, &key.src, key.src_port):
+            return True
+    return False
+
+
+cdef inline uint32_t first_match(const dataplane_tables *tables, const flow_key *key) noexcept nogil:
+    cdef uint32_t i
+    for i in range(tables.policy_count):
+        if matches(&tables.policies[i].local, key, &key.src, key.src_port) and matches(
+            &tables.policies[i].remote, key, &key.dst, key.dst_port
+        ):
+            return i
+    return tables.policy_count
+
+
+cdef policy_row *find_policy(dataplane_tables *tables, flow_entry *cache, const flow_key *key) noexcept nogil:
+    """The first policy that matches a packet that leaves, NULL if none does. `cache` has FLOW_CACHE_SIZE entries of this worker."""
+    cdef flow_entry *entry
+    cdef uint64_t mixed
+    cdef uint32_t found
+    if tables.policy_count <= FLOW_CACHE_POLICIES:
+        found = first_match(tables, key)
+        return &tables.policies[found] if found < tables.policy_count else NULL
+    mixed = key.src.low * 0x9E3779B97F4A7C15u ^ key.dst.low * 0xC2B2AE3D27D4EB4Fu ^ key.dst.high
+    mixed ^= (<uint64_t>key.src_port << 24 ^ <uint64_t>key.dst_port << 8 ^ key.protocol) * 0x165667B19E3779F9u
+    entry = &cache[(mixed >> 40) % FLOW_CACHE_SIZE]
+    if entry.generation != tables.generation or memcmp(&entry.key, key, sizeof(flow_key)) != 0:
+        entry.policy = first_match(tables, key)
+        entry.key = key[0]
+        entry.generation = tables.generation
+    return &tables.policies[entry.policy] if entry.policy < tables.policy_count else NULL
+
+
+cdef int fill_selector(selector *to, object ts) except -1:
+    start, end = int(ts.start), int(ts.end)
+    to.start.high, to.start.low = start >> 64, start & 0xFFFFFFFFFFFFFFFF
+    to.end.high, to.end.low = end >> 64, end & 0xFFFFFFFFFFFFFFFF
+    to.version, to.protocol = ts.version, ts.protocol
+    to.any_port, to.opaque = ts.is_any_port, ts.is_opaque
+    to.start_port, to.end_port = ts.start_port, ts.end_port
+    return 0
+
+
+cdef class SelectorPairs:
+    """Owns one selector_pair_list."""
+
+    cdef selector_pair_list list_
+
+    def __cinit__(self, local, remote):
+        self.list_.local = <selector *>PyMem_Calloc(len(local) + len(remote), sizeof(selector))
+        if self.list_.local is NULL:
+            raise MemoryError
+        self.list_.remote = self.list_.local + len(local)
+        for i, ts in enumerate([*local, *remote]):
+            fill_selector(&self.list_.local[<Py_ssize_t>i], ts)
+        self.list_.local_count, self.list_.remote_count = len(local), len(remote)
+
+    def __dealloc__(self):
+        PyMem_Free(self.list_.local)
+
+
+def set_selectors(SA sa not None, local, remote):
+    """What an inbound SA may carry: destination in one of `local`, source in one of `remote`."""
+    if not local or not remote:
+        raise UsageError(f"SA {sa.spi:#010x}: selectors of both sides are needed, local has {len(local)}, remote has {len(remote)}")
+    cdef SelectorPairs new = SelectorPairs(local, remote)
+    kept = sa.io if isinstance(sa.io, dict) else {}
+    old = kept.get("selectors")
+    sa.io = {**kept, "selectors": new}
+    atomic_set_pointer(&sa.hot.selectors, &new.list_)
+    retire(old)
+
+
+cdef class Policy:
+    """One entry of the SPD for packets that leave."""
+
+    def __init__(self, str action, local, remote, SA outbound=None, tag=0):
+        if action not in _ACTIONS:
+            raise UsageError(f"policy action {action!r} is none of protect, bypass, discard")
+        if local.version != remote.version:
+            raise UsageError(f"policy {local} === {remote}: selectors of one IP version are needed")
+        if outbound is not None and action != "protect":
+            raise UsageError(f"policy {local} === {remote}: only protect has an SA, not {action}")
+        self.action, self.local, self.remote, self.outbound, self.tag = action, local, remote, outbound, tag
+
+    def __repr__(self):
+        return f"<Policy {self.action} {self.local} === {self.remote}>"
+
+
+cdef class Tables:
+    """An immutable snapshot of inbound SAs and policies; it keeps its SAs alive."""
+
+    def __init__(self, inbound, policies):
+        global generations
+        self.inbound, self.policies = tuple(inbound), tuple(policies)
+        generations += 1
+        self.c.generation = generations
+        self._fill_spis()
+        self._fill_policies()
+
+    def __dealloc__(self):
+        PyMem_Free(self.c.spis)
+        PyMem_Free(self.c.policies)
+
+    def _fill_spis(self):
+        cdef uint32_t size = 16, at
+        cdef SA sa
+        while size < 2 * len(self.inbound) + 1:
+            size *= 2
+        self.c.spis = <spi_row *>PyMem_Calloc(size, sizeof(spi_row))
+        if self.c.spis is NULL:
+            raise MemoryError
+        self.c.spi_mask = size - 1
+        for sa in self.inbound:
+            _check_for_worker(sa, SA_INBOUND)
+            if find_sa(&self.c, sa.hot.spi_be) is not NULL:
+                raise UsageError(f"SPI {sa.spi:#010x} stands twice among the inbound SAs")
+            at = (sa.hot.spi_be * 2654435761u) >> 7 & self.c.spi_mask
+            while self.c.spis[at].sa is not NULL:
+                at = at + 1 & self.c.spi_mask
+            self.c.spis[at].spi_be, self.c.spis[at].sa = sa.hot.spi_be, sa.hot
+
+    def _fill_policies(self):
+        cdef policy_row *row
+        cdef Policy policy
+        cdef Py_ssize_t i
+        self.c.policies = <policy_row *>PyMem_Calloc(max(1, len(self.policies)), sizeof(policy_row))
+        if self.c.policies is NULL:
+            raise MemoryError
+        for i, policy in enumerate(self.policies):
+            row = &self.c.policies[i]
+            fill_selector(&row.local, policy.local)
+            fill_selector(&row.remote, policy.remote)
+            row.action, row.tag = _ACTIONS[policy.action], policy.tag
+            if policy.outbound is not None:
+                _check_for_worker(policy.outbound, SA_OUTBOUND)
+                row.sa = (<SA>policy.outbound).hot
+        self.c.policy_count = <uint32_t>len(self.policies)
+
+
+cdef _check_for_worker(SA sa, int direction):
+    name = f"SA {sa.spi:#010x}"
+    if sa.hot.direction != direction:
+        raise UsageError(f"{name} is {sa.direction}bound, where the other direction is needed")
+    if sa.hot.outer != OUTER_NONE:
+        raise UsageError(f"{name} has outer addresses of its own; the worker's socket adds them")
+    if direction == SA_INBOUND and sa.hot.selectors is NULL:
+        raise UsageError(f"{name} has no selectors: call set_selectors first")
+    if direction == SA_OUTBOUND and sa.hot.endpoint is NULL:
+        raise UsageError(f"{name} has no endpoint: call set_endpoint first")
+
+
+def last_sent_s(SA sa not None):
+    """Monotonic seconds of the last datagram sent on this SA, None if there was none."""
+    return sa.hot.last_use_ns / 1e9 if sa.hot.direction == SA_OUTBOUND and sa.hot.last_use_ns else None
+
+
+def last_received_s(SA sa not None):
+    """Monotonic seconds of the last valid packet received on this SA, None if there was none."""
+    return sa.hot.last_use_ns / 1e9 if sa.hot.direction == SA_INBOUND and sa.hot.last_use_ns else None

@@ -1,0 +1,75 @@
+"""`ipsec-fast bench esp [--json]`: its arguments and what it prints. The measurement is esp.py. Called by: cli."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .esp import Result
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of `ipsec-fast bench`."""
+    parser.description = (
+        "ESP on one core, tunnel mode, no I/O: ns per packet called from Python, beside the bare engine (raw) in the same run. "
+        "ratio = raw / ours; 1.0 would mean that all but the cipher is free."
+    )
+    parser.add_argument("what", choices=["esp"], help="what to measure")
+    parser.add_argument("--json", action="store_true", help="one JSON document on stdout")
+    parser.add_argument(
+        "--algorithm", action="append", default=[], metavar="NAME", help="may be repeated; left out: all"
+    )
+    parser.add_argument("--seconds", type=float, default=0.2, metavar="S", help="for each row (default 0.2)")
+    parser.add_argument(
+        "--size", action="append", type=int, default=[], metavar="BYTES", help="inner packet; may be repeated"
+    )
+    parser.add_argument(
+        "--batch", action="append", type=int, default=[], metavar="N", help="packets per call; may be repeated"
+    )
+    parser.add_argument("--engine", default="auto", help="auto (default) or an engine's name")
+
+
+def main(args: argparse.Namespace) -> int:
+    """Run what the arguments say; errors are raised for the face to print."""
+    from .esp import (
+        DEFAULT_BATCHES,
+        DEFAULT_SIZES,
+        machine,
+        run_bench_esp,
+    )  # late: numpy and the kernels, which no other command needs
+
+    rows = _print_head(machine()) if not args.json else None
+    results = run_bench_esp(
+        args.algorithm,
+        args.size or DEFAULT_SIZES,
+        args.batch or DEFAULT_BATCHES,
+        args.seconds,
+        args.engine,
+        on_result=rows,
+    )
+    if args.json:
+        print(json.dumps({"machine": machine(), "results": [asdict(result) for result in results]}, indent=1))
+    return 0
+
+
+def _print_head(where: dict[str, Any]) -> Callable[[Result], None]:
+    print(
+        f"{where['cpu']}, {where['cores']} cores, Linux {where['kernel']}, Python {where['python']}, {where['openssl']}"
+    )
+    print(
+        f"{'':3} {'algorithm':14} {'engine':8} {'bytes':>5} {'batch':>5} {'ns/packet':>10} {'raw ns':>8} {'ratio':>6} {'Gbit/s':>7}"
+    )
+    return _print_row
+
+
+def _print_row(row: Result) -> None:
+    gbit = row.packet_bytes * 8 / row.ns_per_packet
+    print(
+        f"{row.direction:3} {row.algorithm:14} {row.engine:8} {row.packet_bytes:5} {row.batch:5} "
+        f"{row.ns_per_packet:10.1f} {row.raw_ns_per_packet:8.1f} {row.ratio:6.2f} {gbit:7.2f}",
+        flush=True,
+    )

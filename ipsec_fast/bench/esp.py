@@ -1,0 +1,173 @@
+"""The measurement of `ipsec-fast bench esp`: what a packet costs, called from Python as an embedder calls.
+
+Ours and the bare engine take turns, batch by batch, and the medians are compared, so that a busy machine hurts both
+alike. One core, no I/O; what is sealed in place is put back off the clock. `ratio` is raw_ns_per_packet / ns_per_packet:
+1.0 would mean that everything but the cipher is free. Called by: the package's face, bench/.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import statistics
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..algorithms import esp_suite, esp_suite_names
+from ..dataplane.openssl import library_version
+from ..dataplane.packet import PacketBatch, protect, unprotect
+from ..dataplane.raw import RawBatch
+from ..dataplane.sad import SA
+from ..errors import IpsecFastError, UsageError
+
+DEFAULT_SIZES = (64, 256, 1400)
+DEFAULT_BATCHES = (32, 64)
+BEFORE, BEHIND = 128, 64  # room round a packet in its slot
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """One row; the field names are the JSON's."""
+
+    direction: str
+    algorithm: str
+    engine: str
+    packet_bytes: int
+    batch: int
+    ns_per_packet: float
+    raw_ns_per_packet: float
+    ratio: float
+
+
+def machine() -> dict[str, Any]:
+    """Where a figure comes from: {cpu, cores, kernel, python, openssl, ipsecmb}."""
+    found = re.search(r"^model name\s*:\s*(.+)$", _read("/proc/cpuinfo"), re.MULTILINE)
+    return {
+        "cpu": found[1].strip() if found else platform.machine(),
+        "cores": len(os.sched_getaffinity(0)),
+        "kernel": platform.release(),
+        "python": platform.python_version(),
+        "openssl": library_version(),
+        "ipsecmb": None,
+    }
+
+
+def _read(path: str) -> str:
+    try:
+        return Path(path).read_text()
+    except OSError:
+        return ""
+
+
+class EspCase:
+    """`batch` slots of one packet size, and the steps that put a batch back to what it was."""
+
+    def __init__(self, algorithm: str, packet_bytes: int, batch: int, engine: str) -> None:
+        key = bytes(range(esp_suite(algorithm).keymat_bytes))
+        self.out = SA("out", 0x1001, algorithm, key, engine=engine)
+        self.into = SA("in", 0x1001, algorithm, key, engine=engine)
+        self.length, self.batch = packet_bytes, batch
+        stride = ((BEFORE + packet_bytes + BEHIND + 63) // 64) | 1  # an odd number of cache lines apart
+        self.buffer = np.zeros(stride * 64 * batch, np.uint8)
+        self.starts = (np.arange(batch, dtype=np.uint32) * (stride * 64) + BEFORE).astype(np.uint32)
+        self.offsets, self.lengths = self.starts.copy(), np.zeros(batch, np.uint32)
+        self.verdicts = np.zeros(batch, np.uint8)
+        self.sealing = PacketBatch(self.buffer, self.offsets, self.lengths, self.out, self.verdicts)
+        self.opening = PacketBatch(self.buffer, self.offsets, self.lengths, self.into, self.verdicts)
+        self.header = np.frombuffer(b"\x45\0" + packet_bytes.to_bytes(2, "big") + bytes(16), np.uint8)
+        self.header_at = self.starts[:, None] + np.arange(20, dtype=np.uint32)
+
+    def fill(self) -> None:
+        """Plaintext packets in every slot (behind the header stands what the last round left)."""
+        self.buffer[self.header_at] = self.header
+        self.offsets[:] = self.starts
+        self.lengths[:] = self.length
+
+    def fill_sealed(self) -> None:
+        self.fill()
+        protect(self.sealing)
+
+    def protect_timed(self) -> int:
+        """Nanoseconds of sealing a batch that `fill` made."""
+        start = time.perf_counter_ns()
+        good = protect(self.sealing)
+        return self._done(start, good)
+
+    def unprotect_timed(self) -> int:
+        """Nanoseconds of opening a batch that `fill_sealed` made."""
+        start = time.perf_counter_ns()
+        good = unprotect(self.opening)
+        return self._done(start, good)
+
+    def seal(self) -> int:
+        self.fill()
+        return self.protect_timed()
+
+    def open(self) -> int:
+        self.fill_sealed()
+        return self.unprotect_timed()
+
+    def _done(self, start: int, good: int) -> int:
+        taken = time.perf_counter_ns() - start
+        if good != self.batch:
+            raise IpsecFastError(f"the benchmark lost packets: {self.out.counters()} {self.into.counters()}")
+        return taken
+
+
+def _measure(ours: Callable[[], int], raw: Callable[[], int], seconds: float) -> tuple[float, float]:
+    """Medians of ns per batch, the two taking turns."""
+    for _ in range(3):
+        ours(), raw()
+    own: list[int] = []
+    bare: list[int] = []
+    end = time.monotonic() + seconds
+    while time.monotonic() < end or len(own) < 5:
+        own.append(ours())
+        bare.append(raw())
+    return statistics.median(own), statistics.median(bare)
+
+
+def run_bench_esp(
+    algorithms: Iterable[str] = (),
+    sizes: Iterable[int] = DEFAULT_SIZES,
+    batches: Iterable[int] = DEFAULT_BATCHES,
+    seconds: float = 0.2,
+    engine: str = "auto",
+    on_result: Callable[[Result], None] | None = None,
+) -> list[Result]:
+    """Every algorithm x direction x size x batch, `seconds` each; raises AlgorithmError, UsageError."""
+    results = []
+    names = [esp_suite(name).name for name in algorithms] or list(esp_suite_names())
+    if (
+        seconds <= 0
+        or any(not 20 <= size <= 65000 for size in sizes)
+        or any(not 1 <= batch <= 4096 for batch in batches)
+    ):
+        raise UsageError("bench: packets are 20 to 65000 bytes, batches 1 to 4096 packets, seconds above 0")
+    for name in names:
+        for direction in ("out", "in"):
+            for size in sizes:
+                for batch in batches:
+                    case = EspCase(name, size, batch, engine)
+                    raw = RawBatch(name, size, batch, direction == "out", engine)
+                    own, bare = _measure(case.seal if direction == "out" else case.open, raw.run, seconds)
+                    result = Result(
+                        direction,
+                        name,
+                        case.out.engine,
+                        size,
+                        batch,
+                        round(own / batch, 1),
+                        round(bare / batch, 1),
+                        round(bare / own, 3),
+                    )
+                    results.append(result)
+                    if on_result is not None:
+                        on_result(result)
+    return results

@@ -1,0 +1,167 @@
+"""`status`, `up` and `down`: clients of a running gateway's control socket.
+
+Called by main.py. How the status looks is table.py's business.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tomllib
+from pathlib import Path
+from typing import Any
+
+from .. import __version__
+from ..errors import ConfigError, HostError, StateError, UsageError
+from ..gateway.vici import DEFAULT_SOCKET
+from ..gateway.vici.client import ViciClient
+from ..gateway.vici.codec import Decoded, to_text
+from . import table
+
+# keys of list-sas whose values are numbers; SPIs are hex and stay text
+NUMBERS = frozenset(
+    (
+        "uniqueid", "version", "local-port", "remote-port", "encr-keysize", "established", "rekey-time", "reqid", "esn",
+        "bytes-in", "packets-in", "use-in", "bytes-out", "packets-out", "use-out", "life-time", "install-time",
+        "mtu", "mss_ipv4", "mss_ipv6", "workers",
+    )
+)  # fmt: skip
+Tree = dict[str, Any]
+
+
+def add_status(parser: argparse.ArgumentParser) -> None:
+    _add_socket(parser)
+    parser.add_argument("--json", action="store_true", help="print one JSON document instead of a table")
+
+
+def add_up(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("name", metavar="NAME", help="a child, a connection, or CONNECTION/CHILD")
+    _add_waiting(parser)
+
+
+def add_down(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("name", metavar="NAME", help="a child, a connection, or CONNECTION/CHILD")
+    parser.add_argument("--force", action="store_true", help="do not wait for the peer's answer")
+    _add_waiting(parser)
+
+
+def run_status(arguments: argparse.Namespace) -> int:
+    with ViciClient(_socket_path(arguments)) as client:
+        status = read_status(client)
+    print(json.dumps(status, indent=2) if arguments.json else table.render(status))
+    return 0
+
+
+def run_up(arguments: argparse.Namespace) -> int:
+    with ViciClient(_socket_path(arguments)) as client:
+        connections = _collect(client, "list-conns", "list-conn")
+        known = {name: list(section.get("children", {})) for name, section in connections}
+        request = _choose(arguments.name, known, "no child or connection {!r} in the gateway's configuration")
+        request["timeout"] = _timeout_ms(arguments)
+        response = client.stream("initiate", "control-log", _print_log, request)
+    return _finish(response, f"{arguments.name} is up")
+
+
+def run_down(arguments: argparse.Namespace) -> int:
+    with ViciClient(_socket_path(arguments)) as client:
+        known: dict[str, list[str]] = {}
+        for name, section in _collect(client, "list-sas", "list-sa"):
+            known.setdefault(name, []).extend(child["name"] for child in section.get("child-sas", {}).values())
+        request = _choose(arguments.name, known, "nothing named {!r} is up")
+        request |= {"timeout": _timeout_ms(arguments), "force": arguments.force}
+        response = client.stream("terminate", "control-log", _print_log, request)
+    return _finish(response, f"{arguments.name} is down")
+
+
+def read_status(client: ViciClient) -> Tree:
+    """The document of `status --json`: list-sas with numbers as numbers, and the gateway's own line."""
+    gateway = _with_numbers(to_text(client.request("stats").get("gateway", {})))
+    ike_sas: list[Tree] = []
+    for name, section in _collect(client, "list-sas", "list-sa"):
+        sa: Tree = {"name": name} | _with_numbers(section)
+        sa["child-sas"] = [_with_numbers(child) for child in section.get("child-sas", {}).values()]
+        ike_sas.append(sa)
+    return {"version": __version__, "gateway": gateway, "ike_sas": ike_sas}
+
+
+def _add_socket(parser: argparse.ArgumentParser) -> None:
+    where = parser.add_mutually_exclusive_group()
+    where.add_argument("--socket", metavar="PATH", help=f"the gateway's control socket (default: {DEFAULT_SOCKET})")
+    where.add_argument("--config", metavar="FILE", type=Path, help="take the socket from this configuration file")
+
+
+def _add_waiting(parser: argparse.ArgumentParser) -> None:
+    _add_socket(parser)
+    parser.add_argument(
+        "--timeout", metavar="SECONDS", type=float, default=0.0, help="stop waiting after this time (default: never)"
+    )
+
+
+def _timeout_ms(arguments: argparse.Namespace) -> int:
+    if not 0 <= arguments.timeout <= 1_000_000:
+        raise UsageError("--timeout must be 0 (wait for ever) to 1000000 seconds")
+    # a wish above 0 must not be rounded to 0, which means for ever
+    return max(1, round(arguments.timeout * 1000)) if arguments.timeout else 0
+
+
+def _socket_path(arguments: argparse.Namespace) -> str:
+    if arguments.socket is not None:
+        return str(arguments.socket).removeprefix("unix://")
+    if arguments.config is None:
+        return DEFAULT_SOCKET
+    try:
+        gateway = tomllib.loads(arguments.config.read_text()).get("gateway", {})
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise ConfigError(f"{arguments.config}: {reason}") from None
+    path = gateway.get("socket", DEFAULT_SOCKET) if isinstance(gateway, dict) else None
+    if not isinstance(path, str):
+        raise ConfigError(f"{arguments.config}: gateway.socket: must be a path")
+    return path.removeprefix("unix://")
+
+
+def _collect(client: ViciClient, command: str, event: str) -> list[tuple[str, Tree]]:
+    found: list[tuple[str, Tree]] = []
+    response = client.stream(command, event, lambda message: found.extend(to_text(message).items()))
+    _refuse_failure(response)
+    return found
+
+
+def _choose(name: str, known: dict[str, list[str]], unknown: str) -> Tree:
+    """What NAME means: a child before a connection, CONNECTION/CHILD where both are given."""
+    connection, slash, child = name.partition("/")
+    if slash:
+        if child in known.get(connection, []):
+            return {"ike": connection, "child": child}
+    elif any(name in children for children in known.values()):
+        return {"ike": next(ike for ike, children in known.items() if name in children), "child": name}
+    elif name in known:
+        return {"ike": name}
+    names = ", ".join(f"{ike} ({' '.join(children)})" if children else ike for ike, children in known.items())
+    raise StateError(f"{unknown.format(name)}; there {'is' if len(known) < 2 else 'are'}: {names or 'nothing'}")
+
+
+def _print_log(message: Decoded) -> None:
+    line = to_text(message)
+    print(f"[{line.get('group', '')}] {line.get('msg', '')}", file=sys.stderr, flush=True)
+
+
+def _finish(response: Decoded, done: str) -> int:
+    _refuse_failure(response)
+    print(done)
+    return 0
+
+
+def _refuse_failure(response: Decoded) -> None:
+    answer = to_text(response)
+    if answer.get("success", "yes") != "yes":
+        raise HostError(answer.get("errmsg") or "the gateway refused without a reason")
+
+
+def _with_numbers(section: Tree) -> Tree:
+    return {key: int(value) if key in NUMBERS and _is_number(value) else value for key, value in section.items()}
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, str) and value.removeprefix("-").isdecimal()

@@ -1,0 +1,213 @@
+"""The dataplane's half of every Child SA: its two SAs, its policies, its grants, its routes (design.md, "The way of a rekey").
+
+`install`, `switch_outbound` and `remove` change the books; the tables that the worker reads are made anew by `tables` whenever
+`changed` says so. Packets leave on the child that was switched to last among those whose selectors match, the narrowest selectors
+first. A child that goes stops sending at once and receives for its grace. Left out: anything that speaks IKE.
+Called by control.manager and the views.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+from ..dataplane.sad import SA
+from ..dataplane.spd import Policy, Tables, last_received_s, last_sent_s, set_selectors
+from ..dataplane.udp import set_endpoint
+from ..errors import NegotiationError
+from ..iana import NotifyType
+from ..ike.config import ConnectionConfig
+from ..ike.events import AskInstallChild
+from ..model import Address, Path, TrafficSelector
+from .grants import Grants
+from .mtu import Mss, TunnelMtu, tunnel_mtu
+from .routing import Routing
+from .spi import SpiPool
+
+ESP_PORT = 4500  # RFC 3948: UDP-encapsulated ESP shares the port of IKE with the non-ESP marker
+
+
+@dataclass(slots=True)
+class InstalledChild:
+    """One Child SA as the dataplane has it. `order` counts switches to its outbound SA; 0: not sending (yet, or any more)."""
+
+    child_id: int
+    connection: str
+    name: str
+    sa_in: SA
+    sa_out: SA
+    local_ts: tuple[TrafficSelector, ...]
+    remote_ts: tuple[TrafficSelector, ...]
+    path: Path
+    mtu: TunnelMtu
+    order: int = 0
+    inbound_until: float | None = None  # set when the child went down
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """What an installation needs to know of this host. `socket_index` of the worker's sockets by local address."""
+
+    socket_index: Callable[[Address], int]
+    path_mtu: Callable[[Address], int]
+    mss: Callable[[str], Mss]
+    engine: str = "auto"
+
+
+class Children:
+    def __init__(self, host: Host, routing: Routing, spis: SpiPool, grants: Grants) -> None:
+        self._host = host
+        self._routing = routing
+        self._spis = spis
+        self._grants = grants
+        self._children: dict[int, InstalledChild] = {}
+        self._waiting: list[Policy] = []  # of children that are started by themselves: protect, but no SA
+        self._switches = 0
+        self.changed = False
+
+    # --- the books
+
+    def expect(self, connections: Iterable[ConnectionConfig], started: Iterable[tuple[str, str]]) -> None:
+        """From now on these children's packets are dropped for want of an SA until one is there, never sent otherwise."""
+        children = {(one.name, child.name): child for one in connections for child in one.children}
+        for number, key in enumerate(started, 1):
+            child = children[key]
+            self._waiting += _policies(child.local_ts, child.remote_ts, None, number)
+        self.changed = True
+
+    def install(self, ask: AskInstallChild) -> None:
+        """Receive at once; send at once too, unless the ask defers it. Whatever fails leaves nothing behind."""
+        if not ask.encap:
+            raise NegotiationError(
+                f"child {ask.name}: the peer at {ask.path.remote} does not encapsulate ESP in UDP (NAT traversal), "
+                "and we do not send ESP without",
+                NotifyType.NO_PROPOSAL_CHOSEN,
+            )
+        child = self._make(ask)
+        self._routing.add_child(ask.child_id, ask.local_ts, ask.remote_ts)
+        self._children[ask.child_id] = child
+        if not ask.outbound_deferred:
+            self.switch_outbound(ask.child_id)
+        self.changed = True
+
+    def switch_outbound(self, child_id: int) -> None:
+        child = self._children.get(child_id)
+        if child is not None and child.inbound_until is None:
+            self._switches += 1
+            child.order = self._switches
+            self.changed = True
+
+    def remove(self, child_id: int, now: float, grace_s: float, replaced_by: int | None = None) -> None:
+        """No packet leaves on it any more; packets that were on their way are received for `grace_s`."""
+        child = self._children.get(child_id)
+        if child is None or child.inbound_until is not None:
+            return
+        if replaced_by is not None and child.order and not self._is_sending(replaced_by):
+            self.switch_outbound(replaced_by)
+        child.order = 0
+        child.inbound_until = now + grace_s
+        self.changed = True
+        self._grants.forget(child_id)
+        self.expire(now)
+        self._routing.remove_child(child_id)
+
+    def expire(self, now: float) -> None:
+        """Forget inbound SAs whose grace is over."""
+        for child in tuple(self._children.values()):
+            if child.inbound_until is not None and child.inbound_until <= now:
+                del self._children[child.child_id]
+                self._spis.give_back(child.sa_in.spi)
+                self.changed = True
+
+    def get_timer(self) -> float | None:
+        return min((c.inbound_until for c in self._children.values() if c.inbound_until is not None), default=None)
+
+    def extend_grants(self, spi: int) -> None:
+        """One block more for the children that send with this SPI (two peers may have chosen the same)."""
+        for child in self.sending_with(spi):
+            child.sa_out.set_grant(self._grants.next_end(child.child_id, _highest(child.sa_out.esn)))
+
+    # --- what others look at
+
+    def tables(self) -> Tables:
+        """What the worker shall do from now on."""
+        self.changed = False
+        sending = sorted((child for child in self._children.values() if child.order), key=lambda child: -child.order)
+        policies = [p for child in sending for p in _policies(child.local_ts, child.remote_ts, child.sa_out, 0)]
+        policies = sorted([*policies, *self._waiting], key=_narrowness)
+        return Tables([child.sa_in for child in self._children.values()], policies)
+
+    def get(self, child_id: int) -> InstalledChild | None:
+        return self._children.get(child_id)
+
+    def all(self) -> Sequence[InstalledChild]:
+        return tuple(self._children.values())
+
+    def receiving_with(self, spi: int) -> InstalledChild | None:
+        return next((child for child in self._children.values() if child.sa_in.spi == spi), None)
+
+    def sending_with(self, spi: int) -> list[InstalledChild]:
+        return [child for child in self._children.values() if child.sa_out.spi == spi and child.inbound_until is None]
+
+    def last_sent_s(self, connection_children: Iterable[int]) -> float | None:
+        """Monotonic seconds of the last ESP packet that left on one of these children."""
+        found = [last_sent_s(child.sa_out) for c in connection_children if (child := self._children.get(c)) is not None]
+        return max((at for at in found if at is not None), default=None)
+
+    def last_received_s(self, child_id: int) -> float | None:
+        child = self._children.get(child_id)
+        return None if child is None else last_received_s(child.sa_in)
+
+    def max_inner_bytes(self) -> list[int]:
+        return [child.mtu.max_inner_bytes for child in self._children.values() if child.inbound_until is None]
+
+    # --- making one
+
+    def _is_sending(self, child_id: int) -> bool:
+        child = self._children.get(child_id)
+        return child is not None and child.order > 0
+
+    def _make(self, ask: AskInstallChild) -> InstalledChild:
+        suite, path = ask.suite.name, ask.path
+        mtu = tunnel_mtu(
+            ask.suite, self._host.path_mtu(path.remote), path.remote.version, ask.encap, self._host.mss(ask.connection)
+        )
+        engine = self._host.engine
+        sa_in = SA("in", ask.spi_in, suite, ask.key_in, esn=ask.esn, engine=engine)
+        end = self._grants.next_end(ask.child_id, _highest(ask.esn))
+        sa_out = SA("out", ask.spi_out, suite, ask.key_out, esn=ask.esn, granted=end, engine=engine)
+        for sa in (sa_in, sa_out):
+            sa.mss_ipv4, sa.mss_ipv6, sa.max_inner = mtu.mss_ipv4, mtu.mss_ipv6, mtu.max_inner_bytes
+            sa.tag = ask.child_id
+        set_selectors(sa_in, ask.local_ts, ask.remote_ts)
+        port = path.remote_port if path.marker else ESP_PORT
+        set_endpoint(sa_out, self._host.socket_index(path.local), path.local, path.remote, port)
+        return InstalledChild(
+            ask.child_id, ask.connection, ask.name, sa_in, sa_out, ask.local_ts, ask.remote_ts, path, mtu
+        )
+
+
+def _highest(esn: bool) -> int:
+    return (1 << 64) - 1 if esn else (1 << 32) - 1
+
+
+def _policies(
+    local_ts: Iterable[TrafficSelector], remote_ts: Sequence[TrafficSelector], outbound: SA | None, tag: int
+) -> list[Policy]:
+    pairs = [(local, remote) for local in local_ts for remote in remote_ts if local.version == remote.version]
+    return [Policy("protect", local, remote, outbound, tag) for local, remote in pairs]
+
+
+def _narrowness(policy: Policy) -> tuple[int, int, int, bool]:
+    """Sorts narrow before wide: remote, local, protocol and ports. Equal ones stay in their order, those with an SA first."""
+    ports = sum(65536 if ts.is_opaque else ts.end_port - ts.start_port for ts in (policy.local, policy.remote))
+    return (
+        _size(policy.remote),
+        _size(policy.local),
+        ports + (policy.remote.protocol == 0) * (1 << 20),
+        policy.outbound is None,
+    )
+
+
+def _size(ts: TrafficSelector) -> int:
+    return int(ts.end) - int(ts.start)

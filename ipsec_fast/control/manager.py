@@ -1,0 +1,151 @@
+"""Between an IKE endpoint and everything it acts on: answers its asks, does what its notices say, tells it what the dataplane saw.
+
+The shell calls `drain` after every input to the endpoint, then stores records, then sends datagrams (design.md, "The way of an IKE
+message"): an inbound SA is in the worker's tables before the message leaves that lets the peer use it. Called by gateway.daemon.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Protocol
+
+from ..dataplane.notice import Notice as WorkerNotice
+from ..dataplane.notice import NoticeKind
+from ..errors import IpsecFastError
+from ..ike.events import (
+    Ask,
+    AskInstallChild,
+    ChildDown,
+    ChildFailed,
+    ChildMoved,
+    ChildUp,
+    IkeDown,
+    IkeUp,
+    IkeView,
+    Notice,
+    Progress,
+    SwitchOutbound,
+)
+from .answers import Answers
+from .children import Children
+
+if TYPE_CHECKING:
+    from ..dataplane.spd import Tables
+    from ..ike.endpoint import Endpoint
+
+Listener = Callable[[Notice, IkeView | None], None]
+
+
+class Dataplane(Protocol):
+    """What we need of a worker."""
+
+    def publish(self, tables: Tables) -> None: ...
+
+
+class Manager:
+    """`log` gets one line per unexpected failure of ours; `resize` the TUN's new MTU question after children came or went."""
+
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        answers: Answers,
+        children: Children,
+        dataplane: Dataplane,
+        *,
+        log: Callable[[str], None],
+        resize: Callable[[list[int]], None] = lambda inner: None,
+    ) -> None:
+        self._endpoint = endpoint
+        self._answers = answers
+        self._children = children
+        self._dataplane = dataplane
+        self._log = log
+        self._resize = resize
+        self._listeners: list[Listener] = []
+        self._views: dict[int, IkeView] = {}
+
+    def subscribe(self, listener: Listener) -> Callable[[], None]:
+        self._listeners.append(listener)
+        return lambda: self._listeners.remove(listener) if listener in self._listeners else None
+
+    def drain(self, now: float) -> None:
+        """Until the endpoint has nothing more to say; then the dataplane gets its tables."""
+        self._children.expire(now)
+        seen = False
+        while (event := self._endpoint.next_event()) is not None:
+            if isinstance(event, Ask):
+                self._answer(event, now)
+                continue
+            seen = not isinstance(event, Progress) or seen
+            self._act(event, now)
+            self._tell(event)
+        if seen:
+            self._views = {view.ike_id: view for view in self._endpoint.views()}
+        if self._children.changed:
+            self._dataplane.publish(self._children.tables())
+            self._resize(self._children.max_inner_bytes())
+
+    def take_notices(self, notices: Iterable[WorkerNotice], now: float) -> None:
+        """What the worker saw; `drain` must follow."""
+        for notice in notices:
+            match notice.kind:
+                case NoticeKind.FIRST_INBOUND:
+                    if (child := self._children.receiving_with(notice.spi)) is not None:
+                        self._endpoint.inbound_seen(child.child_id, now)
+                case NoticeKind.GRANT_WANTED:
+                    self._children.extend_grants(notice.spi)
+                case NoticeKind.REKEY_SOON:
+                    for child in self._children.sending_with(notice.spi):
+                        self._endpoint.rekey_child(child.child_id, now)
+                case NoticeKind.SEQ_EXHAUSTED:
+                    for child in self._children.sending_with(notice.spi):
+                        self._log(
+                            f"{child.connection} {child.name}: no sequence number left, nothing is sent until it is rekeyed"
+                        )
+                        self._endpoint.rekey_child(child.child_id, now)
+
+    # --- asks
+
+    def _answer(self, ask: Ask, now: float) -> None:
+        try:
+            if isinstance(ask, AskInstallChild):
+                self._children.install(ask)
+                value: object = None
+            else:
+                value = self._answers.answer(ask)
+        except IpsecFastError as error:
+            value = error
+        except Exception as error:  # whatever goes wrong ends one exchange, not the gateway
+            self._log(f"{type(ask).__name__}: {type(error).__name__}: {error}")
+            value = error
+        self._endpoint.answer(ask.ticket, value, now)
+
+    # --- notices
+
+    def _act(self, notice: Notice, now: float) -> None:
+        try:
+            match notice:
+                case SwitchOutbound(child_id=child_id):
+                    self._children.switch_outbound(child_id)
+                case ChildDown():
+                    self._children.remove(notice.child_id, now, notice.inbound_grace_s, notice.replaced_by)
+                case _:
+                    pass
+        except IpsecFastError as error:  # the host refused to take a route away; the books are right all the same
+            self._log(str(error))
+
+    def _tell(self, notice: Notice) -> None:
+        if not self._listeners:
+            return
+        view = None
+        match notice:
+            case IkeDown() | ChildDown():
+                view = self._views.get(notice.ike_id)
+            case IkeUp() | ChildUp() | ChildFailed():
+                view = next((one for one in self._endpoint.views() if one.ike_id == notice.ike_id), None)
+            case ChildMoved():
+                view = next((one for one in self._endpoint.views() if one.ike_id == notice.new_ike_id), None)
+            case _:
+                pass
+        for listener in tuple(self._listeners):
+            listener(notice, view)

@@ -1,0 +1,76 @@
+"""Which prefixes stand in the routing table because of which Child SAs, and which stay refused without one (design.md decision 12).
+
+A prefix is routed into the TUN from the first child that can carry it to the last one. Before and after, the prefixes of children
+that the configuration starts by itself are refused, so that nothing for them leaves in clear; others are free. Called by control.children.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Protocol
+
+from ..ike.config import ConnectionConfig
+from ..model import Address, TrafficSelector
+from ..system.routes import Network
+
+
+class RouteTable(Protocol):
+    """What we need of system.routes.Routes."""
+
+    def adopt(self, wanted: Iterable[Network]) -> list[Network]: ...
+    def prohibit(self, network: Network) -> None: ...
+    def add(
+        self, network: Network, index: int, source: Address | None = None, around: Iterable[Network] = ()
+    ) -> None: ...
+    def remove(self, network: Network, *, keep_prohibit: bool) -> None: ...
+
+
+class Routing:
+    """`addresses` lists this host's own, of which the first inside a child's local selectors becomes the source of its routes."""
+
+    def __init__(self, table: RouteTable, tun_index: int, addresses: Callable[[], Sequence[Address]]) -> None:
+        self._table = table
+        self._tun_index = tun_index
+        self._addresses = addresses
+        self._closed: set[Network] = set()
+        self._users: dict[Network, set[int]] = {}
+
+    def start(self, connections: Iterable[ConnectionConfig], started: Iterable[tuple[str, str]]) -> None:
+        """Adopt what a crash left for children that are still configured, and refuse in clear what `started` children will carry."""
+        children = {(one.name, child.name): child for one in connections for child in one.children}
+        self._table.adopt(_networks(ts for child in children.values() for ts in child.remote_ts))
+        self._closed = set(_networks(ts for key in started if key in children for ts in children[key].remote_ts))
+        for network in self._closed:
+            self._table.prohibit(network)
+
+    def add_child(
+        self, child_id: int, local_ts: Sequence[TrafficSelector], remote_ts: Sequence[TrafficSelector]
+    ) -> None:
+        """HostError leaves nothing of this child behind."""
+        addresses = self._addresses()
+        try:
+            for network in _networks(remote_ts):
+                source = next(
+                    (a for ts in local_ts for a in addresses if a.version == network.version and _holds(ts, a)), None
+                )
+                if not self._users.get(network):
+                    self._table.add(network, self._tun_index, source, _networks(local_ts))
+                self._users.setdefault(network, set()).add(child_id)
+        except Exception:
+            self.remove_child(child_id)
+            raise
+
+    def remove_child(self, child_id: int) -> None:
+        for network, users in tuple(self._users.items()):
+            users.discard(child_id)
+            if not users:
+                del self._users[network]
+                self._table.remove(network, keep_prohibit=network in self._closed)
+
+
+def _networks(selectors: Iterable[TrafficSelector]) -> list[Network]:
+    return list(dict.fromkeys(network for ts in selectors for network in ts.networks()))
+
+
+def _holds(ts: TrafficSelector, address: Address) -> bool:
+    return ts.version == address.version and int(ts.start) <= int(address) <= int(ts.end)

@@ -1,0 +1,20 @@
+# A bound batch: buffers held once, scratch allocated once.
+
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
+
+from ipsec_fast.dataplane.esp cimport esp_batch_ctx, esp_packet
+from ipsec_fast.dataplane.sad cimport esp_sa
+
+
+cdef class PacketBatch:
+    cdef Py_buffer views[4]  # buffer, offsets, lengths, verdicts
+    cdef int held            # how many of them
+    cdef uint32_t n
+    cdef esp_packet *packets
+    cdef uint64_t *regions   # start << 32 | end, for the overlap check
+    cdef esp_sa **sas
+    cdef esp_sa **distinct
+    cdef uint32_t distinct_count
+    cdef esp_batch_ctx *ctx
+    cdef object owners       # keeps the SAs alive
+    cdef int busy

@@ -1,0 +1,35 @@
+from collections.abc import Sequence
+from typing import Any, final
+
+from numpy.typing import NDArray
+from typing_extensions import Buffer
+
+from .sad import SA
+
+_Array = Buffer | NDArray[Any]
+
+@final
+class PacketBatch:
+    """Packets in a buffer, bound once to their SAs.
+
+    `buffer` u8, `offsets` and `lengths` u32[n], `verdicts` u8[n]: all writable and contiguous.
+
+    `sas` is one SA for all packets, or one per packet. Before each call write offsets and lengths; after it they are
+    the result's, `verdicts` is 0 where that is good, and a dropped packet has length 0. Sealing needs `sa.headroom`
+    bytes before and `sa.tailroom` behind each packet.
+    Raises BufferError (read-only, no room, overlap) and UsageError (element types, lengths of the arrays) before anything is written.
+    """
+
+    def __init__(
+        self, buffer: _Array, offsets: _Array, lengths: _Array, sas: SA | Sequence[SA], verdicts: _Array
+    ) -> None: ...
+    def __len__(self) -> int: ...
+
+def protect(batch: PacketBatch) -> int:
+    """Seal every packet in place, rewrite offsets and lengths, give verdicts; returns how many are ok.
+
+    Raises StateError where another thread is inside a batch with one of these SAs.
+    """
+
+def unprotect(batch: PacketBatch) -> int:
+    """Open every packet in place, rewrite offsets and lengths, give verdicts; returns how many are ok."""

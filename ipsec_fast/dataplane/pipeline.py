@@ -1,0 +1,11 @@
+"""The kernels for embedders, under one roof: SA, PacketBatch, protect, unprotect, and what the tests of vectors need.
+
+`from ipsec_fast import SA, PacketBatch, protect, unprotect` ends here. Cython code cimports ipsec_fast.dataplane.sad and .esp instead.
+"""
+
+from .esp import open_for_test, seal_with_iv_for_test
+from .packet import PacketBatch, protect, unprotect
+from .sad import SA
+from .status import verdict_text
+
+__all__ = ["SA", "PacketBatch", "open_for_test", "protect", "seal_with_iv_for_test", "unprotect", "verdict_text"]

@@ -1,0 +1,6 @@
+class RawBatch:
+    """`batch` operations of the bare engine, of the size that an inner packet of `packet_bytes` has under ESP."""
+
+    def __init__(self, algorithm: str, packet_bytes: int, batch: int, seal: bool, engine: str = "auto") -> None: ...
+    def run(self) -> int:
+        """One pass over the batch, in nanoseconds; what it works on is put back first, off the clock."""

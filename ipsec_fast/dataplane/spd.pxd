@@ -1,0 +1,90 @@
+"""Selectors, policies and SPIs as the worker reads them. See ext/dataplane/spd.pyx."""
+
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+
+from ipsec_fast.dataplane.ip cimport ip_info
+from ipsec_fast.dataplane.sad cimport esp_sa
+
+cdef enum:
+    POLICY_DISCARD = 0
+    POLICY_BYPASS = 1
+    POLICY_PROTECT = 2
+    FLOW_CACHE_SIZE = 1024
+    FLOW_CACHE_POLICIES = 4  # up to so many a look at each is faster than the cache
+
+# An address as two numbers; IPv4 stands in `low`.
+cdef struct wide_address:
+    uint64_t high
+    uint64_t low
+
+cdef struct selector:
+    wide_address start
+    wide_address end
+    uint8_t version
+    uint8_t protocol       # 0: any
+    uint8_t any_port
+    uint8_t opaque         # only packets without ports
+    uint16_t start_port
+    uint16_t end_port
+
+cdef struct flow_key:
+    wide_address src
+    wide_address dst
+    uint16_t src_port
+    uint16_t dst_port
+    uint8_t version
+    uint8_t protocol
+    uint8_t has_ports
+    uint8_t zero
+
+cdef struct selector_pair_list:
+    uint32_t local_count
+    uint32_t remote_count
+    selector *local
+    selector *remote
+
+cdef struct policy_row:
+    selector local
+    selector remote
+    esp_sa *sa
+    uint64_t tag
+    uint8_t action
+
+cdef struct spi_row:
+    uint32_t spi_be
+    esp_sa *sa
+
+cdef struct dataplane_tables:
+    uint32_t spi_mask      # rows - 1, a power of two; NULL in `sa` ends a search
+    uint32_t policy_count
+    spi_row *spis
+    policy_row *policies
+    uint64_t generation    # never the same twice; caches compare it
+
+cdef struct flow_entry:
+    flow_key key
+    uint64_t generation
+    uint32_t policy        # policy_count: none matches
+
+cdef void make_flow_key(flow_key *key, const ip_info *info) noexcept nogil
+cdef bint selectors_match(const selector_pair_list *pairs, const flow_key *key) noexcept nogil
+cdef policy_row *find_policy(dataplane_tables *tables, flow_entry *cache, const flow_key *key) noexcept nogil
+
+
+cdef inline esp_sa *find_sa(const dataplane_tables *tables, uint32_t spi_be) noexcept nogil:
+    cdef uint32_t at = (spi_be * 2654435761u) >> 7 & tables.spi_mask
+    while tables.spis[at].sa is not NULL:
+        if tables.spis[at].spi_be == spi_be:
+            return tables.spis[at].sa
+        at = at + 1 & tables.spi_mask
+    return NULL
+
+
+cdef class Policy:
+    cdef readonly object local, remote, outbound
+    cdef readonly str action
+    cdef readonly object tag
+
+cdef class Tables:
+    cdef dataplane_tables c
+    cdef readonly tuple inbound, policies

@@ -1,0 +1,321 @@
+"""The gateway in the foreground: opens every descriptor, owns the clock and the signals, joins the parts that know nothing of each other.
+
+After every input the order is: the endpoint's events are acted on, its records stored, its datagrams sent, the timer set anew
+(`_pump`). What cannot be opened (a port in use, no TUN device) is one line on stderr and exit code 1, with nothing left behind. A
+failed connection never ends the gateway. Left out: state on disk, more than one worker. Called by cli (`ipsec-fast gateway`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import logging
+import os
+import signal
+import time
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from ..control.answers import Answers
+from ..control.children import Children, Host
+from ..control.grants import Grants, MemoryGrantStore
+from ..control.manager import Manager
+from ..control.mtu import tun_mtu
+from ..control.routing import Routing
+from ..control.spi import SpiPool
+from ..crypto.secret import harden_process
+from ..dataplane.offload import Offload
+from ..dataplane.tun import Tun
+from ..dataplane.udp import UdpSocket
+from ..dataplane.worker import Worker
+from ..errors import HostError, IpsecFastError
+from ..ike.config import EndpointSettings
+from ..ike.endpoint import Endpoint
+from ..ike.events import IkeDown, IkeUp, IkeView, Notice
+from ..model import Address, Path
+from ..policy.credentials import Credentials, SharedKey
+from ..policy.peers import Peers
+from ..system.links import Links
+from ..system.netlink import Netlink
+from ..system.routes import MARK, Routes
+from .config import LoadedConfig
+from .ike_io import KEEPALIVE, NAT_PORT, IkeSockets, NatSockets, listening_addresses
+from .keepalive import Keepalives
+from .log import Log, line_of
+from .operations import Operations
+from .starter import Starter
+from .vici.control import GatewayStats
+from .vici.server import ViciServer
+
+DEFAULT_MTU = 1500
+GOODBYE_S = 1.0  # how long an orderly stop waits for the peers' answers to DELETE
+
+
+def run(config: LoadedConfig, *, log: Callable[[str], None] | None = None) -> int:
+    """Until SIGTERM or SIGINT: 0 then, 1 if the host does not let us begin."""
+    log = log or Log()
+    with _logging_to(log):
+        return asyncio.run(_main(config, log))
+
+
+async def _main(config: LoadedConfig, log: Callable[[str], None]) -> int:
+    for warning in (*config.warnings, *harden_process()):
+        log(warning)
+    loop = asyncio.get_running_loop()
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    gateway = Gateway(config, log)
+    try:
+        await gateway.open()
+        await stop.wait()
+        log("stopping")
+        await gateway.say_goodbye()
+    except IpsecFastError as error:
+        log(str(error))
+        return 1
+    finally:
+        await gateway.close()
+    log("stopped")
+    return 0
+
+
+class Gateway:
+    """`open`, `say_goodbye`, `close`; between them everything runs in callbacks of the loop."""
+
+    def __init__(self, config: LoadedConfig, log: Callable[[str], None]) -> None:
+        self._config = config
+        self._log = log
+        self._loop = asyncio.get_running_loop()
+        self._loop.set_exception_handler(self._note_exception)
+        self._closing = contextlib.AsyncExitStack()
+        self._started_at = time.monotonic()
+        self._stopping = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_at: float | None = None
+        self._pumping = False
+
+    # --- life
+
+    async def open(self) -> None:
+        """Raises HostError; whatever was opened until then, `close` undoes."""
+        config, settings = self._config, self._config.settings
+        offload = Offload(**dataclasses.asdict(settings.offload))
+        self._credentials = Credentials(SharedKey(one.name, one.ids, one.secret) for one in config.secrets)
+        self._closing.callback(self._credentials.close)
+        addresses = listening_addresses([one.local_addrs for one in config.connections])
+        # first what another gateway may have, so that we fail before we touch a route
+        self._ike = self._closing.enter_context(contextlib.closing(IkeSockets(self._receive)))
+        self._ike.open(addresses)
+        self._nat = self._closing.enter_context(contextlib.closing(NatSockets()))
+        self._nat.open(addresses, lambda address: _nat_socket(address, offload))
+        tun = self._closing.enter_context(contextlib.closing(Tun(settings.tun, offload=offload)))
+        netlink = self._closing.enter_context(Netlink())
+        self._links, self._tun_name, self._tun_mtu = Links(netlink), tun.name, tun_mtu([], DEFAULT_MTU)
+        index = self._links.set_up(tun.name, self._tun_mtu)
+        routes = Routes(netlink, tun.name)
+        routing = Routing(routes, index, lambda: self._links.addresses(but=tun.name))
+        self._worker = Worker(tun, self._nat.sockets, engine=settings.engine, offload=offload)
+        self._build(routing)
+        vici = ViciServer(settings.socket, self.operations)
+        self._closing.push_async_callback(vici.close)
+        await vici.start()
+        self._closing.callback(routes.close)
+        routing.start(config.connections, config.start)
+        self._children.expect(config.connections, config.start)
+        self._closing.callback(self._worker.stop)
+        self._worker.start()
+        self._listen()
+        where = ", ".join(str(address) for address in addresses)
+        self._log(
+            f"listening on {where}; device {tun.name}, engine {self._worker.engine}, control socket {settings.socket}"
+        )
+        self._starter.start(self._now())
+        self._pump()
+
+    def _build(self, routing: Routing) -> None:
+        """The parts above the descriptors; nothing here can fail."""
+        config = self._config
+        self._endpoint = Endpoint(EndpointSettings(), os.urandom)
+        peers, spis = Peers(config.connections), SpiPool(os.urandom)
+        host = Host(
+            self._nat.index_of, self._path_mtu, lambda name: config.mss.get(name, "auto"), config.settings.engine
+        )
+        self._children = Children(host, routing, spis, Grants(MemoryGrantStore()))
+        answers = Answers(peers, self._credentials, spis)
+        self._manager = Manager(
+            self._endpoint, answers, self._children, self._worker, log=self._log, resize=self._resize_tun
+        )
+        self.operations = Operations(
+            self._endpoint,
+            self._manager,
+            self._children,
+            peers,
+            now=self._now,
+            pump=self._pump,
+            stats=self._stats,
+            taken_down=lambda connection, child: self._starter.forget(connection, child),
+        )
+        self._starter = Starter(config.start, self.operations.start, self.operations.is_up, self._log)
+        self._keepalives = Keepalives(self._endpoint.views, self._children.last_sent_s, self._send_keepalive)
+        self._manager.subscribe(self._hear)
+
+    def _listen(self) -> None:
+        self._ike.start(self._loop)
+        for fd, callback in ((self._worker.punt_fd, self._take_punted), (self._worker.notify_fd, self._take_notices)):
+            self._loop.add_reader(fd, callback)
+            self._closing.callback(self._loop.remove_reader, fd)
+
+    async def say_goodbye(self) -> None:
+        """Delete every IKE SA, and give the peers a second to say that they heard it."""
+        self._stopping = True
+        for view in self._endpoint.views():
+            self._endpoint.terminate_ike(view.ike_id, self._now())
+        self._pump()
+        until = self._now() + GOODBYE_S
+        while self._endpoint.views() and self._now() < until:
+            await asyncio.sleep(0.01)
+
+    async def close(self) -> None:
+        """Undo what `open` did, in the opposite order; what fails is logged and the rest goes on."""
+        if self._timer is not None:
+            self._timer.cancel()
+        try:
+            await self._closing.aclose()
+        except Exception as error:
+            self._log(f"while stopping: {error}")
+
+    # --- input
+
+    def _now(self) -> float:
+        return time.monotonic()
+
+    def _receive(self, data: bytes, path: Path) -> None:
+        self._endpoint.receive_datagram(data, path, self._now())
+        self._pump()
+
+    def _take_punted(self) -> None:
+        for punted in self._worker.take_punted():
+            self._receive(punted.data, self._nat.path_of(punted))
+
+    def _take_notices(self) -> None:
+        self._manager.take_notices(self._worker.take_notices(), self._now())
+        self._pump()
+
+    def _handle_timer(self) -> None:
+        self._timer, self._timer_at = None, None
+        now = self._now()
+        try:
+            self._endpoint.handle_timer(now)
+            if not self._stopping:
+                self._starter.handle_timer(now)
+                self._keepalives.handle_timer(now)
+        finally:
+            self._pump()
+
+    def _hear(self, notice: Notice, view: IkeView | None) -> None:
+        line = line_of(notice, view)
+        if line is not None:
+            self._log(line)
+        self._starter.tell(notice, view, self._now())
+        if isinstance(notice, IkeUp | IkeDown):
+            self._keepalives.plan(self._now())
+
+    # --- output
+
+    def _pump(self) -> None:
+        """Events, then records, then datagrams, then the timer. A listener that causes a second round is served by this one."""
+        if self._pumping:
+            return
+        self._pumping = True
+        try:
+            now = self._now()
+            self._manager.drain(now)
+            self._endpoint.changed_records()  # in memory for now: the endpoint itself has them
+            for path, datagrams in self._endpoint.datagrams_to_send(now):
+                self._send(path, datagrams, now)
+        finally:
+            self._pumping = False
+            self._set_timer()
+
+    def _send(self, path: Path, datagrams: Iterable[bytes], now: float) -> None:
+        """A datagram that the host refuses is as good as lost: retransmission goes on, the reason is told."""
+        sockets = self._nat if path.local_port == NAT_PORT else self._ike
+        try:
+            for datagram in datagrams:
+                sockets.send(datagram, path)
+        except (OSError, HostError) as error:
+            self._log(f"cannot send to {path.remote} port {path.remote_port}: {error}")
+            return
+        self._keepalives.note_sent(path, now)
+
+    def _send_keepalive(self, path: Path) -> None:
+        with contextlib.suppress(OSError, HostError):  # the next one is due in 20 s
+            self._nat.send(KEEPALIVE, dataclasses.replace(path, marker=False))
+
+    def _set_timer(self) -> None:
+        parts = (self._endpoint, self._children, self._starter, self._keepalives)
+        at = min((t for part in parts if (t := part.get_timer()) is not None), default=None)
+        if at == self._timer_at:
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer_at = at
+        self._timer = None if at is None else self._loop.call_later(max(0.0, at - self._now()), self._handle_timer)
+
+    # --- what the parts ask of the host
+
+    def _path_mtu(self, remote: Address) -> int:
+        return self._links.path_mtu(remote, MARK, DEFAULT_MTU)
+
+    def _resize_tun(self, inner: list[int]) -> None:
+        wanted = tun_mtu(inner, DEFAULT_MTU)
+        if wanted == self._tun_mtu:
+            return
+        try:
+            self._links.set_mtu(self._tun_name, wanted)
+            self._tun_mtu = wanted
+        except HostError as error:
+            self._log(str(error))
+
+    def _stats(self) -> GatewayStats:
+        counters = {**self._worker.counters(), **{f"ike_{name}": n for name, n in self._endpoint.counters.items()}}
+        return {
+            "state": "stopping" if self._stopping else "running",
+            "engine": self._worker.engine,
+            "workers": 1,
+            "uptime_s": self._now() - self._started_at,
+            "counters": counters,
+        }
+
+    def _note_exception(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """An exception in a callback is ours to mend; the gateway goes on without that one step."""
+        error = context.get("exception")
+        logging.getLogger("ipsec_fast").error("%s: %r", context.get("message"), error, exc_info=error)
+
+
+def _nat_socket(address: Address, offload: Offload) -> UdpSocket:
+    local = None if address.is_unspecified else address
+    return UdpSocket(local, NAT_PORT, version=address.version, offload=offload, mark=MARK)
+
+
+@contextlib.contextmanager
+def _logging_to(log: Callable[[str], None]) -> Any:
+    """Whatever the parts tell Python's logging, warnings and worse, comes out as our lines."""
+
+    class Handler(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            log(record.getMessage())
+            if record.exc_info:  # never for what a peer or an operator can do, only for a mistake of ours
+                for line in logging.Formatter().formatException(record.exc_info).splitlines():
+                    log(line)
+
+    handler, root = Handler(logging.WARNING), logging.getLogger("ipsec_fast")
+    root.addHandler(handler)
+    propagated, root.propagate = root.propagate, False
+    try:
+        yield
+    finally:
+        root.propagate = propagated
+        root.removeHandler(handler)

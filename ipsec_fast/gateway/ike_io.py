@@ -1,0 +1,177 @@
+"""The UDP sockets of IKE: port 500 by asyncio's own selector, port 4500 through the worker, which shares it with ESP (RFC 3948).
+
+Both kinds carry our SO_MARK and send with DF, blind to ICMP (design.md decisions 10 and 12). A socket stands on each configured local
+address; where a connection names none, wildcard sockets do, and the kernel tells and is told the local address (IP_PKTINFO).
+On port 4500 a message has four zero bytes before it (`Path.marker`); the worker takes them off, `send` puts them on.
+Called by gateway.daemon.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ipaddress
+import socket
+import struct
+from collections.abc import Callable, Iterable, Sequence
+
+from ..dataplane.notice import Punted
+from ..dataplane.udp import UdpSocket
+from ..errors import HostError
+from ..model import Address, Path
+from ..system.routes import MARK
+
+IKE_PORT, NAT_PORT = 500, 4500
+NON_ESP_MARKER = bytes(4)
+KEEPALIVE = b"\xff"
+DATAGRAM_BYTES = 65535
+BATCH = 64  # datagrams per wake-up, so that a flood on port 500 does not starve the rest of the loop
+_SO_MARK, _IP_MTU_DISCOVER, _IPV6_MTU_DISCOVER, _PMTUDISC_PROBE = 36, 10, 23, 3
+_IP_PKTINFO = 8
+
+Receiver = Callable[[bytes, Path], None]
+
+
+class IkeSockets:
+    """Port 500 on some addresses. `receive` gets every datagram with its path, inside the event loop."""
+
+    def __init__(self, receive: Receiver) -> None:
+        self._receive = receive
+        self._sockets: list[socket.socket] = []
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    def open(self, addresses: Iterable[Address]) -> None:
+        """HostError names the address that cannot be bound; `close` is still the caller's."""
+        for address in addresses:
+            self._sockets.append(_bind(address))
+
+    def start(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        for one in self._sockets:
+            loop.add_reader(one.fileno(), self._readable, one)
+
+    def _readable(self, one: socket.socket) -> None:
+        local_port = one.getsockname()[1]
+        for _ in range(BATCH):
+            try:
+                data, ancillary, _, sender = one.recvmsg(DATAGRAM_BYTES, 256)
+            except OSError:  # nothing (more) there, or an ICMP error of an earlier send: retransmission deals with that
+                return
+            local = _local_of(ancillary) or ipaddress.ip_address(one.getsockname()[0].partition("%")[0])
+            remote = ipaddress.ip_address(sender[0].partition("%")[0])
+            self._receive(data, Path(local, local_port, remote, sender[1]))
+
+    def send(self, data: bytes, path: Path) -> None:
+        """Raises OSError with the kernel's reason."""
+        for one in self._sockets:
+            bound = ipaddress.ip_address(one.getsockname()[0].partition("%")[0])
+            if bound.version == path.remote.version and (bound == path.local or bound.is_unspecified):
+                ancillary = _pktinfo(path.local) if bound.is_unspecified and not path.local.is_unspecified else []
+                one.sendmsg([data], ancillary, 0, (str(path.remote), path.remote_port))
+                return
+        raise OSError(f"no socket of port {IKE_PORT} has the address {path.local}")
+
+    def close(self) -> None:
+        for one in self._sockets:
+            if self._loop is not None:
+                self._loop.remove_reader(one.fileno())
+            one.close()
+        self._sockets.clear()
+
+
+class NatSockets:
+    """Port 4500 on the same addresses: the worker's sockets, in the order that the worker counts them by."""
+
+    def __init__(self) -> None:
+        self.sockets: list[UdpSocket] = []
+
+    def open(self, addresses: Iterable[Address], make: Callable[[Address], UdpSocket]) -> None:
+        for address in addresses:
+            self.sockets.append(make(address))
+
+    def index_of(self, local: Address) -> int:
+        """Which socket sends from this address; HostError if none does."""
+        for index, one in enumerate(self.sockets):
+            if one.version == local.version and (one.local is None or one.local == local):
+                return index
+        raise HostError(f"no socket of port {NAT_PORT} has the address {local}")
+
+    def path_of(self, punted: Punted) -> Path:
+        bound = self.sockets[punted.socket_index].local
+        unknown = ipaddress.ip_address("0.0.0.0" if punted.remote.version == 4 else "::")
+        local = punted.local or bound or unknown
+        return Path(local, punted.local_port, punted.remote, punted.remote_port, marker=True)
+
+    def send(self, data: bytes, path: Path) -> None:
+        one = self.sockets[self.index_of(path.local)]
+        local = path.local if one.local is None and not path.local.is_unspecified else None
+        one.sendto((NON_ESP_MARKER + data) if path.marker else data, path.remote, path.remote_port, local)
+
+    def close(self) -> None:
+        for one in self.sockets:
+            one.close()
+        self.sockets.clear()
+
+
+def listening_addresses(wanted: Sequence[tuple[Address, ...]]) -> list[Address]:
+    """Where to listen for connections with these local addresses: on each, or on the wildcards if one connection names none."""
+    if not wanted or not all(wanted):
+        wildcards: list[Address] = [ipaddress.IPv4Address(0)]
+        if socket.has_ipv6 and _ipv6_works():
+            wildcards.append(ipaddress.IPv6Address(0))
+        return wildcards
+    return list(dict.fromkeys(address for addresses in wanted for address in addresses))
+
+
+def source_for(remote: Address) -> Address:
+    """The address from which this host would send to `remote` outside of every tunnel; HostError if there is no route."""
+    family = socket.AF_INET if remote.version == 4 else socket.AF_INET6
+    try:
+        with socket.socket(family, socket.SOCK_DGRAM) as one:
+            one.setsockopt(socket.SOL_SOCKET, _SO_MARK, MARK)
+            one.connect((str(remote), IKE_PORT))
+            return ipaddress.ip_address(one.getsockname()[0].partition("%")[0])
+    except OSError as error:
+        raise HostError(f"no way to {remote}: {error.strerror}") from None
+
+
+def _ipv6_works() -> bool:
+    with contextlib.suppress(OSError), socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as one:
+        one.bind(("::", 0))
+        return True
+    return False
+
+
+def _bind(address: Address) -> socket.socket:
+    version4 = address.version == 4
+    one = socket.socket(socket.AF_INET if version4 else socket.AF_INET6, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+    try:
+        one.setsockopt(socket.SOL_SOCKET, _SO_MARK, MARK)
+        if version4:
+            one.setsockopt(socket.IPPROTO_IP, _IP_MTU_DISCOVER, _PMTUDISC_PROBE)
+            one.setsockopt(socket.IPPROTO_IP, _IP_PKTINFO, 1)
+        else:
+            one.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            one.setsockopt(socket.IPPROTO_IPV6, _IPV6_MTU_DISCOVER, _PMTUDISC_PROBE)
+            one.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, 1)
+        one.bind((str(address), IKE_PORT))
+    except OSError as error:
+        one.close()
+        raise HostError(f"cannot listen on {address} port {IKE_PORT}: {error.strerror}") from None
+    return one
+
+
+def _local_of(ancillary: Iterable[tuple[int, int, bytes]]) -> Address | None:
+    """The address that a datagram was sent to (struct in_pktinfo: index, spec_dst, addr; struct in6_pktinfo: addr, index)."""
+    for level, kind, data in ancillary:
+        if level == socket.IPPROTO_IP and kind == _IP_PKTINFO:
+            return ipaddress.IPv4Address(data[8:12])
+        if level == socket.IPPROTO_IPV6 and kind == socket.IPV6_PKTINFO:
+            return ipaddress.IPv6Address(data[:16])
+    return None
+
+
+def _pktinfo(local: Address) -> list[tuple[int, int, bytes]]:
+    if local.version == 4:
+        return [(socket.IPPROTO_IP, _IP_PKTINFO, struct.pack("=i4s4s", 0, local.packed, bytes(4)))]
+    return [(socket.IPPROTO_IPV6, socket.IPV6_PKTINFO, local.packed + struct.pack("=i", 0))]

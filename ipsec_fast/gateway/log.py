@@ -1,0 +1,69 @@
+"""Lines to stderr: one per state change, one per failure, and a bound on what strangers can make us write. Called by the daemon."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+
+from ..ike.events import ChildDown, ChildFailed, ChildUp, IkeDown, IkeUp, IkeView, Notice, Progress
+from ..model import selectors_text
+
+BURST, PER_S = 50, 10.0
+
+
+class Log:
+    """A token bucket before stderr; lines that found none are counted and told of with the next one."""
+
+    def __init__(
+        self, write: Callable[[str], object] = sys.stderr.write, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._write = write
+        self._clock = clock
+        self._tokens = float(BURST)
+        self._at = clock()
+        self._lost = 0
+
+    def __call__(self, line: str) -> None:
+        now = self._clock()
+        self._tokens = min(BURST, self._tokens + (now - self._at) * PER_S)
+        self._at = now
+        if self._tokens < 1:
+            self._lost += 1
+            return
+        self._tokens -= 1
+        if self._lost:
+            line, self._lost = f"({self._lost} lines left out) {line}", 0
+        self._write(f"{time.strftime('%H:%M:%S')} {printable(line)}\n")
+        sys.stderr.flush()
+
+
+def printable(line: str) -> str:
+    """One line without control characters: peers choose some of the text."""
+    return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in line)
+
+
+def line_of(notice: Notice, view: IkeView | None) -> str | None:
+    """What the operator should read of a notice; None for what is only for those who ask."""
+    match notice:
+        case IkeUp():
+            who = f": {view.local_id} with {view.remote_id}, {view.path}" if view else ""
+            return f"{notice.connection} {'rekeyed' if notice.replaces is not None else 'established'} (IKE SA {notice.ike_id}){who}"
+        case IkeDown():
+            return f"{notice.connection} {'failed' if notice.failed else 'closed'} (IKE SA {notice.ike_id}): {notice.reason}"
+        case ChildUp():
+            child = next((c for c in view.children if c.child_id == notice.child_id), None) if view else None
+            what = (
+                f": {child.suite.name}, {selectors_text(child.local_ts)} === {selectors_text(child.remote_ts)}"
+                if child
+                else ""
+            )
+            how = "rekeyed" if notice.replaces is not None else "installed"
+            return f"{notice.connection} {notice.name} {how} (child {notice.child_id}){what}"
+        case ChildDown():
+            return f"{notice.connection} {notice.name} closed (child {notice.child_id}): {notice.reason}"
+        case ChildFailed():
+            return f"{notice.connection} {notice.name} failed: {notice.reason}"
+        case Progress(level=0):
+            return f"{notice.connection}: {notice.text}" if notice.connection else notice.text
+    return None

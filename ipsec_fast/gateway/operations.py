@@ -1,0 +1,250 @@
+"""What the control socket can see and do: `GatewayControl` over an endpoint, its manager and the dataplane.
+
+A command that waits is a Waiter: a listener on the notices that ends when all it waits for has come or cannot come any more.
+Called by gateway.vici.commands and, for what the configuration starts by itself, by gateway.starter.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from ..control.children import Children
+from ..control.manager import Listener, Manager
+from ..control.views import child_counters, child_mtu
+from ..errors import StateError, UsageError
+from ..ike.config import ConnectionConfig
+from ..ike.events import ChildDown, ChildFailed, ChildUp, IkeDown, IkeUp, IkeView, Notice, Progress
+from ..model import Address, Path
+from ..policy.peers import Peers
+from .ike_io import IKE_PORT, source_for
+from .vici.control import ChildCounters, ChildMtu, ControlLog, GatewayStats, Selection
+
+if TYPE_CHECKING:
+    from ..ike.endpoint import Endpoint
+
+LIVE = ("ESTABLISHED", "REKEYING")
+DEAD_CHILD = ("DELETING", "DELETED", "REKEYED")
+
+
+class Waiter:
+    """Waits until every child of `children` stands or failed (or, without children, the IKE SA), or everything of `going` is gone."""
+
+    def __init__(self, log: ControlLog) -> None:
+        self.ike_ids: set[int] = set()
+        self.children: set[tuple[str, str]] = set()
+        self.going: set[tuple[str, int]] = set()
+        self.errors: list[str] = []
+        self._log = log
+        self._done = asyncio.get_running_loop().create_future()
+
+    def hear(self, notice: Notice, view: IkeView | None) -> None:
+        match notice:
+            case Progress(ike_id=ike_id) if ike_id in self.ike_ids:
+                self._log(notice)
+            case IkeUp(replaces=replaced) if replaced in self.ike_ids:
+                self.ike_ids ^= {replaced, notice.ike_id}  # what waits goes on with the IKE SA that took over
+            case IkeUp():
+                self.going.discard(("up", notice.ike_id))
+            case ChildUp():
+                self.children.discard((notice.connection, notice.name))
+            case ChildFailed() if (notice.connection, notice.name) in self.children:
+                self._fail(notice.connection, notice.name, notice.reason)
+            case ChildDown():
+                self.going.discard(("child", notice.child_id))
+            case IkeDown(ike_id=ike_id):
+                self.going.discard(("ike", ike_id))
+                self.going -= {("child", child.child_id) for child in (view.children if view else ())}
+                if ike_id in self.ike_ids and ("up", ike_id) in self.going:
+                    self.going.discard(("up", ike_id))
+                    self.errors.append(notice.reason)
+                if ike_id in self.ike_ids:
+                    for connection, name in tuple(self.children):
+                        self._fail(connection, name, notice.reason)
+        self.check()
+
+    def check(self) -> None:
+        if not self.children and not self.going and not self._done.done():
+            self._done.set_result(None)
+
+    async def wait(self) -> None:
+        self.check()
+        await asyncio.shield(self._done)
+
+    def _fail(self, connection: str, name: str, reason: str) -> None:
+        self.children.discard((connection, name))
+        if reason not in self.errors:
+            self.errors.append(reason)
+
+
+class Operations:
+    """`pump` is the daemon's: it makes the endpoint's events, records and datagrams go where they belong."""
+
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        manager: Manager,
+        children: Children,
+        peers: Peers,
+        *,
+        now: Callable[[], float],
+        pump: Callable[[], None],
+        stats: Callable[[], GatewayStats],
+        taken_down: Callable[[str, str | None], None],
+    ) -> None:
+        self._endpoint = endpoint
+        self._manager = manager
+        self._children = children
+        self._peers = peers
+        self._now = now
+        self._pump = pump
+        self._stats = stats
+        self._taken_down = taken_down
+        self._asked: dict[int, set[str]] = {}  # per IKE SA that is being set up: the children that come with it
+        manager.subscribe(self._forget_asked)
+
+    # --- looking
+
+    def views(self) -> Sequence[IkeView]:
+        return self._endpoint.views()
+
+    def child_counters(self, child_id: int) -> ChildCounters:
+        return child_counters(self._children.get(child_id), self._now())  # type: ignore[return-value]
+
+    def child_mtu(self, child_id: int) -> ChildMtu | None:
+        return child_mtu(self._children.get(child_id))  # type: ignore[return-value]
+
+    def connections(self) -> Sequence[ConnectionConfig]:
+        return self._peers.connections
+
+    def stats(self) -> GatewayStats:
+        return self._stats()
+
+    def subscribe(self, listener: Listener) -> Callable[[], None]:
+        return self._manager.subscribe(listener)
+
+    def now(self) -> float:
+        return self._now()
+
+    def is_up(self, connection: str, child: str) -> bool:
+        return any(
+            one.name == child and one.state not in DEAD_CHILD
+            for view in self.views()
+            if view.connection == connection
+            for one in view.children
+        )
+
+    # --- doing
+
+    async def initiate(self, ike: str | None, child: str | None, log: ControlLog) -> None:
+        connection, children = self._peers.find(ike, child)
+        missing = [one.name for one in children if not self.is_up(connection.name, one.name)]
+        if not missing and (children or any(v.connection == connection.name and v.state in LIVE for v in self.views())):
+            return
+        waiter = Waiter(log)
+        waiter.children = {(connection.name, name) for name in missing}
+        unsubscribe = self._manager.subscribe(waiter.hear)
+        try:
+            self._begin(connection, missing, waiter)
+            self._pump()
+            await waiter.wait()
+        finally:
+            unsubscribe()
+        if waiter.errors:
+            raise StateError("; ".join(waiter.errors))
+
+    def start(self, connection_name: str, child: str) -> None:
+        """Begin and do not wait."""
+        connection, _ = self._peers.find(connection_name, child)
+        self._begin(connection, [child], None)
+        self._pump()
+
+    async def terminate(self, selection: Selection, force: bool, log: ControlLog) -> int:
+        picked = selection.pick(self.views())
+        waiter = Waiter(log)
+        waiter.ike_ids = {view.ike_id for view, _ in picked}
+        unsubscribe = self._manager.subscribe(waiter.hear)
+        try:
+            for view, children in picked:
+                if selection.names_child:
+                    for one in children:
+                        self._taken_down(view.connection, one.name)
+                        waiter.going.add(("child", one.child_id))
+                        self._endpoint.terminate_child(one.child_id, self._now())
+                else:
+                    self._taken_down(view.connection, None)
+                    waiter.going.add(("ike", view.ike_id))
+                    self._endpoint.terminate_ike(view.ike_id, self._now(), force)
+            count = len(waiter.going)
+            self._pump()
+            if selection.names_child and force:
+                return count
+            await waiter.wait()
+        finally:
+            unsubscribe()
+        return count
+
+    def rekey(self, selection: Selection) -> int:
+        count = 0
+        for view, children in selection.pick(self.views()):
+            if selection.names_child:
+                for one in children:
+                    self._endpoint.rekey_child(one.child_id, self._now())
+                    count += 1
+            else:
+                self._endpoint.rekey_ike(view.ike_id, self._now())
+                count += 1
+        self._pump()
+        return count
+
+    # --- beginning
+
+    def _begin(self, connection: ConnectionConfig, names: list[str], waiter: Waiter | None) -> None:
+        """On the connection's IKE SA if it has one, with the one that is being set up if there is one, otherwise with a new one."""
+        now = self._now()
+        views = [view for view in self.views() if view.connection == connection.name]
+        live = next((view for view in reversed(views) if view.state in LIVE), None)
+        if live is not None:
+            self._begin_children(live.ike_id, connection, names)
+        else:
+            rising = next((v for v in views if v.ike_id in self._asked), None)
+            ike_id = (
+                rising.ike_id
+                if rising
+                else self._endpoint.initiate(connection, tuple(names), self._path(connection), now)
+            )
+            late = [name for name in names if name not in self._asked.get(ike_id, names)]
+            self._asked.setdefault(ike_id, set()).update(names)
+            if late:
+                self._begin_when_up(ike_id, connection, late)
+            if waiter is not None and not names:
+                waiter.going.add(("up", ike_id))
+        if waiter is not None:
+            waiter.ike_ids.add(live.ike_id if live else ike_id)
+
+    def _begin_children(self, ike_id: int, connection: ConnectionConfig, names: Sequence[str]) -> None:
+        for name in names:
+            child = connection.child(name)
+            if child is not None:
+                self._endpoint.initiate_child(ike_id, child, self._now())
+
+    def _begin_when_up(self, ike_id: int, connection: ConnectionConfig, names: Sequence[str]) -> None:
+        def hear(notice: Notice, view: IkeView | None) -> None:
+            if isinstance(notice, IkeUp | IkeDown) and notice.ike_id == ike_id:
+                unsubscribe()
+                if isinstance(notice, IkeUp):
+                    self._begin_children(ike_id, connection, names)
+
+        unsubscribe = self._manager.subscribe(hear)
+
+    def _forget_asked(self, notice: Notice, view: IkeView | None) -> None:
+        if isinstance(notice, IkeUp | IkeDown):
+            self._asked.pop(notice.ike_id, None)
+
+    def _path(self, connection: ConnectionConfig) -> Path:
+        if not connection.remote_addrs:
+            raise UsageError(f"connection {connection.name} has no remote_addrs: it can only wait for its peer")
+        remote: Address = connection.remote_addrs[0]
+        same = [one for one in connection.local_addrs if one.version == remote.version]
+        return Path(same[0] if same else source_for(remote), IKE_PORT, remote, IKE_PORT)

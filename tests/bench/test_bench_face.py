@@ -1,0 +1,61 @@
+"""`ipsec-fast bench esp`: the JSON has the issue's fields, bad arguments are refused."""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+import pytest
+
+from ipsec_fast import bench
+from ipsec_fast.bench.esp import run_bench_esp
+from ipsec_fast.errors import AlgorithmError, UsageError
+
+FIELDS = {"direction", "algorithm", "engine", "packet_bytes", "batch", "ns_per_packet", "raw_ns_per_packet", "ratio"}
+
+
+def parse(*words: str) -> argparse.Namespace:
+    parser = argparse.ArgumentParser()
+    bench.add_arguments(parser)
+    return parser.parse_args(words)
+
+
+def test_unknown_algorithm_is_refused():
+    with pytest.raises(AlgorithmError, match="aes128gcm16"):
+        run_bench_esp(["rot13"])
+
+
+def test_unknown_engine_is_refused():
+    with pytest.raises(AlgorithmError, match="openssl"):
+        run_bench_esp(["aes128gcm16"], engine="abacus")
+
+
+@pytest.mark.parametrize("wrong", [{"sizes": [19]}, {"sizes": [65001]}, {"batches": [0]}, {"seconds": 0}])
+def test_impossible_sizes_are_refused(wrong):
+    with pytest.raises(UsageError, match="20 to 65000"):
+        run_bench_esp(["aes128gcm16"], **wrong)
+
+
+def test_json_is_one_document_with_the_fixed_fields(capsys):
+    words = "esp --json --seconds 0.001 --algorithm aes128gcm16 --algorithm aes128-sha256 --size 64 --batch 4"
+    assert bench.main(parse(*words.split())) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert set(document) == {"machine", "results"}
+    assert set(document["machine"]) == {"cpu", "cores", "kernel", "python", "openssl", "ipsecmb"}
+    assert [(r["direction"], r["algorithm"]) for r in document["results"]] == [
+        ("out", "aes128gcm16"), ("in", "aes128gcm16"), ("out", "aes128-sha256"), ("in", "aes128-sha256"),
+    ]  # fmt: skip
+    for row in document["results"]:
+        assert set(row) == FIELDS
+        assert row["ns_per_packet"] > 0
+        assert row["ratio"] == pytest.approx(row["raw_ns_per_packet"] / row["ns_per_packet"], rel=0.1)
+
+
+def test_table_has_a_row_per_result(capsys):
+    assert (
+        bench.main(parse("esp", "--seconds", "0.001", "--algorithm", "aes256gcm16", "--size", "64", "--batch", "1"))
+        == 0
+    )
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 4
+    assert lines[2].startswith("out aes256gcm16")

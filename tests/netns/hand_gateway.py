@@ -1,0 +1,121 @@
+"""A gateway without IKE: one worker with SAs made by hand, driven by JSON lines on stdin, one JSON answer each.
+
+argv[1] is a JSON document: tun, mtu, inner (addresses with prefix of the TUN), outer, remote, policies [[local, remote]], spi_out, spi_in, algorithm,
+offload {}, mss, max_inner, port. Commands: {"do": "counters" | "notices" | "punted" | "publish" | "grant" | "sendto" | "quit", ...}.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import subprocess
+import sys
+from ipaddress import ip_address
+from typing import Any
+
+from ipsec_fast.dataplane.offload import Offload
+from ipsec_fast.dataplane.sad import SA
+from ipsec_fast.dataplane.spd import Policy, Tables, last_received_s, last_sent_s, set_selectors
+from ipsec_fast.dataplane.tun import Tun
+from ipsec_fast.dataplane.udp import UdpSocket, set_endpoint
+from ipsec_fast.dataplane.worker import Worker
+from ipsec_fast.model import TrafficSelector
+
+KEY_BYTES = {"aes128gcm16": 20, "aes256gcm16": 36, "aes128-sha256": 48, "chacha20poly1305": 36}
+
+
+class HandGateway:
+    def __init__(self, settings: dict[str, Any]) -> None:
+        self.settings = settings
+        offload = Offload(**settings.get("offload", {}))
+        local = ip_address(settings["outer"])
+        self.tun = Tun(settings["tun"], offload=offload)
+        wildcard = settings.get("wildcard", False)
+        self.socket = UdpSocket(
+            None if wildcard else local, settings.get("port", 4500), version=local.version, offload=offload, mark=0x1F5
+        )
+        self.worker = Worker(self.tun, [self.socket], offload=offload)
+        algorithm = settings.get("algorithm", "aes128gcm16")
+        key = bytes(range(KEY_BYTES[algorithm]))
+        grant = settings.get("grant")
+        self.outbound = SA("out", settings["spi_out"], algorithm, key, granted=grant)
+        self.inbound = SA("in", settings["spi_in"], algorithm, key, window=4096)
+        for sa in (self.outbound, self.inbound):
+            sa.mss_ipv4 = settings.get("mss", 0)
+            sa.mss_ipv6 = max(0, settings.get("mss", 0) - 20)
+        self.outbound.max_inner = settings.get("max_inner", 0)
+        set_endpoint(
+            self.outbound, 0, local if wildcard else None, ip_address(settings["remote"]), settings.get("port", 4500)
+        )
+        pairs = [(TrafficSelector.parse(a), TrafficSelector.parse(b)) for a, b in settings["policies"]]
+        set_selectors(self.inbound, [a for a, _ in pairs], [b for _, b in pairs])
+        self.policies = [Policy("protect", a, b, self.outbound) for a, b in pairs]
+        self.policies += [Policy("protect", a, b, None, tag=77) for a, b in map(self.parse, settings.get("traps", []))]
+        self.policies += [Policy("bypass", a, b) for a, b in map(self.parse, settings.get("bypass", []))]
+        self.publish()
+        self.configure()
+        self.worker.start()
+
+    @staticmethod
+    def parse(pair: list[str]) -> tuple[TrafficSelector, TrafficSelector]:
+        return TrafficSelector.parse(pair[0]), TrafficSelector.parse(pair[1])
+
+    def publish(self) -> None:
+        self.worker.publish(Tables([self.inbound], self.policies))
+
+    def configure(self) -> None:
+        name = self.tun.name
+        run(f"ip link set {name} mtu {self.settings['mtu']} up")
+        for address in self.settings["inner"]:
+            run(f"ip address add {address} dev {name} nodad" if ":" in address else f"ip address add {address} dev {name}")
+        for route in self.settings.get("routes", []):
+            run(f"ip route add {route} dev {name}")
+
+    def answer(self, command: dict[str, Any]) -> Any:
+        do = command["do"]
+        if do == "counters":
+            usage = resource.getrusage(resource.RUSAGE_SELF)
+            return {
+                "worker": self.worker.counters(),
+                "in": self.inbound.counters(),
+                "out": self.outbound.counters(),
+                "features": self.tun.features | self.socket.features,
+                "user_s": usage.ru_utime,
+                "system_s": usage.ru_stime,
+                "last": [last_sent_s(self.outbound), last_received_s(self.inbound)],
+            }
+        if do == "notices":
+            return [[notice.kind.name, notice.spi] for notice in self.worker.take_notices()]
+        if do == "punted":
+            return [[p.data.hex(), str(p.local), p.local_port, str(p.remote), p.remote_port] for p in self.worker.take_punted()]
+        if do == "publish":
+            for _ in range(command["times"]):
+                self.publish()
+                set_endpoint(
+                    self.outbound, 0, None, ip_address(self.settings["remote"]), self.settings.get("port", 4500)
+                )
+        if do == "grant":
+            self.outbound.set_grant(command["granted"])
+        if do == "sendto":
+            self.socket.sendto(bytes.fromhex(command["data"]), ip_address(self.settings["remote"]), self.socket.port)
+        return None
+
+    def serve(self) -> None:
+        for line in sys.stdin:
+            command = json.loads(line)
+            if command["do"] == "quit":
+                break
+            print(json.dumps(self.answer(command)), flush=True)
+        self.worker.stop()
+        self.socket.close()
+        self.tun.close()
+
+
+def run(command: str) -> None:
+    subprocess.run(command.split(), check=True)
+
+
+if __name__ == "__main__":
+    gateway = HandGateway(json.loads(sys.argv[1]))
+    print(json.dumps("ready"), flush=True)
+    gateway.serve()
