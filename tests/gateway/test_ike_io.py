@@ -26,7 +26,7 @@ def _net() -> Iterator[None]:
     home = os.open("/proc/self/ns/net", os.O_RDONLY)
     assert libc.unshare(0x40000000) == 0
     try:
-        lines = "ip link set lo up; ip addr add 192.0.2.1/32 dev lo; ip addr add 192.0.2.9/32 dev lo; ip addr add 2001:db8::1/128 dev lo nodad"
+        lines = "ip link set lo up; for a in 192.0.2.1 192.0.2.9; do ip addr add $a/32 dev lo; done; ip addr add 2001:db8::1/128 dev lo nodad"
         subprocess.run(lines, shell=True, check=True)
         yield
     finally:
