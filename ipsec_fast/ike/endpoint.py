@@ -240,6 +240,8 @@ class Endpoint:
             outbound.submit(sa, RekeyIke())
         elif kind is TimerKind.CHILDLESS and not sa.children:
             outbound.submit(sa, DeleteIke("it has no Child SA", failed=True))
+        elif kind is TimerKind.EXPIRE and sa.established_at is None:
+            sa.close("redundant, and its creator has forgotten it", failed=False)  # so nobody would answer a DELETE
         elif kind is TimerKind.EXPIRE and sa.state is not State.DELETING:
             outbound.submit(sa, DeleteIke("replaced, and the peer did not close it"))
 
@@ -258,10 +260,11 @@ class Endpoint:
 
     def _watch(self, sa: IkeSA) -> None:
         """Nothing heard for dpd_delay_s: ask; otherwise look again when that could be."""
-        delay_s = sa.config.dpd_delay_s
-        quiet_s = self._core.now - sa.last_inbound_at
-        if quiet_s >= delay_s:
+        core, delay_s = self._core, sa.config.dpd_delay_s
+        due = sa.last_inbound_at + delay_s
+        if core.now >= due:
             if sa.active is None:
                 outbound.submit(sa, Liveness())
-            quiet_s = 0.0
-        sa.set_timer(TimerKind.LIVENESS, delay_s - quiet_s)
+            due = core.now + delay_s
+        if not sa.is_closed:
+            core.timers.set(TimerKey(sa.ike_id, TimerKind.LIVENESS), due)

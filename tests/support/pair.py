@@ -230,7 +230,6 @@ class Pair:
         settings: EndpointSettings | None = None,
         network: Network = perfect,
         nat: str = "",
-        traffic_every_s: float = 0.0,
     ) -> None:
         self.now = 1000.0
         self.network = network
@@ -240,8 +239,8 @@ class Pair:
         settings = settings or EndpointSettings()
         self.a = Shell("a", seed, settings, _listed(a, connection("a")))
         self.b = Shell("b", seed, settings, _listed(b, connection("b")))
-        self.traffic_every_s = traffic_every_s
-        self._next_traffic = self.now + traffic_every_s
+        self.traffic_every_s = 0.0
+        self._next_traffic = self.now
         self._wire: list[tuple[float, int, str, bytes, Path]] = []
         self._order = itertools.count()
 
@@ -329,6 +328,10 @@ class Pair:
         """A datagram from nowhere, at once."""
         self.shell(side).endpoint.receive_datagram(data, path, self.now)
         self.flush()
+
+    def start_traffic(self, every_s: float) -> Pair:
+        self.traffic_every_s, self._next_traffic = every_s, self.now
+        return self
 
     def _send_traffic(self) -> None:
         """One packet each way; a packet that finds no SA at the other side is a gap."""
