@@ -98,6 +98,14 @@ class Topology:
             raise HostError(f"/proc/sys/{name} cannot be set in a namespace: {error.strerror}") from None
 
     def close(self) -> None:
+        """End the processes, then delete the namespaces."""
+        self.close_processes()
+        for node in NODES:
+            if NETNS_FOLDER.joinpath(self.name(node)).exists():
+                subprocess.run(["ip", "netns", "del", self.name(node)], capture_output=True)
+
+    def close_processes(self) -> None:
+        """End what start() started: SIGTERM, and SIGKILL 5 s later."""
         for process in self._processes:
             if process.poll() is None:
                 process.terminate()
@@ -108,9 +116,6 @@ class Topology:
                 process.kill()
                 process.wait()
         self._processes.clear()
-        for node in NODES:
-            if NETNS_FOLDER.joinpath(self.name(node)).exists():
-                subprocess.run(["ip", "netns", "del", self.name(node)], capture_output=True)
 
     def _build(self) -> None:
         for node in NODES:
