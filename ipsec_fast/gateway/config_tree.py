@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from ..errors import Problem
@@ -126,7 +126,7 @@ def _drop_later(
     tree: Tree,
     section: dict[str, object],
     location: Location,
-    later: Mapping[str, Iterable[str]],
+    later: Mapping[str, frozenset[str]],
     prefixes: tuple[str, ...] = (),
 ) -> None:
     for key in list(section):

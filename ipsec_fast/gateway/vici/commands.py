@@ -130,9 +130,10 @@ class Commands:
     async def initiate(self, request: Decoded, session: Session) -> Encodable:
         ike, child = text(request, "ike"), text(request, "child")
         self._check_configured(ike, child)
+        timeout_ms = number(request, "timeout")
         work = self._control.initiate(ike, child, _control_log(request, session))
         what = f"CHILD_SA '{child}'" if child is not None else f"IKE_SA '{ike}'"
-        await self._wait(work, number(request, "timeout"), f"{what} not established")
+        await self._wait(work, timeout_ms, f"{what} not established")
         return {"success": "yes"}
 
     async def terminate(self, request: Decoded, session: Session) -> Encodable:
@@ -140,16 +141,14 @@ class Commands:
         matches = self._count(selection)
         if not matches:
             return {"success": "no", "errmsg": "no matching SAs to terminate found", "matches": 0, "terminated": 0}
+        timeout_ms, force, post = number(request, "timeout"), flag(request, "force"), _control_log(request, session)
         gone: list[int] = []
 
         async def work() -> None:
-            gone.append(
-                await self._control.terminate(selection, flag(request, "force"), _control_log(request, session))
-            )
+            gone.append(await self._control.terminate(selection, force, post))
 
-        at_once = (number(request, "timeout") or 0) < 0
-        await self._wait(work(), number(request, "timeout"), "not all matching SAs terminated")
-        terminated = matches if at_once else gone[0]
+        await self._wait(work(), timeout_ms, "not all matching SAs terminated")
+        terminated = gone[0] if gone else matches  # none yet: nobody wants to wait for it
         if terminated < matches:
             reason = "not all matching SAs could be terminated"
             return {"success": "no", "errmsg": reason, "matches": matches, "terminated": terminated}

@@ -113,6 +113,8 @@ def _child_config_section(child: ChildConfig) -> Section:
         "rekey_time": child.rekey_time_s,
         "rekey_bytes": 0,
         "rekey_packets": 0,
+        "dpd_action": "clear",
+        "close_action": "none",
         "local-ts": _selector_texts(child.local_ts) or ["dynamic"],
         "remote-ts": _selector_texts(child.remote_ts) or ["dynamic"],
     }

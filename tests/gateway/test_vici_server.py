@@ -1,0 +1,332 @@
+"""The control socket's manners: who may open it, what malformed bytes do, how commands wait, who gets events."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import socket
+import stat
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+
+from ipsec_fast.errors import HostError
+from ipsec_fast.gateway.vici import server as server_module
+from ipsec_fast.gateway.vici.codec import (
+    Packet,
+    PacketType,
+    decode_message,
+    decode_packet,
+    encode_message,
+    encode_segment,
+)
+from ipsec_fast.gateway.vici.server import ViciServer
+from ipsec_fast.ike.events import ChildDown, ChildUp, IkeDown, IkeUp, Progress
+from tests.support.fake_control import FakeControl, child_view, ike_view
+
+
+class Client:
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.reader, self.writer = reader, writer
+
+    def send(self, kind: PacketType, name: str = "", message: dict[str, object] | None = None) -> None:
+        self.writer.write(encode_segment(Packet(kind, name, encode_message(message or {}))))
+
+    async def receive(self) -> Packet:
+        length = int.from_bytes(await asyncio.wait_for(self.reader.readexactly(4), 5))
+        return decode_packet(await self.reader.readexactly(length))
+
+    async def ask(self, kind: PacketType, name: str, message: dict[str, object] | None = None) -> Packet:
+        self.send(kind, name, message)
+        return await self.receive()
+
+    async def command(self, name: str, message: dict[str, object] | None = None) -> dict[str, object]:
+        packet = await self.ask(PacketType.CMD_REQUEST, name, message)
+        assert packet.type == PacketType.CMD_RESPONSE
+        return decode_message(packet.body)
+
+    async def register(self, *names: str) -> None:
+        for name in names:
+            assert (await self.ask(PacketType.EVENT_REGISTER, name)).type == PacketType.EVENT_CONFIRM
+
+    async def event(self) -> tuple[str, dict[str, object]]:
+        packet = await self.receive()
+        assert packet.type == PacketType.EVENT
+        return packet.name, decode_message(packet.body)
+
+    async def is_closed(self) -> bool:
+        try:
+            return await asyncio.wait_for(self.reader.read(), 5) == b""
+        except ConnectionError:
+            return True
+
+
+class Host:
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.control = FakeControl()
+        self.server = ViciServer(path, self.control)
+
+    async def connect(self) -> Client:
+        return Client(*await asyncio.open_unix_connection(self.path))
+
+
+@pytest_asyncio.fixture
+async def host(tmp_path: Path) -> AsyncIterator[Host]:
+    host = Host(str(tmp_path / "v.sock"))
+    await host.server.start()
+    yield host
+    await host.server.close()
+    assert not os.path.exists(host.path)
+
+
+# --- the socket
+
+
+async def test_socket_is_for_its_owner_alone(host: Host) -> None:
+    assert stat.S_IMODE(os.stat(host.path).st_mode) == 0o600
+
+
+async def test_second_gateway_is_refused(host: Host) -> None:
+    with pytest.raises(HostError, match="in use"):
+        await ViciServer(host.path, FakeControl()).start()
+    assert "version" in await (await host.connect()).command("version")
+
+
+async def test_stale_socket_is_replaced(tmp_path: Path) -> None:
+    path = str(tmp_path / "v.sock")
+    with socket.socket(socket.AF_UNIX) as stale:
+        stale.bind(path)
+    server = ViciServer(path, FakeControl())
+    await server.start()
+    await server.close()
+    await server.close()
+
+
+async def test_something_else_is_left_alone(tmp_path: Path) -> None:
+    file = tmp_path / "v.sock"
+    file.write_text("precious")
+    with pytest.raises(HostError, match="no socket"):
+        await ViciServer(str(file), FakeControl()).start()
+    assert file.read_text() == "precious"
+
+
+async def test_missing_folder_is_one_clear_line(tmp_path: Path) -> None:
+    with pytest.raises(HostError, match="No such file"):
+        await ViciServer(str(tmp_path / "none" / "v.sock"), FakeControl()).start()
+
+
+async def test_a_successor_s_socket_is_not_removed(tmp_path: Path) -> None:
+    path = tmp_path / "v.sock"
+    server = ViciServer(str(path), FakeControl())
+    await server.start()
+    path.unlink()
+    path.write_text("successor")
+    await server.close()
+    assert path.read_text() == "successor"
+
+
+async def test_other_users_are_turned_away(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server_module, "peer_uid", lambda connection: os.geteuid() + 4711)
+    assert await (await host.connect()).is_closed()
+
+
+async def test_connections_are_limited(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server_module, "MAX_CONNECTIONS", 1)
+    first = await host.connect()
+    await first.command("version")
+    assert await (await host.connect()).is_closed()
+    await first.command("version")
+
+
+# --- malformed input
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"\x00\x00\x00\x00",
+        b"\xff\xff\xff\xff",
+        b"\x00\x00\x00\x01\x09",
+        b"\x00\x00\x00\x01\x00",
+        b"\x00\x00\x00\x03\x00\x05a",
+        b"\x00\x00\x00\x01\x01",
+        b"\x00\x00\x00\x0a\x00\x07version\x02",
+        b"\x00\x00\x00\x0b\x00\x07version\x04\x01",
+    ],
+)
+async def test_malformed_bytes_close_that_connection_alone(host: Host, data: bytes) -> None:
+    bystander, culprit = await host.connect(), await host.connect()
+    culprit.writer.write(data)
+    assert await culprit.is_closed()
+    assert "version" in await bystander.command("version")
+
+
+async def test_garbage_never_kills_the_server(host: Host) -> None:
+    rng = random.Random(7)
+    good = encode_segment(
+        Packet(PacketType.CMD_REQUEST, "list-sas", encode_message({"ike": "paris", "x": {"y": ["z"]}}))
+    )
+    for _ in range(300):
+        client = await host.connect()
+        data = bytearray(good * 3)
+        for _ in range(rng.randrange(1, 6)):
+            data[rng.randrange(len(data))] = rng.randrange(256)
+        client.writer.write(bytes(data[: rng.randrange(1, len(data))]) if rng.random() < 0.5 else rng.randbytes(40))
+        client.writer.close()
+    assert "version" in await (await host.connect()).command("version")
+
+
+async def test_unknown_names(host: Host) -> None:
+    client = await host.connect()
+    for name in ("load-conn", "", "LIST-SAS", "reload-settings"):
+        assert (await client.ask(PacketType.CMD_REQUEST, name)).type == PacketType.CMD_UNKNOWN
+    for name in ("alert", "ike-update", "list-cert"):
+        assert (await client.ask(PacketType.EVENT_REGISTER, name)).type == PacketType.EVENT_UNKNOWN
+        assert (await client.ask(PacketType.EVENT_UNREGISTER, name)).type == PacketType.EVENT_UNKNOWN
+
+
+@pytest.mark.parametrize(
+    ("command", "message", "reason"),
+    [
+        ("initiate", {}, "missing configuration name"),
+        ("initiate", {"child": "nte"}, "CHILD_SA config 'nte' not found; there are: net"),
+        ("initiate", {"ike": "pairs"}, "IKE_SA config 'pairs' not found; there are: paris, rome"),
+        ("initiate", {"ike": "rome", "child": "net"}, "CHILD_SA config 'net' not found"),
+        ("initiate", {"child": "refused"}, "aes128gcm16 offered, aes256gcm16 wanted"),
+        ("initiate", {"child": "slow", "timeout": 20}, "CHILD_SA 'slow' not established after 20ms"),
+        ("initiate", {"child": "net", "timeout": "soon"}, "timeout must be a number"),
+        ("initiate", {"child": ["net"]}, "single value"),
+        ("terminate", {}, "missing terminate selector"),
+        ("terminate", {"ike": "none"}, "no matching SAs to terminate found"),
+        ("terminate", {"ike-id": "x"}, "ike-id must be a number"),
+        ("rekey", {}, "missing rekey selector"),
+        ("rekey", {"child-id": 55}, "no matching SAs to rekey found"),
+        ("rekey", {"ike": "paris", "reauth": "yes"}, "not supported"),
+        ("list-sas", {"ike-id": "x"}, "must be a number"),
+    ],
+)
+async def test_refusals_say_why(host: Host, command: str, message: dict[str, object], reason: str) -> None:
+    client = await host.connect()
+    response = await client.command(command, message)
+    assert response["success"] == b"no"
+    assert reason in response["errmsg"].decode()
+    assert "version" in await client.command("version")
+
+
+async def test_a_bug_in_a_command_is_an_answer_too(host: Host, caplog: pytest.LogCaptureFixture) -> None:
+    host.control.stats = lambda: 1 / 0  # type: ignore[method-assign,assignment,return-value]
+    client = await host.connect()
+    assert b"internal error" in (await client.command("stats"))["errmsg"]
+    assert "version" in await client.command("version")
+    assert "ZeroDivisionError" in caplog.text
+
+
+# --- waiting
+
+
+async def test_a_waiting_command_blocks_nobody_else(host: Host) -> None:
+    waiting, other = await host.connect(), await host.connect()
+    waiting.send(PacketType.CMD_REQUEST, "initiate", {"child": "slow"})
+    waiting.send(PacketType.CMD_REQUEST, "version")
+    assert "version" in await other.command("version")
+    host.control.released.set()
+    assert decode_message((await waiting.receive()).body) == {"success": b"yes"}
+    assert "version" in decode_message((await waiting.receive()).body)
+
+
+async def test_timeout_minus_one_returns_at_once_and_the_work_goes_on(host: Host) -> None:
+    client = await host.connect()
+    assert await client.command("initiate", {"child": "slow", "timeout": -1}) == {"success": b"yes"}
+    assert host.control.calls == [("initiate", None, "slow")]
+
+
+async def test_a_client_that_leaves_ends_its_waiting(host: Host) -> None:
+    client = await host.connect()
+    client.send(PacketType.CMD_REQUEST, "initiate", {"child": "slow"})
+    client.writer.close()
+    while host.server._connections:
+        await asyncio.sleep(0)
+    assert "version" in await (await host.connect()).command("version")
+
+
+async def test_control_log_goes_to_whom_it_concerns(host: Host) -> None:
+    asking, bystander, deaf = await host.connect(), await host.connect(), await host.connect()
+    await asking.register("control-log")
+    await bystander.register("control-log")
+    asking.send(PacketType.CMD_REQUEST, "initiate", {"child": "net"})
+    name, line = await asking.event()
+    assert name == "control-log"
+    assert line["msg"] == b"initiating IKE_SA paris[3] to 192.0.2.2"
+    assert (line["group"], line["level"], line["ikesa-name"]) == (b"IKE", b"1", b"paris")
+    assert (await asking.receive()).type == PacketType.CMD_RESPONSE  # level 2 was left out
+    assert await deaf.command("initiate", {"child": "net"}) == {"success": b"yes"}
+    assert (await bystander.ask(PacketType.EVENT_UNREGISTER, "control-log")).type == PacketType.EVENT_CONFIRM
+
+
+async def test_slow_reader_is_dropped(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server_module, "MAX_UNREAD_BYTES", 10_000)
+    slow = await host.connect()
+    await slow.register("log")
+    for _ in range(20_000):
+        host.control.tell(Progress(1, "paris", "x" * 100), None)
+        if not host.server._connections or not next(iter(host.server._connections)).events:
+            break
+    else:
+        pytest.fail("a reader that never reads was kept")
+    assert "version" in await (await host.connect()).command("version")
+
+
+# --- events
+
+
+async def test_up_and_down(host: Host) -> None:
+    client = await host.connect()
+    await client.register("ike-updown", "child-updown")
+    view = ike_view(children=(child_view(),))
+    host.control.tell(IkeUp(1, "paris"), ike_view())
+    host.control.tell(ChildUp(1, 7, "paris", "net"), view)
+    host.control.tell(ChildDown(1, 7, "paris", "net", "deleted"), ike_view())
+    host.control.tell(IkeDown(1, "paris", "deleted", False), None)
+    name, up = await client.event()
+    assert (name, up["up"], up["paris"]["uniqueid"]) == ("ike-updown", b"yes", b"1")
+    name, up = await client.event()
+    assert (name, up["up"]) == ("child-updown", b"yes")
+    assert up["paris"]["child-sas"]["net-7"]["spi-in"] == b"c8fb5536"
+    name, down = await client.event()
+    assert (name, "up" in down) == ("child-updown", False)
+    assert down["paris"]["child-sas"]["net-7"]["spi-in"] == b"c8fb5536"  # as it was last seen
+    name, down = await client.event()
+    assert (name, "up" in down, down["paris"]["state"]) == ("ike-updown", False, b"ESTABLISHED")
+
+
+async def test_a_rekey_is_one_event_and_no_down(host: Host) -> None:
+    client = await host.connect()
+    await client.register("ike-updown", "child-updown", "ike-rekey", "child-rekey", "log")
+    host.control.tell(IkeUp(1, "paris"), ike_view(children=(child_view(),)))
+    await client.event()
+    host.control.tell(IkeUp(5, "paris", replaces=1), ike_view(5))
+    host.control.tell(IkeDown(1, "paris", "rekeyed", False), None)
+    both = (child_view(7, state="REKEYED"), child_view(8))
+    host.control.tell(ChildUp(5, 8, "paris", "net", replaces=7), ike_view(5, children=both))
+    host.control.tell(ChildDown(5, 7, "paris", "net", "rekeyed", replaced_by=8), ike_view(5))
+    host.control.tell(Progress(5, "paris", "done"), None)
+    name, message = await client.event()
+    assert name == "ike-rekey"
+    assert (message["paris"]["old"]["uniqueid"], message["paris"]["new"]["uniqueid"]) == (b"1", b"5")
+    name, message = await client.event()
+    assert name == "child-rekey"
+    pair = message["paris"]["child-sas"]["net"]
+    assert (pair["old"]["uniqueid"], pair["old"]["state"], pair["new"]["uniqueid"]) == (b"7", b"REKEYED", b"8")
+    assert (await client.event())[0] == "log"
+
+
+async def test_an_attempt_that_never_stood_is_no_down(host: Host) -> None:
+    client = await host.connect()
+    await client.register("ike-updown", "log")
+    host.control.tell(IkeDown(4, "paris", "no answer", True), ike_view(4, state="CONNECTING"))
+    host.control.tell(Progress(4, "paris", "giving up"), None)
+    assert (await client.event())[0] == "log"
