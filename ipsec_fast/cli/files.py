@@ -27,12 +27,10 @@ def add_check_config(parser: argparse.ArgumentParser) -> None:
 
 
 def run_gateway(arguments: argparse.Namespace) -> int:
-    loaded = _load(arguments.file)
-    for warning in loaded.warnings:
-        print(f"{arguments.file}: warning: {warning}", file=sys.stderr)
-    from ..gateway import daemon  # late: asyncio and the compiled dataplane, which a bad file should not wait for
+    loaded = _load(arguments.file)  # the daemon's log shows its warnings
+    from ..gateway.daemon import run  # late: asyncio and the compiled dataplane, which a bad file should not wait for
 
-    return int(daemon.run(loaded) or 0)
+    return run(loaded)
 
 
 def check_config(arguments: argparse.Namespace) -> int:

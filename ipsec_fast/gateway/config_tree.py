@@ -130,11 +130,11 @@ def _drop_later(
     prefixes: tuple[str, ...] = (),
 ) -> None:
     for key in list(section):
-        fine = later.get(key)
-        if fine is None and not (prefixes and key.startswith(prefixes)):
+        if key not in later and not (prefixes and key.startswith(prefixes)):
             continue
+        fine = later.get(key, frozenset())
         value = section.pop(key)
-        if not fine or not keys.asks_for_what_we_do(value, fine):
+        if not keys.asks_for_what_we_do(value, fine):
             # of several spellings the one that people use
             ours = next((word for word in ("no", "yes", "0", "none", "clear", *fine) if word in fine), "")
             only = f"; leave it out, or write {key} = {json.dumps(ours)}" if ours else ""
