@@ -83,7 +83,12 @@ cdef class PacketBatch:
 
     def _hold(self, name, source, int itemsize):
         cdef Py_buffer *view = &self.views[self.held]
-        PyObject_GetBuffer(source, view, PyBUF_WRITABLE | PyBUF_C_CONTIGUOUS | PyBUF_FORMAT)  # BufferError: read-only
+        try:
+            PyObject_GetBuffer(source, view, PyBUF_WRITABLE | PyBUF_C_CONTIGUOUS | PyBUF_FORMAT)
+        except TypeError:
+            raise UsageError(f"{name}: {type(source).__name__} is no buffer") from None
+        except (BufferError, ValueError) as error:  # ValueError: numpy's word for it
+            raise BufferError(f"{name} must be writable and contiguous: {error}") from None
         self.held += 1
         kind = "u8" if itemsize == 1 else "u32"
         letters = (b"B", b"b", b"c") if itemsize == 1 else (b"I", b"L", b"i", b"l")

@@ -56,8 +56,8 @@ cdef class SA:
             raise UsageError(f"direction {direction!r}: it is 'out' or 'in'")
         if mode != "tunnel":
             raise UsageError(f"mode {mode!r}: this version carries 'tunnel'")
-        if not isinstance(spi, int) or not 256 <= spi <= 0xFFFFFFFF:
-            raise UsageError(f"SPI {spi!r}: it is 256 to 4294967295, lower ones are reserved (RFC 4303 section 2.1)")
+        if not isinstance(spi, int) or not 1 <= spi <= 0xFFFFFFFF:
+            raise UsageError(f"SPI {spi!r}: it is 1 to 4294967295 (a SAD holds none below 256, RFC 4303 section 2.1)")
         if not isinstance(window, int) or not 64 <= window <= 65536:
             raise UsageError(f"anti-replay window {window!r}: it is 64 to 65536 packets")
         last = 0xFFFFFFFFFFFFFFFF if esn else 0xFFFFFFFF
