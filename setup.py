@@ -53,7 +53,7 @@ def pkg_config(*arguments: str) -> list[str]:
     if found.returncode != 0:
         raise SystemExit(
             f"ipsec_fast: OpenSSL >= {OPENSSL_NEEDED} with headers is needed (package libssl-dev); "
-            f"pkg-config says: {found.stderr.strip() or 'nothing'}"
+            f"pkg-config says: {' '.join(found.stderr.split()) or 'nothing'}"
         )
     return found.stdout.split()
 

@@ -235,7 +235,7 @@ class Charon(Daemon):
 class OurGateway(Daemon):
     def __init__(self, namespace: Namespace, directory: Path, site: Site) -> None:
         super().__init__(namespace, directory)
-        self.program = [sys.executable, "-m", "ipsec_fast.cli", "gateway", str(directory / "site.toml")]
+        self.program = [sys.executable, "-m", "ipsec_fast", "gateway", str(directory / "site.toml")]
         self.environment = {"PYTHONPATH": str(Path(ipsec_fast.__file__).parents[1])}
         self.configure(site)
 

@@ -67,7 +67,11 @@ class HandGateway:
         name = self.tun.name
         run(f"ip link set {name} mtu {self.settings['mtu']} up")
         for address in self.settings["inner"]:
-            run(f"ip address add {address} dev {name} nodad" if ":" in address else f"ip address add {address} dev {name}")
+            run(
+                f"ip address add {address} dev {name} nodad"
+                if ":" in address
+                else f"ip address add {address} dev {name}"
+            )
         for route in self.settings.get("routes", []):
             run(f"ip route add {route} dev {name}")
 
@@ -87,7 +91,10 @@ class HandGateway:
         if do == "notices":
             return [[notice.kind.name, notice.spi] for notice in self.worker.take_notices()]
         if do == "punted":
-            return [[p.data.hex(), str(p.local), p.local_port, str(p.remote), p.remote_port] for p in self.worker.take_punted()]
+            return [
+                [p.data.hex(), str(p.local), p.local_port, str(p.remote), p.remote_port]
+                for p in self.worker.take_punted()
+            ]
         if do == "publish":
             for _ in range(command["times"]):
                 self.publish()

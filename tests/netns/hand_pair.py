@@ -1,7 +1,7 @@
 """Two hand-made gateways in two network namespaces, for tests and measurements.
 
-    [ns a: TUN 10.1.0.1, fd01::1] gateway a -- 192.0.2.1 (veth) 192.0.2.2 -- gateway b [ns b: TUN 10.2.0.1, fd02::1]
-                                               2001:db8::1      2001:db8::2
+[ns a: TUN 10.1.0.1, fd01::1] gateway a -- 192.0.2.1 (veth) 192.0.2.2 -- gateway b [ns b: TUN 10.2.0.1, fd02::1]
+                                           2001:db8::1      2001:db8::2
 """
 
 from __future__ import annotations
@@ -64,7 +64,13 @@ class Pair:
     """`outer` 4 or 6; the other arguments are settings of both gateways; `a`, `b` are settings of one."""
 
     def __init__(
-        self, outer: int = 4, *, pin: bool = False, a: dict[str, Any] | None = None, b: dict[str, Any] | None = None, **both: Any
+        self,
+        outer: int = 4,
+        *,
+        pin: bool = False,
+        a: dict[str, Any] | None = None,
+        b: dict[str, Any] | None = None,
+        **both: Any,
     ) -> None:
         stem = f"iowork{os.getpid()}"
         self.names = {"a": f"{stem}a", "b": f"{stem}b"}
@@ -90,7 +96,10 @@ class Pair:
             "routes": [f"{INNER[other][0]}/32", f"{INNER[other][1]}/128"],
             "outer": OUTER[outer][side],
             "remote": OUTER[outer][other],
-            "policies": [["{}/32".format(INNER[side][0]), "{}/32".format(INNER[other][0])], [f"{INNER[side][1]}/128", f"{INNER[other][1]}/128"]],
+            "policies": [
+                ["{}/32".format(INNER[side][0]), "{}/32".format(INNER[other][0])],
+                [f"{INNER[side][1]}/128", f"{INNER[other][1]}/128"],
+            ],
             "spi_out": spi_out,
             "spi_in": spi_in,
             **extra,
