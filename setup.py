@@ -161,7 +161,7 @@ setup(
     packages=find_packages(include=["ipsec_fast", "ipsec_fast.*"]),
     # an explicit package_dir: without it an editable install hides the .pxd files from embedders (cython issues 5232, 7326)
     package_dir={"": "."},
-    package_data={"*": ["*.pxd", "*.pyi", "py.typed"]},
+    package_data={"": ["*.pxd", "*.pyi", "py.typed"]},
     zip_safe=False,
     options={"build_ext": {"parallel": os.cpu_count() or 1}},
 )
