@@ -17,6 +17,7 @@ from ..cli.control import read_status
 from ..errors import HostError, StateError
 from ..gateway.vici.client import ViciClient
 from ..gateway.vici.codec import Decoded, to_text
+from .namespaces import python_path
 from .topology import Topology
 
 Tree = dict[str, Any]
@@ -90,7 +91,7 @@ class DemoGateway:
             self.process = net.start(
                 node, sys.executable, "-m", "ipsec_fast", "gateway", str(self.config),
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-                env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2]), "PYTHONUNBUFFERED": "1"},
+                env=os.environ | {"PYTHONPATH": python_path(), "PYTHONUNBUFFERED": "1"},
             )  # fmt: skip
 
     def client(self) -> ViciClient:

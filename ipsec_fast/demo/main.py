@@ -22,7 +22,7 @@ from ..algorithms import encryption_by_id, esp_suite, integrity_by_id
 from ..errors import AlgorithmError, HostError, IpsecFastError, UsageError
 from ..iana import Encr, Integ
 from .gateways import DemoGateway, Tree, newest, wait_for_rekey, write_psk
-from .namespaces import check_tun, describe, enter, find_mode
+from .namespaces import check_tun, describe, enter, find_mode, python_path
 from .stamped import FlowResult, StampedFlow
 from .topology import Topology
 from .traffic import TcpResult, measure_ping, measure_tcp
@@ -83,7 +83,7 @@ def _start_inside(arguments: argparse.Namespace) -> None:
     mode = find_mode()
     check_tun()
     os.environ[INSIDE] = mode
-    os.environ["PYTHONPATH"] = str(Path(__file__).parents[2])
+    os.environ["PYTHONPATH"] = python_path()
     words = ["--seconds", str(arguments.seconds), "--cipher", arguments.cipher]
     words += [f"--{flag}" for flag in ("plain", "json") if getattr(arguments, flag)]
     sys.stdout.flush()
@@ -95,7 +95,8 @@ def _run(arguments: argparse.Namespace, mode: str) -> Figures:
         signal.signal(number, _interrupt)
     check_tun()
     view = choose_view(json=arguments.json, plain=arguments.plain)
-    with view, tempfile.TemporaryDirectory(prefix="ipsec-fast-demo-") as folder, Topology("demo") as net:
+    # /run is a tmpfs of our own here: keys and logs in it are gone with us, whatever ends us
+    with view, tempfile.TemporaryDirectory(prefix="demo-", dir="/run") as folder, Topology("demo") as net:
         view.step(describe(mode))
         with _gateways(net, Path(folder), arguments.cipher) as gateways:
             view.step("two gateways run; London sets up the tunnel to Paris")

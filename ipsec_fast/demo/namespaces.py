@@ -14,6 +14,7 @@ import stat
 import subprocess
 import threading
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TypeVar
 
 from ..errors import HostError
@@ -75,6 +76,10 @@ def check_tun() -> None:
             f"no {TUN_DEVICE} here; as root: modprobe tun, or mkdir -p /dev/net && mknod -m 0666 {TUN_DEVICE} c 10 200"
         ) from None
     except PermissionError:
+        if os.geteuid() == 0:
+            raise HostError(
+                f"{TUN_DEVICE} is closed even to root here; a container needs the device (--device {TUN_DEVICE})"
+            ) from None
         raise HostError(
             f"an ordinary user cannot open {TUN_DEVICE} here ({_owner(TUN_DEVICE)}); {_TUN_REMEDY}"
         ) from None
@@ -133,6 +138,11 @@ _LIBC = ctypes.CDLL(None, use_errno=True)
 def add_sbin_to_path() -> None:
     """`ip` and others stand where an ordinary user's PATH does not look."""
     os.environ["PATH"] = os.environ.get("PATH", "/usr/bin:/bin") + ":/usr/local/sbin:/usr/sbin:/sbin"
+
+
+def python_path() -> str:
+    """PYTHONPATH for a child that must find this very package, wherever it starts."""
+    return os.pathsep.join(filter(None, (str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH"))))
 
 
 def first_line(text: str) -> str:

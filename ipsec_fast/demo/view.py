@@ -52,7 +52,7 @@ class PlainView:
 
 
 class LiveView:
-    """Steps and negotiation on the left, SA table and throughput on the right, redrawn four times a second."""
+    """Steps, negotiation, SA table and throughput, one below the other, redrawn four times a second."""
 
     def __init__(self) -> None:
         from rich.live import Live  # late: 50 ms that a run without a terminal need not pay
