@@ -45,7 +45,7 @@ def connect(lab: Lab) -> Iterator[Callable[..., Peers]]:
         def start(ours: Site = LEFT, charon: Site = RIGHT, **changes: object) -> Peers:
             peers = Peers(
                 lab,
-                Charon(lab.a, directory / "ours", ours.but(**changes)),
+                OurGateway(lab.a, directory / "ours", ours.but(**changes)),
                 Charon(lab.b, directory / "charon", charon.but(**changes)),
             )
             stack.callback(lambda: print(peers.logs()))  # shown for a test that fails
