@@ -231,7 +231,7 @@ def test_no_number_above_the_watermark_is_used():
 
 @on_every_suite
 def test_without_esn_the_last_number_is_2_to_the_32_minus_1(algorithm):
-    sa, into = pair(algorithm, seqs=(TOP32 - 3, TOP32 - 3))
+    sa, _ = pair(algorithm, seqs=(TOP32 - 3, TOP32 - 3))
     assert outbound_verdicts(sa, 4) == ["ok", "ok", "seq_exhausted", "seq_exhausted"]
     assert sa.seq == TOP32 - 1
     sa.set_grant(1 << 63)

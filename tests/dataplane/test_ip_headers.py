@@ -13,21 +13,15 @@ from kernel_packets import ipv4, ipv6, ones_sum
 from ipsec_fast.dataplane import ip
 
 
-def chain(
-    *headers: bytes,
-    last: int = 17,
-    upper: bytes = b"\x12\x34\x56\x78" + bytes(8),
-    first: int | None = None,
-    length: int | None = None,
-) -> bytes:
+def chain(*headers: bytes, last: int = 17, upper: bytes = b"\x12\x34\x56\x78" + bytes(8)) -> bytes:
     """An IPv6 packet with extension headers; each is written with its own type in front: (type, body)."""
     body = b""
     types = [h[0] for h in headers] + [last]
     for i, header in enumerate(headers):
         body += bytes([types[i + 1]]) + header[1:]
     body += upper
-    packet = bytearray(ipv6(40, protocol=types[0] if first is None else first) + body)
-    packet[4:6] = struct.pack("!H", len(body) if length is None else length)
+    packet = bytearray(ipv6(40, protocol=types[0]) + body)
+    packet[4:6] = struct.pack("!H", len(body))
     return bytes(packet)
 
 

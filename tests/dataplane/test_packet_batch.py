@@ -140,7 +140,7 @@ def test_read_only_buffers_are_refused(which):
 @pytest.mark.parametrize("kind", [np.uint64, np.uint16, np.float32, np.uint8])
 def test_offsets_of_another_type_are_refused(kind):
     buffer, offsets, lengths, verdicts = arrays()
-    with pytest.raises(UsageError, match="offsets .* u32"):
+    with pytest.raises(UsageError, match=r"offsets .* u32"):
         PacketBatch(buffer, offsets.astype(kind), lengths, SA("out", 0x1001, key=KEY), verdicts)
 
 
