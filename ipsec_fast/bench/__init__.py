@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
+
+from ..errors import AlgorithmError, UsageError
 
 if TYPE_CHECKING:
     from .esp import Result
@@ -42,28 +43,38 @@ def main(args: argparse.Namespace) -> int:
         run_bench_esp,
     )  # late: numpy and the kernels, which no other command needs
 
-    rows = _print_head(machine()) if not args.json else None
-    results = run_bench_esp(
-        args.algorithm,
-        args.size or DEFAULT_SIZES,
-        args.batch or DEFAULT_BATCHES,
-        args.seconds,
-        args.engine,
-        on_result=rows,
-    )
+    where = machine()
+    sizes, batches = args.size or DEFAULT_SIZES, args.batch or DEFAULT_BATCHES
+    shown = None if args.json else _Table(where).add
+    try:
+        results = run_bench_esp(args.algorithm, sizes, batches, args.seconds, args.engine, on_result=shown)
+    except AlgorithmError as error:
+        raise UsageError(str(error)) from None  # here it is an argument of the command
     if args.json:
-        print(json.dumps({"machine": machine(), "results": [asdict(result) for result in results]}, indent=1))
+        print(json.dumps({"machine": where, "results": [asdict(result) for result in results]}, indent=1))
     return 0
 
 
-def _print_head(where: dict[str, Any]) -> Callable[[Result], None]:
+class _Table:
+    """Rows as they come; the head is printed with the first one, so that an error stands alone."""
+
+    def __init__(self, where: dict[str, Any]) -> None:
+        self.where: dict[str, Any] | None = where
+
+    def add(self, row: Result) -> None:
+        if self.where is not None:
+            _print_head(self.where)
+            self.where = None
+        _print_row(row)
+
+
+def _print_head(where: dict[str, Any]) -> None:
     print(
         f"{where['cpu']}, {where['cores']} cores, Linux {where['kernel']}, Python {where['python']}, {where['openssl']}"
     )
     print(
         f"{'':3} {'algorithm':14} {'engine':8} {'bytes':>5} {'batch':>5} {'ns/packet':>10} {'raw ns':>8} {'ratio':>6} {'Gbit/s':>7}"
     )
-    return _print_row
 
 
 def _print_row(row: Result) -> None:

@@ -12,7 +12,7 @@ import platform
 import re
 import statistics
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -135,8 +135,8 @@ def _measure(ours: Callable[[], int], raw: Callable[[], int], seconds: float) ->
 
 def run_bench_esp(
     algorithms: Iterable[str] = (),
-    sizes: Iterable[int] = DEFAULT_SIZES,
-    batches: Iterable[int] = DEFAULT_BATCHES,
+    sizes: Sequence[int] = DEFAULT_SIZES,
+    batches: Sequence[int] = DEFAULT_BATCHES,
     seconds: float = 0.2,
     engine: str = "auto",
     on_result: Callable[[Result], None] | None = None,

@@ -25,6 +25,12 @@ def test_unknown_algorithm_is_refused():
         run_bench_esp(["rot13"])
 
 
+def test_the_command_calls_it_a_usage_error_and_prints_nothing_else(capsys):
+    with pytest.raises(UsageError, match="rot13"):
+        bench.main(parse("esp", "--algorithm", "rot13"))
+    assert capsys.readouterr().out == ""
+
+
 def test_unknown_engine_is_refused():
     with pytest.raises(AlgorithmError, match="openssl"):
         run_bench_esp(["aes128gcm16"], engine="abacus")
