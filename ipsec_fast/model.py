@@ -116,7 +116,7 @@ class TrafficSelector:
 
     def networks(self) -> list[ipaddress.IPv4Network | ipaddress.IPv6Network]:
         """The prefixes that make up the address range, for routes."""
-        return list(ipaddress.summarize_address_range(self.start, self.end))  # type: ignore[type-var,arg-type]
+        return list(ipaddress.summarize_address_range(self.start, self.end))
 
     def __str__(self) -> str:
         networks = self.networks()

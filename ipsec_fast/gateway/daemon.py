@@ -25,6 +25,7 @@ from ..control.mtu import tun_mtu
 from ..control.routing import Routing
 from ..control.spi import SpiPool
 from ..crypto.secret import harden_process
+from ..dataplane.engine import engines
 from ..dataplane.offload import Offload
 from ..dataplane.tun import Tun
 from ..dataplane.udp import UdpSocket
@@ -116,7 +117,9 @@ class Gateway:
         index = self._links.set_up(tun.name, self._tun_mtu)
         routes = Routes(netlink, tun.name)
         routing = Routing(routes, index, lambda: self._links.addresses(but=tun.name))
-        self._worker = Worker(tun, self._nat.sockets, engine=settings.engine, offload=offload)
+        best = next(iter(engines()))  # what `auto` stands for, so that a status says which one it is
+        engine = best if settings.engine == "auto" else settings.engine
+        self._worker = Worker(tun, self._nat.sockets, engine=engine, offload=offload)
         self._build(routing)
         vici = ViciServer(settings.socket, self.operations)
         self._closing.push_async_callback(vici.close)
@@ -139,9 +142,7 @@ class Gateway:
         config = self._config
         self._endpoint = Endpoint(EndpointSettings(), os.urandom)
         peers, spis = Peers(config.connections), SpiPool(os.urandom)
-        host = Host(
-            self._nat.index_of, self._path_mtu, lambda name: config.mss.get(name, "auto"), config.settings.engine
-        )
+        host = Host(self._nat.index_of, self._path_mtu, lambda name: config.mss.get(name, "auto"), self._worker.engine)
         self._children = Children(host, routing, spis, Grants(MemoryGrantStore()))
         answers = Answers(peers, self._credentials, spis)
         self._manager = Manager(
