@@ -7,9 +7,10 @@ came on (section 5.2), not against the policies: after a rekey both old and new 
 
 from cpython.mem cimport PyMem_Calloc, PyMem_Free
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
-from libc.string cimport memcmp, memcpy, memset
+from libc.string cimport memcmp, memset
 
 from ipsec_fast.dataplane.epoch cimport retire
+from ipsec_fast.dataplane.ip cimport IP_OK, ip_info, ip_parse
 from ipsec_fast.dataplane.sad cimport SA, SA_INBOUND, SA_OUTBOUND, OUTER_NONE
 
 from ..errors import UsageError
@@ -147,6 +148,16 @@ def set_selectors(SA sa not None, local, remote):
     retire(old)
 
 
+def accepts(SA sa not None, bytes packet):
+    """Whether the selectors of an inbound SA let this inner packet in."""
+    cdef ip_info info
+    cdef flow_key key
+    if ip_parse(<const uint8_t *><const char *>packet, <uint32_t>len(packet), &info) != IP_OK:
+        return False
+    make_flow_key(&key, &info)
+    return bool(selectors_match(<selector_pair_list *>sa.hot.selectors, &key))
+
+
 cdef class Policy:
     """One entry of the SPD for packets that leave."""
 
@@ -177,6 +188,17 @@ cdef class Tables:
     def __dealloc__(self):
         PyMem_Free(self.c.spis)
         PyMem_Free(self.c.policies)
+
+    def find(self, bytes packet):
+        """The policy that the worker finds for a packet that leaves; None: discarded, because none matches or it is no IP packet."""
+        cdef ip_info info
+        cdef flow_key key
+        cdef uint32_t found
+        if ip_parse(<const uint8_t *><const char *>packet, <uint32_t>len(packet), &info) != IP_OK:
+            return None
+        make_flow_key(&key, &info)
+        found = first_match(&self.c, &key)
+        return self.policies[found] if found < self.c.policy_count else None
 
     def _fill_spis(self):
         cdef uint32_t size = 16, at

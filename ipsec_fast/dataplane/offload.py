@@ -1,6 +1,7 @@
 """The five offloads of the dataplane, each with an off switch (`[gateway] offload` of the configuration).
 
-True asks for it; what the kernel refuses is switched off at run time, feature by feature (`Tun.features`, `UdpSocket.features`).
+True asks for it; what the kernel refuses is off, feature by feature, at the start or at run time (`Tun.features`,
+`UdpSocket.features`).
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Offload:
-    """`tso`, `uso`: super-packets from the TUN. `udp_segment`, `udp_gro`: super-datagrams out and in. `coalesce`: super-packets to the TUN."""
+    """`tso`, `uso`: super-packets from the TUN. `coalesce`: to the TUN. `udp_segment`, `udp_gro`: super-datagrams out, in."""
 
     tso: bool = True
     uso: bool = True

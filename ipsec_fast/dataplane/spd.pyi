@@ -5,9 +5,10 @@ from ..model import TrafficSelector
 from .sad import SA
 
 class Policy:
-    """One entry of the SPD (RFC 4301 section 4.4.1) for packets that leave: the first match counts, no match is discard.
+    """One entry of the SPD (RFC 4301 section 4.4.1) for packets that leave: the first match counts, none: discard.
 
-    `protect` without `outbound` drops with `no_sa` and reports `tag` (NoticeKind.NO_SA). `bypass` cannot leave through a TUN: dropped, counted.
+    `protect` without `outbound` drops (`policy_no_sa`) and reports `tag` (NoticeKind.NO_SA). What says `bypass` cannot leave
+    through a TUN: dropped, counted as `bypass_not_routable`.
     """
 
     action: str
@@ -27,15 +28,21 @@ class Policy:
 class Tables:
     """An immutable snapshot: inbound SAs by SPI, policies in order. It keeps its SAs alive; `Worker.publish` swaps it in.
 
-    Raises UsageError: an SA of the wrong direction, an SPI twice, an inbound SA without selectors, an outbound one without endpoint.
+    Raises UsageError: an SA of the wrong direction or with outer addresses, an SPI twice, an inbound SA without selectors,
+    an outbound one without endpoint.
     """
 
     inbound: tuple[SA, ...]
     policies: tuple[Policy, ...]
     def __init__(self, inbound: Sequence[SA], policies: Sequence[Policy]) -> None: ...
+    def find(self, packet: bytes) -> Policy | None:
+        """The policy for a packet that leaves; None: none matches (it is discarded), or it is no IP packet."""
 
 def set_selectors(sa: SA, local: Sequence[TrafficSelector], remote: Sequence[TrafficSelector]) -> None:
-    """What an inbound SA may carry: destination in one of `local`, source in one of `remote`. May be called while workers use the SA."""
+    """What an inbound SA may carry: destination in `local`, source in `remote`. May be called while workers use the SA."""
+
+def accepts(sa: SA, packet: bytes) -> bool:
+    """Whether the selectors of an inbound SA let this inner packet in."""
 
 def last_sent_s(sa: SA) -> float | None:
     """Monotonic seconds of the last datagram sent on this SA, None if there was none."""

@@ -19,10 +19,10 @@ class UdpSocket:
     def sendto(
         self, data: bytes | bytearray | memoryview, remote: Address, port: int, local: Address | None = None
     ) -> None:
-        """Send one datagram as it is (the caller adds the non-ESP marker). Raises HostError with the kernel's reason."""
+        """Send one datagram as it is (the caller adds the marker). Raises HostError with the kernel's reason."""
     def close(self) -> None: ...
 
 def set_endpoint(sa: SA, socket_index: int, local: Address | None, remote: Address, port: int) -> None:
-    """Where an outbound SA sends to; may be called while workers use the SA. `local` picks the source address of a wildcard socket."""
+    """Where an outbound SA sends to; may be called while workers use it. `local`: the source address of a wildcard socket."""
 
 def endpoint(sa: SA) -> tuple[int, Address | None, Address, int] | None: ...

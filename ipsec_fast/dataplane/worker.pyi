@@ -9,7 +9,7 @@ from .udp import UdpSocket
 class Worker:
     """One thread without the GIL between one TUN queue and some sockets (indexes as in `set_endpoint`).
 
-    `engine`: auto, openssl, ipsecmb or null is what SAs were made with; it is only shown. Descriptors stay the caller's, who closes them after `stop`.
+    `engine` is only shown: SAs bring theirs. Descriptors stay the caller's, who closes them after `stop`.
     """
 
     punt_fd: int  # readable when take_punted has something
@@ -25,9 +25,9 @@ class Worker:
         """Ends the thread (within 100 ms) and waits for it; twice is fine."""
 
     def publish(self, tables: Tables) -> None:
-        """Swap in new tables; the old ones (and SAs only they hold) are freed once the worker passed a quiescent point."""
+        """Swap in new tables; the old ones are freed once the worker passed a quiescent point."""
 
     def take_punted(self) -> list[Punted]: ...
     def take_notices(self) -> list[Notice]: ...
     def counters(self) -> dict[str, int]:
-        """Every counter of this worker by name: packets, bytes, drops by reason, system calls."""
+        """Every counter by name (port.COUNTER_NAMES); a drop is `drop_` and the name of its verdict."""

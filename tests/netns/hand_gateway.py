@@ -1,7 +1,8 @@
 """A gateway without IKE: one worker with SAs made by hand, driven by JSON lines on stdin, one JSON answer each.
 
-argv[1] is a JSON document: tun, mtu, inner (addresses with prefix of the TUN), outer, remote, policies [[local, remote]], spi_out, spi_in, algorithm,
-offload {}, mss, max_inner, port. Commands: {"do": "counters" | "notices" | "punted" | "publish" | "grant" | "sendto" | "quit", ...}.
+argv[1] is a JSON document: tun, mtu, inner (addresses with prefix of the TUN), routes, outer, remote, policies [[local, remote]],
+spi_out, spi_in; if wanted: algorithm, offload, mss, max_inner, port, wildcard, grant, traps, bypass. A command is
+{"do": "counters" | "notices" | "punted" | "publish" | "grant" | "sendto" | "stop" | "quit", ...}.
 """
 
 from __future__ import annotations
@@ -10,9 +11,11 @@ import json
 import resource
 import subprocess
 import sys
+import time
 from ipaddress import ip_address
 from typing import Any
 
+from ipsec_fast.dataplane.epoch import retired
 from ipsec_fast.dataplane.offload import Offload
 from ipsec_fast.dataplane.sad import SA
 from ipsec_fast.dataplane.spd import Policy, Tables, last_received_s, last_sent_s, set_selectors
@@ -21,7 +24,7 @@ from ipsec_fast.dataplane.udp import UdpSocket, set_endpoint
 from ipsec_fast.dataplane.worker import Worker
 from ipsec_fast.model import TrafficSelector
 
-KEY_BYTES = {"aes128gcm16": 20, "aes256gcm16": 36, "aes128-sha256": 48, "chacha20poly1305": 36}
+KEY_BYTES = {"aes128gcm16": 20, "aes256gcm16": 36, "aes128-sha256": 48, "aes256-sha256": 64}
 
 
 class HandGateway:
@@ -84,6 +87,7 @@ class HandGateway:
                 "in": self.inbound.counters(),
                 "out": self.outbound.counters(),
                 "features": self.tun.features | self.socket.features,
+                "retired": retired(),
                 "user_s": usage.ru_utime,
                 "system_s": usage.ru_stime,
                 "last": [last_sent_s(self.outbound), last_received_s(self.inbound)],
@@ -101,6 +105,10 @@ class HandGateway:
                 set_endpoint(
                     self.outbound, 0, None, ip_address(self.settings["remote"]), self.settings.get("port", 4500)
                 )
+        if do == "stop":
+            before = time.monotonic()
+            self.worker.stop()
+            return time.monotonic() - before
         if do == "grant":
             self.outbound.set_grant(command["granted"])
         if do == "sendto":

@@ -19,8 +19,8 @@ INNER = {"a": ("10.1.0.1", "fd01::1"), "b": ("10.2.0.1", "fd02::1")}
 OUTER = {4: {"a": "192.0.2.1", "b": "192.0.2.2"}, 6: {"a": "2001:db8::1", "b": "2001:db8::2"}}
 
 
-def sh(command: str, check: bool = True) -> str:
-    done = subprocess.run(command.split(), capture_output=True, text=True)
+def sh(command: str, check: bool = True, seconds: float = 60) -> str:
+    done = subprocess.run(command.split(), capture_output=True, text=True, timeout=seconds)
     if check and done.returncode:
         raise RuntimeError(f"`{command}`: {done.stdout}{done.stderr}")
     return done.stdout + done.stderr
@@ -49,8 +49,8 @@ class Gateway:
     def counters(self) -> dict[str, int]:
         return self.do("counters")["worker"]
 
-    def sh(self, command: str, check: bool = True) -> str:
-        return sh(f"ip netns exec {self.namespace} {command}", check)
+    def sh(self, command: str, check: bool = True, seconds: float = 60) -> str:
+        return sh(f"ip netns exec {self.namespace} {command}", check, seconds)
 
     def close(self) -> None:
         if self.process.poll() is None:
@@ -75,6 +75,14 @@ class Pair:
         stem = f"iowork{os.getpid()}"
         self.names = {"a": f"{stem}a", "b": f"{stem}b"}
         self.close_namespaces()
+        self.gateways: list[Gateway] = []
+        try:
+            self._build(outer, pin, {"a": {**both, **(a or {})}, "b": {**both, **(b or {})}})
+        except BaseException:
+            self.__exit__()
+            raise
+
+    def _build(self, outer: int, pin: bool, settings: dict[str, dict[str, Any]]) -> None:
         for name in self.names.values():
             sh(f"ip netns add {name}")
             sh(f"ip -n {name} link set lo up")
@@ -84,8 +92,8 @@ class Pair:
             sh(f"ip -n {self.names[side]} address add {OUTER[4][side]}/24 dev v0")
             sh(f"ip -n {self.names[side]} address add {OUTER[6][side]}/64 dev v0 nodad")
             sh(f"ip -n {self.names[side]} link set v0 up")
-        self.a = self._gateway("a", outer, 0x1001, 0x2002, {**both, **(a or {})}, "taskset -c 0" if pin else "")
-        self.b = self._gateway("b", outer, 0x2002, 0x1001, {**both, **(b or {})}, "taskset -c 1" if pin else "")
+        self.a = self._gateway("a", outer, 0x1001, 0x2002, settings["a"], "taskset -c 0" if pin else "")
+        self.b = self._gateway("b", outer, 0x2002, 0x1001, settings["b"], "taskset -c 1" if pin else "")
 
     def _gateway(self, side: str, outer: int, spi_out: int, spi_in: int, extra: dict[str, Any], prefix: str) -> Gateway:
         other = "b" if side == "a" else "a"
@@ -97,21 +105,22 @@ class Pair:
             "outer": OUTER[outer][side],
             "remote": OUTER[outer][other],
             "policies": [
-                ["{}/32".format(INNER[side][0]), "{}/32".format(INNER[other][0])],
+                [f"{INNER[side][0]}/32", f"{INNER[other][0]}/32"],
                 [f"{INNER[side][1]}/128", f"{INNER[other][1]}/128"],
             ],
             "spi_out": spi_out,
             "spi_in": spi_in,
             **extra,
         }
-        return Gateway(self.names[side], settings, prefix)
+        self.gateways.append(Gateway(self.names[side], settings, prefix))
+        return self.gateways[-1]
 
     def __enter__(self) -> Pair:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.a.close()
-        self.b.close()
+        for gateway in self.gateways:
+            gateway.close()
         self.close_namespaces()
 
     def close_namespaces(self) -> None:
