@@ -37,6 +37,7 @@ import os
 import threading
 
 from ..errors import StateError, UsageError
+from .engine import engines
 from .notice import Notice, NoticeKind, Punted
 from .offload import Offload
 from .port import COUNTER_NAMES
@@ -518,7 +519,9 @@ cdef class Worker:
         sockets = tuple(sockets)
         if not 0 < len(sockets) <= MAX_SOCKETS:
             raise UsageError(f"a worker has 1 to {MAX_SOCKETS} sockets, not {len(sockets)}")
-        self._tun, self._sockets, self.engine = tun, sockets, engine
+        self._tun, self._sockets = tun, sockets
+        # what is shown is the engine that runs: the best one where nobody chose
+        self.engine = next(iter(engines())) if engine == "auto" else engine
         self._punt, self._notify = Ring(PUNT_RING_BYTES), Ring(NOTIFY_RING_BYTES)
         w.punt, w.notify = &(<Ring>self._punt).ring, &(<Ring>self._notify).ring
         w.tun, w.tun_fd = &tun.port, tun.port.fd

@@ -12,21 +12,13 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
-from .. import __version__
-from ..errors import ConfigError, HostError, StateError, UsageError
+from ..errors import ConfigError, StateError, UsageError
 from ..gateway.vici import DEFAULT_SOCKET
 from ..gateway.vici.client import ViciClient
 from ..gateway.vici.codec import Decoded, to_text
+from ..gateway.vici.status import collect, read_status, refuse_failure
 from . import table
 
-# keys of list-sas whose values are numbers; SPIs are hex and stay text
-NUMBERS = frozenset(
-    (
-        "uniqueid", "version", "local-port", "remote-port", "encr-keysize", "established", "rekey-time", "reqid", "esn",
-        "bytes-in", "packets-in", "use-in", "bytes-out", "packets-out", "use-out", "life-time", "install-time",
-        "mtu", "mss_ipv4", "mss_ipv6", "workers",
-    )
-)  # fmt: skip
 Tree = dict[str, Any]
 
 
@@ -55,7 +47,7 @@ def run_status(arguments: argparse.Namespace) -> int:
 
 def run_up(arguments: argparse.Namespace) -> int:
     with ViciClient(_socket_path(arguments)) as client:
-        connections = _collect(client, "list-conns", "list-conn")
+        connections = collect(client, "list-conns", "list-conn")
         known = {name: list(section.get("children", {})) for name, section in connections}
         request = _choose(arguments.name, known, "no child or connection {!r} in the gateway's configuration")
         request["timeout"] = _timeout_ms(arguments)
@@ -66,23 +58,12 @@ def run_up(arguments: argparse.Namespace) -> int:
 def run_down(arguments: argparse.Namespace) -> int:
     with ViciClient(_socket_path(arguments)) as client:
         known: dict[str, list[str]] = {}
-        for name, section in _collect(client, "list-sas", "list-sa"):
+        for name, section in collect(client, "list-sas", "list-sa"):
             known.setdefault(name, []).extend(child["name"] for child in section.get("child-sas", {}).values())
         request = _choose(arguments.name, known, "nothing named {!r} is up")
         request |= {"timeout": _timeout_ms(arguments), "force": arguments.force}
         response = client.stream("terminate", "control-log", _print_log, request)
     return _finish(response, f"{arguments.name} is down")
-
-
-def read_status(client: ViciClient) -> Tree:
-    """The document of `status --json`: list-sas with numbers as numbers, and the gateway's own line."""
-    gateway = _with_numbers(to_text(client.request("stats").get("gateway", {})))
-    ike_sas: list[Tree] = []
-    for name, section in _collect(client, "list-sas", "list-sa"):
-        sa: Tree = {"name": name} | _with_numbers(section)
-        sa["child-sas"] = [_with_numbers(child) for child in section.get("child-sas", {}).values()]
-        ike_sas.append(sa)
-    return {"version": __version__, "gateway": gateway, "ike_sas": ike_sas}
 
 
 def _add_socket(parser: argparse.ArgumentParser) -> None:
@@ -121,13 +102,6 @@ def _socket_path(arguments: argparse.Namespace) -> str:
     return path.removeprefix("unix://")
 
 
-def _collect(client: ViciClient, command: str, event: str) -> list[tuple[str, Tree]]:
-    found: list[tuple[str, Tree]] = []
-    response = client.stream(command, event, lambda message: found.extend(to_text(message).items()))
-    _refuse_failure(response)
-    return found
-
-
 def _choose(name: str, known: dict[str, list[str]], unknown: str) -> Tree:
     """What NAME means: a child before a connection, CONNECTION/CHILD where both are given."""
     connection, slash, child = name.partition("/")
@@ -148,20 +122,6 @@ def _print_log(message: Decoded) -> None:
 
 
 def _finish(response: Decoded, done: str) -> int:
-    _refuse_failure(response)
+    refuse_failure(response)
     print(done)
     return 0
-
-
-def _refuse_failure(response: Decoded) -> None:
-    answer = to_text(response)
-    if answer.get("success", "yes") != "yes":
-        raise HostError(answer.get("errmsg") or "the gateway refused without a reason")
-
-
-def _with_numbers(section: Tree) -> Tree:
-    return {key: int(value) if key in NUMBERS and _is_number(value) else value for key, value in section.items()}
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, str) and value.removeprefix("-").isdecimal()

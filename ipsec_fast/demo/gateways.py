@@ -13,10 +13,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ..cli.control import read_status
 from ..errors import HostError, StateError
 from ..gateway.vici.client import ViciClient
 from ..gateway.vici.codec import Decoded, to_text
+from ..gateway.vici.status import read_status
 from .namespaces import python_path
 from .topology import Topology
 

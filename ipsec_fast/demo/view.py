@@ -9,9 +9,10 @@ from __future__ import annotations
 import sys
 import time
 from types import TracebackType
-from typing import Any, Protocol, TextIO
+from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
-from ..cli import table
+if TYPE_CHECKING:
+    from rich.table import Table
 
 Tree = dict[str, Any]
 LOG_LINES = 14
@@ -102,7 +103,7 @@ class LiveView:
             lines = Text("\n".join(self._details[-LOG_LINES:]), style="dim", no_wrap=True, overflow="ellipsis")
             parts.append(Panel(lines, title="negotiation, seen by gw1", title_align="left"))
         if self._status is not None:
-            parts.append(Panel(Text(table.render(self._status)), title="SAs of gw1", title_align="left"))
+            parts.append(Panel(sa_table(self._status), title="SAs of gw1", title_align="left"))
         if self._rates:
             parts.append(
                 Panel(
@@ -112,6 +113,29 @@ class LiveView:
                 )
             )
         return Group(*parts)
+
+
+def sa_table(status: Tree) -> Table:
+    """A row per IKE SA, and below it one per child."""
+    from rich.table import Table
+
+    rows = Table(box=None, pad_edge=False)
+    for name in ("SA", "state", "algorithms", "SPIs in, out", "sent", "received"):
+        rows.add_column(name, no_wrap=name != "algorithms")
+    for sa in status["ike_sas"]:
+        suite = "/".join(filter(None, (_cipher(sa), sa.get("prf-alg"), sa.get("dh-group"))))
+        spis = f"{sa.get('initiator-spi', '')[:8]}.. {sa.get('responder-spi', '')[:8]}.."
+        rows.add_row(f"{sa['name']} #{sa['uniqueid']}", str(sa["state"]), suite, spis)
+        for child in sa["child-sas"]:
+            counts = [f"{int(child.get(f'bytes-{way}', 0)) / 1e6:.1f} MB" for way in ("out", "in")]
+            spis = f"{child['spi-in']} {child['spi-out']}"
+            rows.add_row(f"  {child['name']} #{child['uniqueid']}", str(child["state"]), _cipher(child), spis, *counts)
+    return rows
+
+
+def _cipher(sa: Tree) -> str:
+    size = f" {sa['encr-keysize']}" if "encr-keysize" in sa else ""
+    return " ".join(filter(None, (f"{sa.get('encr-alg', '')}{size}", sa.get("integ-alg"))))
 
 
 class RateMeter:

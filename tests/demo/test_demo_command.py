@@ -134,7 +134,7 @@ def test_the_live_view_renders_every_part(capsys):
 
     Console(width=100).print(view._render())
     shown = capsys.readouterr().out
-    for part in ("> one", "initiating", "paris #1", "engine openssl", "0.00 Gbit/s"):
+    for part in ("> one", "initiating", "paris #1", "net #1", "0.00 Gbit/s"):
         assert part in shown
 
 
