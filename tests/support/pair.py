@@ -29,12 +29,7 @@ from ipsec_fast.ike.events import (
     AskSharedSecret,
     AskSpi,
     ChildDown,
-    ChildFailed,
-    ChildMoved,
-    ChildUp,
     Event,
-    IkeDown,
-    IkeUp,
     IkeView,
     Progress,
     SwitchOutbound,
@@ -403,16 +398,3 @@ def _listed(
         return [default]
     return [given] if isinstance(given, ConnectionConfig) else list(given)
 
-
-__all__ = [
-    "ADDRESS_A",
-    "ADDRESS_B",
-    "ChildFailed",
-    "ChildMoved",
-    "ChildUp",
-    "IkeDown",
-    "IkeUp",
-    "Pair",
-    "Sent",
-    "Shell",
-]

@@ -190,7 +190,7 @@ def establish_child(
         config=choice.config,
         suite=suite,
         esn=uses_esn(choice.proposal),
-        group=group.id if group and shared is not None else 0,
+        group=int(group.id) if group and shared is not None else 0,
         encap=sa.encap,
         spi_in=spi_in,
         spi_out=int.from_bytes(choice.proposal.spi, "big"),
