@@ -63,7 +63,7 @@ def line_of(notice: Notice, view: IkeView | None) -> str | None:
         case ChildDown():
             return f"{notice.connection} {notice.name} closed (child {notice.child_id}): {notice.reason}"
         case ChildFailed():
-            return f"{notice.connection} {notice.name} failed: {notice.reason}"
+            return f"{notice.connection} {notice.name or '(a child that the peer wanted)'} failed: {notice.reason}"
         case Progress(level=0):
             return f"{notice.connection}: {notice.text}" if notice.connection else notice.text
     return None

@@ -10,6 +10,7 @@ from ...crypto.prf import psk_auth, verify
 from ...crypto.secret import Secret
 from ...errors import IntegrityError, NegotiationError
 from ...iana import AuthMethod, NotifyType, name_of
+from ...model import Identity
 from .ike_sa import IkeSA
 from .payloads import AuthPayload, IdPayload
 
@@ -21,7 +22,7 @@ def make_auth(sa: IkeSA, psk: Secret, own_id: IdPayload) -> AuthPayload:
     return AuthPayload(AuthMethod.SHARED_KEY, data)
 
 
-def check_auth(sa: IkeSA, psk: Secret, peer_id: IdPayload, auth: AuthPayload) -> None:
+def check_auth(sa: IkeSA, psk: Secret, own: Identity, peer_id: IdPayload, auth: AuthPayload) -> None:
     """NegotiationError (AUTHENTICATION_FAILED) unless the peer has shown that it knows the PSK."""
     if auth.method != AuthMethod.SHARED_KEY:
         method = name_of(AuthMethod, auth.method)
@@ -33,5 +34,7 @@ def check_auth(sa: IkeSA, psk: Secret, peer_id: IdPayload, auth: AuthPayload) ->
     try:
         verify(auth.data, wanted)
     except IntegrityError:
-        text = f"the AUTH payload of {peer_id.identity} does not verify: the pre-shared keys differ"
+        text = (
+            f"the AUTH payload of {peer_id.identity} does not verify: the pre-shared keys differ between it and {own}"
+        )
         raise NegotiationError(text, NotifyType.AUTHENTICATION_FAILED) from None

@@ -166,7 +166,7 @@ def install_child(sa: IkeSA, child: ChildSA) -> Steps[None]:
     sa.core.emit(ChildUp(sa.ike_id, child.child_id, sa.name, child.name, child.replaces))
     ts = f"TS {selectors_text(child.local_ts)} === {selectors_text(child.remote_ts)}"
     spis = f"SPIs {child.spi_in:08x}_i {child.spi_out:08x}_o"
-    sa.progress(f"CHILD SA {child.name}{{{child.child_id}}} established with {spis} and {ts}", level=0)
+    sa.progress(f"CHILD SA {child.name}{{{child.child_id}}} established with {spis} and {ts}")
 
 
 def switch_outbound(sa: IkeSA, child: ChildSA) -> None:

@@ -148,4 +148,4 @@ class CreateChild(Exchange):
         self._close_key_pair()
         sa.core.emit(ChildFailed(sa.ike_id, sa.name, self.config.name, reason))
         if not sa.is_closed:
-            sa.progress(f"CHILD SA {self.config.name} failed: {reason}", group="chd", level=0)
+            sa.progress(f"CHILD SA {self.config.name} failed: {reason}", group="chd")

@@ -89,7 +89,8 @@ class IkeAuth(Exchange):
         peer_id, auth, error = message.get(IdPayload, PayloadType.IDR), message.get(AuthPayload), message.error
         if peer_id is None or auth is None:
             what = name_of(NotifyType, error.notify) if error else "no AUTH payload"
-            sa.close(f"{sa.path.remote} refused IKE_AUTH: {what}", failed=True)
+            wanted = sa.config.remote_id or "any identity"
+            sa.close(f"{sa.path.remote} refused IKE_AUTH of {sa.local_id}, which wants {wanted}: {what}", failed=True)
             return
         try:
             yield from self._authenticate(sa, peer_id, auth)
@@ -113,7 +114,7 @@ class IkeAuth(Exchange):
         if sa.local_id is None:
             raise AssertionError("IKE_AUTH without an identity of ours")
         psk = yield from ask_credential(sa.name, sa.local_id, peer_id.identity)
-        check_auth(sa, psk, peer_id, auth)
+        check_auth(sa, psk, sa.local_id, peer_id, auth)
         sa.remote_id = peer_id.identity
         sa.progress(f"authentication of {peer_id.identity} with pre-shared key successful")
 
@@ -139,7 +140,7 @@ class IkeAuth(Exchange):
             yield from establish_child(sa, choice, spi_in=offer.spi, nonces=nonces, shared=None, initiator=True)
         except IpsecFastError as problem:
             sa.core.emit(ChildFailed(sa.ike_id, sa.name, offer.config.name, str(problem)))
-            sa.progress(f"CHILD SA {offer.config.name} failed: {problem}", group="chd", level=0)
+            sa.progress(f"CHILD SA {offer.config.name} failed: {problem}", group="chd")
             if message.get(SaPayload) is not None and message.error is None:
                 submit(sa, DeleteChild(None, str(problem), spi_in=offer.spi))  # the peer has it
             if not sa.children and len(self._child_names) == 1:
@@ -198,7 +199,7 @@ def _authenticate(sa: IkeSA, peer_id: IdPayload, own: IdPayload | None, auth: Au
         text = f"connection {config.name} is {config.local_id}, the peer wants to talk to {own_id}"
         raise NegotiationError(text, NotifyType.AUTHENTICATION_FAILED)
     psk = yield from ask_credential(config.name, local_id, peer_id.identity)
-    check_auth(sa, psk, peer_id, auth)
+    check_auth(sa, psk, local_id, peer_id, auth)
     sa.connection, sa.local_id, sa.remote_id = config, local_id, peer_id.identity
     sa.progress(f"authentication of {peer_id.identity} with pre-shared key successful")
     return make_auth(sa, psk, IdPayload(PayloadType.IDR, local_id))
@@ -212,8 +213,9 @@ def _answer_child(sa: IkeSA, message: Message, nonces: Nonces) -> Steps[Payloads
         yield from establish_child(sa, choice, spi_in=spi, nonces=nonces, shared=None, initiator=False)
     except IpsecFastError as error:
         notify = (error.notify if isinstance(error, RemoteError) else None) or NotifyType.NO_PROPOSAL_CHOSEN
-        sa.progress(f"Child SA refused with {name_of(NotifyType, notify)}: {error}", group="chd", level=0)
-        sa.core.emit(ChildFailed(sa.ike_id, sa.name, "", str(error)))
+        reason = f"refused with {name_of(NotifyType, notify)}: {error}"
+        sa.progress(f"CHILD SA {reason}", group="chd")
+        sa.core.emit(ChildFailed(sa.ike_id, sa.name, "", reason))
         sa.set_timer(TimerKind.CHILDLESS, sa.core.settings.childless_s)
         return (NotifyPayload(notify, error.data if isinstance(error, RemoteError) else b""),)
     answer, ts = answer_payloads(choice, spi)

@@ -166,7 +166,7 @@ class IkeSA:
         self.was_announced = True
         self.core.emit(IkeUp(self.ike_id, self.name, replaces.ike_id if replaces else None))
         ids = f"{self.path.local}[{self.local_id}]...{self.path.remote}[{self.remote_id}]"
-        self.progress(f"IKE SA {self.label} established between {ids}", level=0)
+        self.progress(f"IKE SA {self.label} established between {ids}")
 
     def leave_half_open(self) -> None:
         if self.is_half_open:

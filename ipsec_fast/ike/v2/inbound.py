@@ -93,7 +93,8 @@ def _refuse(sa: IkeSA, error: IpsecFastError) -> Reply:
         sa.progress(f"cannot do what the peer wants: {error}")
         return Reply((NotifyPayload(NotifyType.TEMPORARY_FAILURE),))
     notify = getattr(error, "notify", None) or NotifyType.INVALID_SYNTAX
-    sa.progress(f"refused with {name_of(NotifyType, notify)}: {error}")
+    level = 1 if notify == NotifyType.INVALID_KE_PAYLOAD else 0  # that one is no failure, the peer tries again
+    sa.progress(f"refused with {name_of(NotifyType, notify)}: {error}", level=level)
     payloads = (NotifyPayload(notify, getattr(error, "data", b"")),)
     is_fatal = notify == NotifyType.INVALID_SYNTAX or not sa.is_authenticated
     reason = str(error)

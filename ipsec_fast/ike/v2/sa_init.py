@@ -126,7 +126,9 @@ def _take_response(sa: IkeSA, attempt: Attempt, message: Message, data: bytes, p
         elif error is not None and error.notify == NotifyType.INVALID_KE_PAYLOAD:
             yield from _retry_with_group(sa, attempt, error.data)
         elif error is not None:
-            _remember(sa, attempt, f"{sa.path.remote} answered IKE_SA_INIT with {name_of(NotifyType, error.notify)}")
+            offered = ", ".join(map(str, attempt.proposals))
+            what = name_of(NotifyType, error.notify)
+            _remember(sa, attempt, f"{sa.path.remote} answered IKE_SA_INIT with {what}; we offered {offered}")
         else:
             yield from _complete(sa, attempt, message, data, path)
     except IpsecFastError as problem:

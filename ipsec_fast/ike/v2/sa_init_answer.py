@@ -97,7 +97,8 @@ def _answer(sa: IkeSA, message: Message, data: bytes, path: Path) -> Steps[None]
         yield from _accept(sa, message, data, path)
     except IpsecFastError as error:
         notify = (error.notify if isinstance(error, RemoteError) else None) or NotifyType.NO_PROPOSAL_CHOSEN
-        sa.progress(f"IKE_SA_INIT from {path.remote} refused with {name_of(NotifyType, notify)}: {error}")
+        level = 1 if notify == NotifyType.INVALID_KE_PAYLOAD else 0  # that one is no failure, the peer tries again
+        sa.progress(f"IKE_SA_INIT from {path.remote} refused with {name_of(NotifyType, notify)}: {error}", level=level)
         payload = NotifyPayload(notify, error.data if isinstance(error, RemoteError) else b"")
         _refuse(sa.core, message.header, path, payload)
         sa.close(str(error), failed=True)
