@@ -2,7 +2,7 @@
 
 Merged are only packets that the kernel can split again into the very same: same addresses, ports, TOS, TTL, DF, flow label, acknowledgement number
 and TCP options, next sequence number, no flag but ACK and a last PSH, no fragment, no IP option, equal payloads but for a shorter last one. The
-checksum of each is verified first, or a bad packet would become a good one; what fails goes out alone, untouched, for the receiver to judge. A flow is
+checksums of each are verified first, or a bad packet would become a good one; what fails goes out alone, untouched, for the receiver to judge. A flow is
 written before its next packet that cannot join, so order within a flow is kept. A super-packet that the kernel refuses is written packet by
 packet, and its protocol is not merged again. The batch ends every merge: nothing waits for a timer. Called by worker.
 """
@@ -33,6 +33,7 @@ cdef enum:
     UDP = 17
     TCP_PSH = 0x08
     TCP_ACK = 0x10
+    IP_DF = 0x40
     VNET_BYTES = 10
 
 
@@ -148,6 +149,8 @@ cdef inline bint can_start(merge_table *table, const uint8_t *packet, const ip_i
     cdef uint32_t length = info.total_length - info.header_length
     if info.is_fragment or info.header_length != (20 if info.version == 4 else 40):
         return False
+    if info.version == 4 and csum_ipv4_header(packet, 20) != 0:
+        return False
     if info.protocol == TCP:
         if not table.tun.merge_tcp or length <= 20 or upper[13] & ~<uint8_t>TCP_PSH != TCP_ACK:
             return False
@@ -189,7 +192,10 @@ cdef inline bint can_join(merge_flow *flow, const uint8_t *packet, const ip_info
     ):
         return False
     if info.version == 4:
-        if flow.first[1] != packet[1] or flow.first[8] != packet[8] or (flow.first[6] ^ packet[6]) & 0x40:
+        if flow.first[1] != packet[1] or flow.first[8] != packet[8] or flow.first[6] != packet[6]:
+            return False
+        # a split counts identifications up, and without DF they matter to whoever reassembles
+        if not packet[6] & IP_DF and load16(packet + 4) != (load16(flow.first + 4) + flow.count & 0xFFFF):
             return False
     elif memcmp(flow.first, packet, 4) != 0 or flow.first[7] != packet[7]:
         return False
@@ -197,9 +203,9 @@ cdef inline bint can_join(merge_flow *flow, const uint8_t *packet, const ip_info
         return True
     return (
         load32(upper + 4) == flow.next_seq
-        and memcmp(upper + 8, first_upper + 8, 4) == 0
+        and memcmp(upper + 8, first_upper + 8, 5) == 0  # acknowledgement, header length, reserved bits
         and memcmp(upper + 14, first_upper + 14, 2) == 0
-        and memcmp(upper + 20, first_upper + 20, header - 20) == 0
+        and memcmp(upper + 18, first_upper + 18, header - 18) == 0  # urgent pointer, options
     )
 
 
@@ -217,8 +223,10 @@ cdef inline merge_flow *free_flow(merge_table *table) noexcept nogil:
 cdef void merge_packet(merge_table *table, uint8_t *packet, const ip_info *info) noexcept nogil:
     cdef uint32_t header = 0, payload
     cdef bint good = can_start(table, packet, info, &header)
-    cdef merge_flow *flow = find_flow(table, packet, info) if table.used else NULL
     cdef uint8_t *upper = packet + info.header_length
+    cdef merge_flow *flow = NULL
+    if table.used and info.total_length - info.header_length >= 4:
+        flow = find_flow(table, packet, info)
     if flow is not NULL and not (good and can_join(flow, packet, info, header)):
         flow_write(table, flow)
         flow = NULL

@@ -16,6 +16,7 @@ cdef enum:
     TCP = 6
     ICMP = 1
     ICMPV6 = 58
+    ICMPV6_REDIRECT = 137
     TCP_SYN = 2
     OPTION_END = 0
     OPTION_NOP = 1
@@ -82,7 +83,7 @@ cdef inline bint is_icmp_error(const uint8_t *packet, const ip_info *info) noexc
         return False
     kind = packet[info.header_length]
     if info.protocol == ICMPV6:
-        return kind < 128
+        return kind < 128 or kind == ICMPV6_REDIRECT
     return info.protocol == ICMP and (kind == 3 or kind == 4 or kind == 5 or kind == 11 or kind == 12)
 
 

@@ -48,6 +48,9 @@ cdef extern from "net_io.h" nogil:
 cdef extern from "stdlib.h" nogil:
     void *aligned_alloc(size_t alignment, size_t size) noexcept
 
+cdef enum:
+    NO_BUFFERS_TRIES = 8
+
 COUNTER_NAMES = (
     "polls", "tun_reads", "tun_read_bytes", "tun_writes", "tun_write_bytes", "tun_write_failed",
     "udp_sends", "udp_messages_out", "udp_bytes_out", "udp_receives", "udp_messages_in", "udp_bytes_in",
@@ -150,6 +153,7 @@ cdef int send_messages(
     cdef uint32_t done = 0, i
     cdef int sent
     cdef bint refused_once = False
+    cdef uint32_t no_buffers = 0
     error[0] = 0
     while done < count:
         sent = sendmmsg(port.fd, messages + done, count - done, 0)
@@ -160,6 +164,7 @@ cdef int send_messages(
             counters.value[C_UDP_MESSAGES_OUT] += sent
             done += sent
             refused_once = False
+            no_buffers = 0
             continue
         if errno == EINTR:
             continue
@@ -167,7 +172,9 @@ cdef int send_messages(
             refused_once = True
             continue
         if errno == EAGAIN or errno == ENOBUFS:
-            if wait_writable(port.fd, stop_fd):
+            if errno == ENOBUFS:  # the socket may be writable all the while: poll would not wait
+                no_buffers += 1
+            if no_buffers < NO_BUFFERS_TRIES and wait_writable(port.fd, stop_fd):
                 continue
             error[0] = EAGAIN
             return done
@@ -234,7 +241,7 @@ cdef uint32_t send_run(
         if slots[done].count > 1 and (error == EIO or error == EINVAL):
             apart = send_apart(queue, slots[done], port, stop_fd)
             packets += apart
-            if apart:  # so it was UDP_SEGMENT that was refused
+            if apart == slots[done].count:  # so it was UDP_SEGMENT that was refused, not a length
                 port.udp_segment = 0
                 queue.counters.value[C_UDP_SEGMENT_REFUSED] += 1
         else:

@@ -198,6 +198,8 @@ cdef uint8_t fragment_into(
     cdef uint8_t *place
     if mtu < header + 8:
         return VERDICT_NO_ROOM
+    if info.fragment_offset + payload > 65535:  # its offsets would run into the flags
+        return VERDICT_BAD_INNER
     while offset < payload:
         size = payload - offset
         if size > mtu - header:

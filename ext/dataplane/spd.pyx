@@ -238,6 +238,10 @@ cdef class Tables:
 
 cdef _check_for_worker(SA sa, int direction):
     name = f"SA {sa.spi:#010x}"
+    if sa.hot.key is NULL:
+        raise UsageError(f"{name} has no key: it was never made")
+    if direction == SA_INBOUND and sa.spi < 256:
+        raise UsageError(f"{name}: SPIs below 256 are reserved (RFC 4303 section 2.1)")
     if sa.hot.direction != direction:
         raise UsageError(f"{name} is {sa.direction}bound, where the other direction is needed")
     if sa.hot.outer != OUTER_NONE:

@@ -105,6 +105,7 @@ cdef enum:
     PUNT_RING_BYTES = 1 << 20
     NOTIFY_RING_BYTES = 1 << 16
     KEEPALIVE_BYTE = 0xFF
+    IKE_HEADER_BYTES = 28
 
 # kinds of notice.py
 cdef enum:
@@ -411,6 +412,9 @@ cdef inline void handle_datagram(
         return
     memcpy(&spi_be, data, 4)
     if spi_be == 0:
+        if length < 4 + IKE_HEADER_BYTES:
+            drop(w, NULL, VERDICT_RUNT)
+            return
         punt(w, index, message, view, data + 4, length - 4)
         return
     if w.in_count == IN_PACKETS:

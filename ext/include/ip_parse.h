@@ -96,7 +96,7 @@ static inline int ip_parse_v4(const uint8_t *packet, uint32_t length, ip_info *i
 
 static inline int ip_parse_v6(const uint8_t *packet, uint32_t length, ip_info *info)
 {
-    uint32_t at = 40u, total, step;
+    uint32_t at = 40u, total, step, fragments = 0; /* a second fragment header would hide the first */
     uint8_t next;
     if (length < 40u)
         return IP_SHORT;
@@ -115,7 +115,7 @@ static inline int ip_parse_v6(const uint8_t *packet, uint32_t length, ip_info *i
             break; /* an upper layer, ESP among them, or no next header */
         if (info->fragment_offset != 0)
             break; /* behind a fragment header of a later fragment stands payload */
-        if (headers == IP_CHAIN_HEADERS || total - at < 8u)
+        if (headers == IP_CHAIN_HEADERS || total - at < 8u || (next == 44 && fragments++))
             return IP_BAD_CHAIN;
         step = next == 44 ? 8u : next == 51 ? ((uint32_t)packet[at + 1u] + 2u) * 4u : ((uint32_t)packet[at + 1u] + 1u) * 8u;
         if (step > total - at || at + step - 40u > IP_CHAIN_BYTES)
