@@ -26,8 +26,9 @@ def _net() -> Iterator[None]:
     home = os.open("/proc/self/ns/net", os.O_RDONLY)
     assert libc.unshare(0x40000000) == 0
     try:
-        lines = "ip link set lo up; for a in 192.0.2.1 192.0.2.9; do ip addr add $a/32 dev lo; done; ip addr add 2001:db8::1/128 dev lo nodad"
-        subprocess.run(lines, shell=True, check=True)
+        lines = ["link set lo up", *(f"addr add {a}/32 dev lo" for a in ("192.0.2.1", "192.0.2.9"))]
+        for line in [*lines, "addr add 2001:db8::1/128 dev lo nodad"]:
+            subprocess.run(["ip", *line.split()], check=True)
         yield
     finally:
         libc.setns(home, 0x40000000)
