@@ -397,4 +397,3 @@ def _listed(
     if given is None:
         return [default]
     return [given] if isinstance(given, ConnectionConfig) else list(given)
-
