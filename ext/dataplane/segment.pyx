@@ -261,6 +261,8 @@ cdef void forget(tx_queue *queue) noexcept nogil:
 
 def segments(bytes frame, *, int mtu=0):
     """For tests: (verdict, packets) of a frame (virtio-net header, packet) as a TUN delivers it; above `mtu` it is fragmented."""
+    if len(frame) < sizeof(vnet_header):
+        raise ValueError(f"a frame starts with {sizeof(vnet_header)} bytes of virtio-net header, this one has {len(frame)}")
     cdef tx_queue *queue = <tx_queue *>PyMem_Calloc(1, sizeof(tx_queue))
     cdef bytearray frame_copy = bytearray(frame)
     cdef bytearray scratch = bytearray(70000)

@@ -117,7 +117,7 @@ cdef enum:
     NO_SA = 6
     TUN_LOST = 7
 
-# esp_sa.flags: what control was told of this SA; esp_sa.user holds the `granted` for which GRANT_WANTED went up
+# esp_sa.flags: what control was told of this SA; esp_sa.user is one more than the `granted` for which GRANT_WANTED went up
 cdef enum:
     TOLD_FIRST = 1
     TOLD_REKEY = 2
@@ -193,8 +193,8 @@ cdef inline void tell_of_outbound(worker_state *w, esp_sa *sa) noexcept nogil:
     cdef uint64_t granted
     if sa.seq >= load_u64(&sa.grant_ask):
         granted = load_u64(&sa.granted)
-        if granted < sa.hard_limit and <uint64_t>sa.user != granted and tell(w, GRANT_WANTED, spi_number(sa.spi_be)):
-            sa.user = <void *>granted
+        if granted < sa.hard_limit and <uint64_t>sa.user != granted + 1 and tell(w, GRANT_WANTED, spi_number(sa.spi_be)):
+            sa.user = <void *>(granted + 1)
     if sa.seq >= sa.soft_limit and not sa.flags & TOLD_REKEY and tell(w, REKEY_SOON, spi_number(sa.spi_be)):
         sa.flags |= TOLD_REKEY
     if sa.seq >= sa.hard_limit and not sa.flags & TOLD_EXHAUSTED and tell(w, SEQ_EXHAUSTED, spi_number(sa.spi_be)):
