@@ -1,4 +1,4 @@
-"""Bytes that no honest kernel or peer would deliver: every parser of the I/O side must refuse them or pass them on, never read or write beyond."""
+"""Bytes that no honest kernel or peer would deliver: the I/O side refuses them or passes them on, and stays within its memory."""
 
 from __future__ import annotations
 

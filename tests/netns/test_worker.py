@@ -38,6 +38,15 @@ def iperf(pair: Pair, arguments: str, address: str = "10.2.0.1") -> dict[str, An
     return found["end"]
 
 
+def assert_datagrams_pass(pair: Pair, arguments: str, address: str) -> None:
+    """What leaves one gateway reaches the other's TUN. On a busy machine iperf3's own socket may overflow: that is not ours."""
+    found = iperf(pair, arguments, address)["sum"]
+    assert found["lost_packets"] < found["packets"] / 2
+    sent, received = pair.a.counters(), pair.b.counters()
+    assert received["packets_in"] == sent["packets_out"]
+    assert received["tun_write_failed"] == 0
+
+
 def ping(gateway: Gateway, address: str, arguments: str = "-c 1 -w 3") -> str:
     return gateway.sh(f"ping -n {arguments} {address}", check=False)
 
@@ -48,7 +57,7 @@ def test_ping_tcp_and_udp_over_every_mix_of_versions(outer: int) -> None:
         for address in ("10.2.0.1", "fd02::1"):
             assert " 0% packet loss" in ping(pair.a, address, "-c 2 -i 0.1 -w 3")
             assert iperf(pair, "-C cubic -t 1", address)["sum_received"]["bytes"] >= 500_000
-            assert iperf(pair, "-u -b 50M -n 1M -l 1300", address)["sum"]["lost_packets"] == 0
+            assert_datagrams_pass(pair, "-u -b 50M -n 1M -l 1300", address)
         sent, received = pair.a.counters(), pair.b.counters()
         assert sent["packets_out"] > sent["udp_messages_out"]
         assert received["merged"] > 0
@@ -65,7 +74,7 @@ def test_traffic_passes_with_an_offload_switched_off(off: str) -> None:
     with Pair(4, offload=dict.fromkeys(off.split(), False)) as pair:
         for address in ("10.2.0.1", "fd02::1"):
             assert iperf(pair, "-C cubic -t 1", address)["sum_received"]["bytes"] >= 500_000
-            assert iperf(pair, "-u -b 20M -n 500K -l 1300", address)["sum"]["lost_packets"] == 0
+            assert_datagrams_pass(pair, "-u -b 20M -n 500K -l 1300", address)
         features = pair.a.do("counters")["features"]
         assert not any(features[name] for name in off.split())
 
