@@ -258,7 +258,6 @@ cdef uint8_t send_protected(
     target.queue = &w.queue
     target.sa = sa
     target.to = <udp_endpoint *>atomic_get_pointer(&sa.endpoint)
-    sa.last_use_ns = w.now_ns
     tell_of_outbound(w, sa)
     if vnet.gso_type != VNET_GSO_NONE:
         header = segment_header_length(vnet, packet, info)
@@ -301,6 +300,8 @@ cdef inline void handle_from_tun(
     verdict = send_protected(w, row.sa, vnet, packet, &info)
     if verdict == VERDICT_OK:
         w.counters.value[C_BYTES_OUT] += info.total_length
+        if row.sa.seq < load_u64(&row.sa.granted):  # what is dropped keeps no NAT mapping alive
+            row.sa.last_use_ns = w.now_ns
     else:
         drop(w, row.sa, verdict)
 

@@ -197,6 +197,17 @@ def test_grant_is_asked_for_at_half_and_its_end_stops_traffic() -> None:
         assert " 0% packet loss" in ping(pair.a, "10.2.0.1")
 
 
+def test_what_cannot_be_sent_does_not_count_as_sent() -> None:
+    with Pair(4, a={"grant": 1, "max_inner": 500}) as pair:
+        ping(pair.a, "10.2.0.1", "-c 2 -i 0.02 -W 0.2 -M do -s 600")
+        assert pair.a.do("counters")["last"][0] is None
+        ping(pair.a, "10.2.0.1", "-c 1 -W 0.2")
+        last = pair.a.do("counters")["last"][0]
+        assert last is not None
+        ping(pair.a, "10.2.0.1", "-c 2 -i 0.02 -W 0.2")
+        assert pair.a.do("counters")["last"][0] == last
+
+
 def test_mss_of_both_directions_is_clamped() -> None:
     with Pair(4, a={"mss": 1000}) as pair:
         assert iperf(pair, "-C cubic -t 1")["sum_received"]["bytes"] >= 500_000
