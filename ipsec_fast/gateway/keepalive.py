@@ -27,22 +27,22 @@ class Keepalives:
         self._last_sent_s = last_sent_s
         self._send = send
         self._interval_s = interval_s
-        self._sent: dict[Path, float] = {}
+        self._sent: dict[Path, float] = {}  # only of paths that need keepalives: strangers choose where answers go to
+        self._paths: frozenset[Path] = frozenset()
         self._next: float | None = None
 
     def note_sent(self, path: Path, now: float) -> None:
         """An IKE message left on this path."""
-        self._sent[path] = now
+        if path in self._paths:
+            self._sent[path] = now
 
     def get_timer(self) -> float | None:
         return self._next
 
     def plan(self, now: float) -> None:
         """After IKE SAs came or went: is there a NAT to keep open?"""
-        needed = any(_needs(view) for view in self._views())
-        self._next = (self._next or now + self._interval_s) if needed else None
-        if not needed:
-            self._sent.clear()
+        self._keep(view.path for view in self._views() if _needs(view))
+        self._next = (self._next or now + self._interval_s) if self._paths else None
 
     def handle_timer(self, now: float) -> None:
         if self._next is None or now < self._next:
@@ -59,7 +59,11 @@ class Keepalives:
                 self._send(path)
                 latest = now
             self._next = min(self._next, latest + self._interval_s)
-        self._sent = {path: at for path, at in self._sent.items() if path in paths}
+        self._keep(paths)
+
+    def _keep(self, paths: Iterable[Path]) -> None:
+        self._paths = frozenset(paths)
+        self._sent = {path: at for path, at in self._sent.items() if path in self._paths}
 
 
 def _needs(view: IkeView) -> bool:

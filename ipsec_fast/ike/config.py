@@ -57,4 +57,7 @@ class EndpointSettings:
     old_inbound_s: float = 5.0
     childless_s: float = 30.0  # our responder keeps an IKE SA whose Child was refused that long
     cookie_always: bool = False  # the responder answers every IKE_SA_INIT without a COOKIE by one, without state
+    cookie_from_half_open: int = (
+        64  # so many half-open IKE SAs: from now on state only for who answers from its address
+    )
     keepalive_s: float = 20.0

@@ -33,21 +33,28 @@ class TimerKey(NamedTuple):
 class Timers:
     def __init__(self) -> None:
         self._deadlines: dict[TimerKey, float] = {}
+        self._keys: dict[int, set[TimerKey]] = {}  # by owner, so that the end of one SA does not walk the timers of all
         self._heap: list[tuple[float, int, TimerKey]] = []
         self._count = 0
 
     def set(self, key: TimerKey, at: float) -> None:
         self._deadlines[key] = at
+        self._keys.setdefault(key.owner, set()).add(key)
         self._count += 1  # equal times fire in the order they were set
         heapq.heappush(self._heap, (at, self._count, key))
         if len(self._heap) > 64 and len(self._heap) > 4 * len(self._deadlines):
             self._compact()
 
     def cancel(self, key: TimerKey) -> None:
-        self._deadlines.pop(key, None)
+        if self._deadlines.pop(key, None) is None:
+            return
+        keys = self._keys[key.owner]
+        keys.discard(key)
+        if not keys:
+            del self._keys[key.owner]
 
     def cancel_owner(self, owner: int) -> None:
-        for key in [key for key in self._deadlines if key.owner == owner]:
+        for key in self._keys.pop(owner, ()):
             del self._deadlines[key]
 
     def at(self, key: TimerKey) -> float | None:
@@ -64,7 +71,7 @@ class Timers:
         if at is None or at > now:
             return None
         key = heapq.heappop(self._heap)[2]
-        del self._deadlines[key]
+        self.cancel(key)
         return key
 
     def _compact(self) -> None:

@@ -55,3 +55,12 @@ def test_an_ike_sa_that_is_gone_ends_it():
     site.view = replace(VIEW, state="DELETING")
     site.keepalives.plan(1.0)
     assert site.keepalives.get_timer() is None
+
+
+def test_answers_to_strangers_are_not_remembered():
+    for view in (VIEW, replace(VIEW, nat_local=False)):
+        site = Site(view)
+        site.keepalives.plan(0.0)
+        for port in range(1000):
+            site.keepalives.note_sent(replace(PATH, remote_port=port), 1.0)
+        assert len(site.keepalives._sent) <= 1

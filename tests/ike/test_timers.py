@@ -42,3 +42,14 @@ def test_a_timer_set_again_a_thousand_times_leaves_no_thousand_entries() -> None
     assert len(timers._heap) < 200
     assert timers.pop_due(1e9) == KEYS[0]
     assert timers.pop_due(1e9) is None
+
+
+def test_the_end_of_an_owner_leaves_nothing_and_does_not_walk_the_others() -> None:
+    timers = Timers()
+    for owner in range(1000):
+        timers.set(TimerKey(owner, TimerKind.HALF_OPEN), 1.0)
+        timers.cancel_owner(owner)
+    assert not timers._keys
+    timers.set(TimerKey(1, TimerKind.REKEY), 1.0)
+    assert timers.pop_due(2.0) == TimerKey(1, TimerKind.REKEY)
+    assert not timers._keys

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from ...errors import ParseError, UsageError
-from ...iana import PayloadType
+from ...iana import ExchangeType, PayloadType
 from ..header import HEADER_BYTES, IkeHeader
 from ..reader import Reader
 from .payloads import EncryptedPayload, NotifyPayload, Payload, UnknownPayload, decode_payload
@@ -20,6 +20,7 @@ from .payloads import EncryptedPayload, NotifyPayload, Payload, UnknownPayload, 
 GENERIC_HEADER_BYTES = 4
 MAX_PAYLOADS = 64
 MAX_MESSAGE_BYTES = 65507  # what one UDP datagram over IPv4 carries
+MAX_INIT_BYTES = 8192  # of an IKE_SA_INIT, which anybody may send: room for a few hundred transforms and a long KE
 _CRITICAL = 0x80
 
 P = TypeVar("P", bound=Payload)
@@ -58,6 +59,8 @@ def decode_message(data: bytes) -> Message:
     header = IkeHeader.decode(data)
     if header.major != 2:
         raise ParseError(f"IKE version {header.major}.{header.minor} in the IKEv2 decoder", notify=None)
+    if header.exchange == ExchangeType.IKE_SA_INIT and len(data) > MAX_INIT_BYTES:
+        raise ParseError(f"an IKE_SA_INIT of {len(data)} bytes, at most {MAX_INIT_BYTES} are read", notify=None)
     return Message(header, _decode_chain(header.next_payload, data, HEADER_BYTES, is_clear=True))
 
 

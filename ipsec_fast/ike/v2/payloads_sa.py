@@ -18,6 +18,7 @@ from ..reader import Reader
 
 MAX_PROPOSALS = 64
 MAX_TRANSFORMS = 128
+MAX_TRANSFORMS_IN_ALL = 512  # a stranger may send this much to read and to choose from, and no more
 MAX_ATTRIBUTES = 16
 
 _LAST, _MORE_PROPOSALS, _MORE_TRANSFORMS = 0, 2, 3
@@ -42,11 +43,12 @@ class SaPayload:
     def decode(cls, body: bytes) -> SaPayload:
         reader = Reader(body, "SA payload")
         proposals: list[Proposal] = []
-        more = True
+        more, left = True, MAX_TRANSFORMS_IN_ALL
         while more:
             if len(proposals) == MAX_PROPOSALS:
                 raise ParseError(f"SA payload: more than {MAX_PROPOSALS} proposals")
-            more, proposal = _decode_proposal(reader)
+            more, proposal = _decode_proposal(reader, left)
+            left -= len(proposal.transforms)
             proposals.append(proposal)
         reader.expect_end()
         return cls(tuple(proposals))
@@ -56,7 +58,7 @@ class SaPayload:
         return b"".join(_encode_proposal(p, is_last=i == last) for i, p in enumerate(self.proposals))
 
 
-def _decode_proposal(outer: Reader) -> tuple[bool, Proposal]:
+def _decode_proposal(outer: Reader, most: int) -> tuple[bool, Proposal]:
     """
     +-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+
     | Last Substruc |   RESERVED    |         Proposal Length       |
@@ -72,8 +74,9 @@ def _decode_proposal(outer: Reader) -> tuple[bool, Proposal]:
     outer.skip(1)
     reader = outer.sub(outer.u16() - 4, "proposal")
     number, protocol, spi_bytes, count = reader.unpack(_PROPOSAL_HEAD)
-    if count > MAX_TRANSFORMS:
-        raise ParseError(f"proposal {number}: {count} transforms, at most {MAX_TRANSFORMS} are read")
+    if count > MAX_TRANSFORMS or count > most:
+        text = f"at most {MAX_TRANSFORMS} are read, and {MAX_TRANSFORMS_IN_ALL} of all proposals"
+        raise ParseError(f"proposal {number}: {count} transforms, {text}")
     spi = reader.take(spi_bytes)
     transforms = tuple(_decode_transform(reader, is_last=left == 1) for left in range(count, 0, -1))
     reader.expect_end()

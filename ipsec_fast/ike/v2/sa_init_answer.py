@@ -48,7 +48,8 @@ def receive_request(core: Core, header: IkeHeader, data: bytes, path: Path) -> N
         if error.notify is not None:
             _refuse(core, header, path, NotifyPayload(error.notify, error.data))
         return
-    if core.settings.cookie_always and not _has_cookie(core, message, path):
+    wants_cookie = core.settings.cookie_always or core.half_open_count >= core.settings.cookie_from_half_open
+    if wants_cookie and not _has_cookie(core, message, path):
         return
     if core.half_open_count >= HALF_OPEN_MAX:
         core.counters["half_open_full"] += 1

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import replace
+from ipaddress import ip_address
 
 import pytest
 from pair import ADDRESS_A, ADDRESS_B, Pair, Sent, connection, perfect
 
 from ipsec_fast.iana import ExchangeType, NotifyType
 from ipsec_fast.ike.config import EndpointSettings
-from ipsec_fast.ike.events import IkeDown
+from ipsec_fast.ike.events import AskKeyPair, IkeDown
 from ipsec_fast.ike.header import IkeHeader
 from ipsec_fast.ike.v2.message import decode_message, encode_message
 from ipsec_fast.ike.v2.payloads import KePayload, NotifyPayload
@@ -238,3 +239,39 @@ def test_the_schedule_of_retransmissions() -> None:
     (down,) = pair.a.of(IkeDown)
     assert "does not answer" in down.reason
     assert 90 < times[-1] + 8 - times[0] < 100
+
+
+# --- floods
+
+
+def flood(pair: Pair, count: int) -> None:
+    """Copies of a's IKE_SA_INIT with other SPIs, from as many addresses."""
+    first, arrival = requests(pair)[0], Path(ADDRESS_B, 500, ADDRESS_A, 500)
+    for number in range(1, count + 1):
+        data = number.to_bytes(8, "big") + first[8:]
+        pair.inject("b", data, replace(arrival, remote=ip_address(0xCB007100 + number)))
+
+
+def test_a_flood_makes_no_more_half_open_sas_and_keys_than_the_limit_and_locks_nobody_out() -> None:
+    pair = Pair(network=lambda sent: ())
+    pair.initiate()
+    flood(pair, 500)
+    assert len(pair.b.views()) == pair.b.endpoint._core.settings.cookie_from_half_open
+    assert len(pair.b.of(AskKeyPair)) == len(pair.b.views()), "no key exchange is computed before the cookie"
+    pair.network = perfect
+    pair.run(5)
+    assert [view.state for view in pair.a.views()] == ["ESTABLISHED"]
+    pair.run(110)
+    assert len(pair.b.views()) == 1
+    assert pair.b.endpoint._core.half_open_count == 0
+
+
+def test_a_long_message_of_a_stranger_is_not_even_read() -> None:
+    pair = Pair(network=lambda sent: ())
+    pair.initiate()
+    first = requests(pair)[0]
+    long = first[:24] + (len(first) + 8192).to_bytes(4, "big") + first[28:] + bytes(8192)
+    pair.inject("b", long, Path(ADDRESS_B, 500, ADDRESS_A, 500))
+    assert not pair.b.views()
+    assert pair.b.endpoint.counters["malformed"] == 1
+    assert len(pair.sent) == 1, "and not answered"
