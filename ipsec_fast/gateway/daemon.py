@@ -43,7 +43,7 @@ from ..system.routes import MARK, Routes
 from .config import LoadedConfig
 from .ike_io import KEEPALIVE, NAT_PORT, IkeSockets, NatSockets, listening_addresses
 from .keepalive import Keepalives
-from .log import Log, line_of
+from .log import Log, Narrator
 from .operations import Operations
 from .starter import Starter
 from .vici.control import GatewayStats
@@ -96,12 +96,14 @@ class Gateway:
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at: float | None = None
         self._pumping = False
+        self._narrator = Narrator()
 
     # --- life
 
     async def open(self) -> None:
         """Raises HostError; whatever was opened until then, `close` undoes."""
         config, settings = self._config, self._config.settings
+        self._engine = _pick_engine(settings.engine)
         offload = Offload(**dataclasses.asdict(settings.offload))
         self._credentials = Credentials(SharedKey(one.name, one.ids, one.secret) for one in config.secrets)
         self._closing.callback(self._credentials.close)
@@ -117,9 +119,7 @@ class Gateway:
         index = self._links.set_up(tun.name, self._tun_mtu)
         routes = Routes(netlink, tun.name)
         routing = Routing(routes, index, lambda: self._links.addresses(but=tun.name))
-        best = next(iter(engines()))  # what `auto` stands for, so that a status says which one it is
-        engine = best if settings.engine == "auto" else settings.engine
-        self._worker = Worker(tun, self._nat.sockets, engine=engine, offload=offload)
+        self._worker = Worker(tun, self._nat.sockets, engine=self._engine, offload=offload)
         self._build(routing)
         vici = ViciServer(settings.socket, self.operations)
         self._closing.push_async_callback(vici.close)
@@ -216,7 +216,7 @@ class Gateway:
             self._pump()
 
     def _hear(self, notice: Notice, view: IkeView | None) -> None:
-        line = line_of(notice, view)
+        line = self._narrator.line(notice, view)
         if line is not None:
             self._log(line)
         self._starter.tell(notice, view, self._now())
@@ -294,6 +294,16 @@ class Gateway:
         """An exception in a callback is ours to mend; the gateway goes on without that one step."""
         error = context.get("exception")
         logging.getLogger("ipsec_fast").error("%s: %r", context.get("message"), error, exc_info=error)
+
+
+def _pick_engine(wanted: str) -> str:
+    """The name of the engine that `auto` means here; HostError where the wanted one is not built in or not for this CPU."""
+    known = engines()
+    if wanted == "auto":
+        return next(iter(known))
+    if wanted not in known:
+        raise HostError(f"engine {wanted} is not available here; there is {', '.join(known)}")
+    return wanted
 
 
 def _nat_socket(address: Address, offload: Offload) -> UdpSocket:

@@ -10,6 +10,7 @@ from ..ike.events import ChildDown, ChildFailed, ChildUp, IkeDown, IkeUp, IkeVie
 from ..model import selectors_text
 
 BURST, PER_S = 50, 10.0
+TOLD_LINES = 8
 
 
 class Log:
@@ -43,6 +44,34 @@ def printable(line: str) -> str:
     return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in line)
 
 
+class Narrator:
+    """The line of a notice, unless the same reason was told of the same IKE SA already: one clear line per failure."""
+
+    def __init__(self) -> None:
+        self._told: dict[int, list[str]] = {}
+        self._up: set[int] = set()
+
+    def line(self, notice: Notice, view: IkeView | None) -> str | None:
+        ike_id = getattr(notice, "ike_id", 0)
+        line = self._line(notice, view, ike_id)
+        if isinstance(notice, IkeUp):
+            self._up.add(ike_id)
+        if isinstance(notice, IkeDown):
+            self._told.pop(ike_id, None)
+            self._up.discard(ike_id)
+        elif line is not None:
+            self._told.setdefault(ike_id, []).append(line)
+            del self._told[ike_id][:-TOLD_LINES]
+        return line
+
+    def _line(self, notice: Notice, view: IkeView | None, ike_id: int) -> str | None:
+        reason = getattr(notice, "reason", "")
+        repeats = bool(reason) and any(reason in line for line in self._told.get(ike_id, ()))
+        if repeats and (isinstance(notice, ChildFailed) or (isinstance(notice, IkeDown) and ike_id not in self._up)):
+            return None
+        return line_of(notice, view)
+
+
 def line_of(notice: Notice, view: IkeView | None) -> str | None:
     """What the operator should read of a notice; None for what is only for those who ask."""
     match notice:
@@ -50,7 +79,8 @@ def line_of(notice: Notice, view: IkeView | None) -> str | None:
             who = f": {view.local_id} with {view.remote_id}, {view.path}" if view else ""
             return f"{notice.connection} {'rekeyed' if notice.replaces is not None else 'established'} (IKE SA {notice.ike_id}){who}"
         case IkeDown():
-            return f"{notice.connection} {'failed' if notice.failed else 'closed'} (IKE SA {notice.ike_id}): {notice.reason}"
+            name = notice.connection or "somebody"
+            return f"{name} {'failed' if notice.failed else 'closed'} (IKE SA {notice.ike_id}): {notice.reason}"
         case ChildUp():
             child = next((c for c in view.children if c.child_id == notice.child_id), None) if view else None
             what = (
@@ -64,6 +94,6 @@ def line_of(notice: Notice, view: IkeView | None) -> str | None:
             return f"{notice.connection} {notice.name} closed (child {notice.child_id}): {notice.reason}"
         case ChildFailed():
             return f"{notice.connection} {notice.name or '(a child that the peer wanted)'} failed: {notice.reason}"
-        case Progress(level=0):
+        case Progress(level=0) if " established " not in notice.text:  # IkeUp and ChildUp say more
             return f"{notice.connection}: {notice.text}" if notice.connection else notice.text
     return None

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
 
 from ...errors import NegotiationError, ParseError
-from ...iana import ExchangeType, NotifyType, name_of
+from ...iana import ExchangeType, NotifyType, TransformType, name_of
 from ...model import Proposal
 from ..asks import Steps, ask_key_pair, ask_shared_secret
 from ..events import ChildMoved
@@ -70,7 +70,7 @@ class RekeyIke(Exchange):
         sa.own_rekey = self
         sa.progress(f"rekeying IKE SA {sa.label}")
         self._spi = sa.core.new_spi()
-        self._proposals = numbered(sa.config.proposals, self._spi)
+        self._proposals = numbered(_keep_prf(sa), self._spi)
         self._ni = sa.core.random(NONCE_BYTES)
         group = self._retry.first(self._groups(sa))
         self._key_pair = yield from ask_key_pair(group)
@@ -149,7 +149,10 @@ def answer_ike_rekey(sa: IkeSA, message: Message) -> Steps[Reply]:
     offered, nonce, ke = message.get(SaPayload), message.get(NoncePayload), message.get(KePayload)
     if offered is None or nonce is None or ke is None:
         raise ParseError("a rekey of the IKE SA without SA, nonce or KE")
-    proposal = choose_with_group(offered.proposals, sa.config.proposals, ke.group, spi_bytes=SPI_BYTES)
+    try:
+        proposal = choose_with_group(offered.proposals, _keep_prf(sa), ke.group, spi_bytes=SPI_BYTES)
+    except NegotiationError:  # the peer wants another PRF, and the RFC lets it
+        proposal = choose_with_group(offered.proposals, sa.config.proposals, ke.group, spi_bytes=SPI_BYTES)
     group = wanted_group(proposal, ke.group)
     if group is not None:
         text = f"the KE payload is of group {ke.group}, the proposal wants {group}"
@@ -166,6 +169,21 @@ def answer_ike_rekey(sa: IkeSA, message: Message) -> Steps[Reply]:
     answer = SaPayload((replace(proposal, spi=new.own_spi),))
     payloads = (answer, NoncePayload(nonces.nr), KePayload(ke.group, public))
     return Reply(payloads, lambda: _note_peer_rekey(sa, PeerIkeRekey(new, nonces)))
+
+
+def _keep_prf(sa: IkeSA) -> tuple[Proposal, ...]:
+    """Our proposals with the PRF in use alone; all where the configuration does not have it (any more).
+
+    With another PRF the two sides may get different keys: section 2.18 has the old PRF make SKEYSEED and the new one the rest,
+    strongSwan (to 6.0 at least) uses the old one for both. Nothing is lost by keeping it.
+    """
+    in_use = sa.keys.suite.prf.id
+    kept = [
+        replace(one, transforms=tuple(t for t in one.transforms if t.type != TransformType.PRF or t.id == in_use))
+        for one in sa.config.proposals
+        if any(t.id == in_use for t in one.of(TransformType.PRF))
+    ]
+    return tuple(kept) or sa.config.proposals
 
 
 def _note_peer_rekey(sa: IkeSA, peers: PeerIkeRekey) -> None:
