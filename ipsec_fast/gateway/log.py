@@ -11,10 +11,14 @@ from ..model import selectors_text
 
 BURST, PER_S = 50, 10.0
 TOLD_LINES = 8
+SAME_LINE_S, RECENT_LINES = 20.0, 64
 
 
 class Log:
-    """A token bucket before stderr; lines that found none are counted and told of with the next one."""
+    """A token bucket before stderr; lines that found none are counted and told of with the next one.
+
+    The same line again within 20 s is left out: a peer's retransmissions to a responder that keeps no state of a refusal.
+    """
 
     def __init__(
         self, write: Callable[[str], object] = sys.stderr.write, clock: Callable[[], float] = time.monotonic
@@ -24,15 +28,21 @@ class Log:
         self._tokens = float(BURST)
         self._at = clock()
         self._lost = 0
+        self._recent: dict[str, float] = {}
 
     def __call__(self, line: str) -> None:
         now = self._clock()
+        if now - self._recent.get(line, now - SAME_LINE_S) < SAME_LINE_S:
+            return
         self._tokens = min(BURST, self._tokens + (now - self._at) * PER_S)
         self._at = now
         if self._tokens < 1:
             self._lost += 1
             return
         self._tokens -= 1
+        self._recent[line] = now
+        while len(self._recent) > RECENT_LINES:
+            del self._recent[next(iter(self._recent))]
         if self._lost:
             line, self._lost = f"({self._lost} lines left out) {line}", 0
         self._write(f"{time.strftime('%H:%M:%S')} {printable(line)}\n")
@@ -53,23 +63,29 @@ class Narrator:
 
     def line(self, notice: Notice, view: IkeView | None) -> str | None:
         ike_id = getattr(notice, "ike_id", 0)
-        line = self._line(notice, view, ike_id)
+        line = None if self._repeats(notice, ike_id) else line_of(notice, view)
         if isinstance(notice, IkeUp):
             self._up.add(ike_id)
         if isinstance(notice, IkeDown):
             self._told.pop(ike_id, None)
             self._up.discard(ike_id)
         elif line is not None:
-            self._told.setdefault(ike_id, []).append(line)
+            self._told.setdefault(ike_id, []).append(_reason(notice) or line)
             del self._told[ike_id][:-TOLD_LINES]
         return line
 
-    def _line(self, notice: Notice, view: IkeView | None, ike_id: int) -> str | None:
-        reason = getattr(notice, "reason", "")
-        repeats = bool(reason) and any(reason in line for line in self._told.get(ike_id, ()))
-        if repeats and (isinstance(notice, ChildFailed) or (isinstance(notice, IkeDown) and ike_id not in self._up)):
-            return None
-        return line_of(notice, view)
+    def _repeats(self, notice: Notice, ike_id: int) -> bool:
+        """A state change of its own (an IKE SA that was up and goes down) is told in any case."""
+        if not isinstance(notice, ChildFailed | Progress | IkeDown) or (
+            ike_id in self._up and isinstance(notice, IkeDown)
+        ):
+            return False
+        reason = _reason(notice)
+        return bool(reason) and any(reason in told or told in reason for told in self._told.get(ike_id, ()))
+
+
+def _reason(notice: Notice) -> str:
+    return notice.text if isinstance(notice, Progress) else getattr(notice, "reason", "")
 
 
 def line_of(notice: Notice, view: IkeView | None) -> str | None:

@@ -1,0 +1,187 @@
+"""Two of our gateways, as processes, in network namespaces; shared by the tests that need the whole.
+
+    10.1.0.1 {prefix}a 192.0.2.1 ===== 192.0.2.2 {prefix}b 10.2.0.1
+
+The inner addresses stand on the loopback devices; a route through the other side's outer address is there too, so that a packet that
+should have been protected would find its way in clear.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+PSK = "a long shared secret, swordfish"
+SIDES = {"a": ("1", "2", "b"), "b": ("2", "1", "a")}
+
+
+def sh(line: str, *, check: bool = True) -> str:
+    done = subprocess.run(line.split(), capture_output=True, text=True)
+    if check and done.returncode:
+        raise AssertionError(f"{line}: {done.stdout}{done.stderr}")
+    return done.stdout + done.stderr
+
+
+def write_config(directory: Path, side: str, *, start: str = "none", psk: str = PSK, **changes: str) -> Path:
+    """`changes`: local_id, remote_id, local_ts, remote_ts, proposals, esp, gateway (more lines)."""
+    own, other, peer = SIDES[side]
+    values = {
+        "local_id": f"{side}.example",
+        "remote_id": f"{peer}.example",
+        "local_ts": f"10.{own}.0.0/24",
+        "remote_ts": f"10.{other}.0.0/24",
+        "proposals": "aes128gcm16-prfsha256-x25519",
+        "esp": "aes128gcm16",
+        "gateway": "",
+    } | changes
+    secret = directory / f"{side}.psk"
+    secret.write_text(psk)
+    secret.chmod(0o600)
+    file = directory / f"{side}.toml"
+    file.write_text(f"""
+[gateway]
+socket = "{directory}/{side}.vici"
+{values["gateway"]}
+[connections.site]
+local_addrs = ["192.0.2.{own}"]
+remote_addrs = ["192.0.2.{other}"]
+proposals = ["{values["proposals"]}"]
+local = {{ auth = "psk", id = "{values["local_id"]}" }}
+remote = {{ auth = "psk", id = "{values["remote_id"]}" }}
+[connections.site.children.net]
+local_ts = ["{values["local_ts"]}"]
+remote_ts = ["{values["remote_ts"]}"]
+esp_proposals = ["{values["esp"]}"]
+start_action = "{start}"
+[secrets.ike-1]
+file = "{secret}"
+""")
+    return file
+
+
+class Gateway:
+    """One process; `stop` is orderly, `kill` is not."""
+
+    def __init__(self, netns: str, config: Path) -> None:
+        self.netns, self.config = netns, config
+        self.log = config.with_suffix(".log")
+        command = ["ip", "netns", "exec", netns, sys.executable, "-m", "ipsec_fast", "gateway", str(config)]
+        with self.log.open("a") as log:
+            self.process = subprocess.Popen(command, stdout=log, stderr=log)
+
+    def wait_for(self, text: str, limit_s: float = 10.0) -> Gateway:
+        until = time.monotonic() + limit_s
+        while text not in self.text():
+            if self.process.poll() is not None or time.monotonic() > until:
+                raise AssertionError(f"{text!r} did not come (exit {self.process.poll()}):\n{self.text()}")
+            time.sleep(0.02)
+        return self
+
+    def text(self) -> str:
+        return self.log.read_text()
+
+    def command(self, *words: str, check: bool = True) -> str:
+        return sh(
+            f"{sys.executable} -m ipsec_fast {' '.join(words)} --socket {self.config.with_suffix('.vici')}", check=check
+        )
+
+    def sas(self) -> list[dict]:
+        return json.loads(self.command("status", "--json"))["ike_sas"]
+
+    def stop(self) -> int:
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(5)
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait(5)
+
+
+class SitePair:
+    def __init__(self, prefix: str, directory: Path) -> None:
+        self.prefix, self.directory = prefix, directory
+        self.gateways: list[Gateway] = []
+
+    def gateway(self, side: str, **config: str) -> Gateway:
+        one = Gateway(self.netns(side), write_config(self.directory, side, **config))
+        self.gateways.append(one)
+        return one
+
+    def netns(self, side: str) -> str:
+        return f"{self.prefix}{side}"
+
+    def ping(self, side: str = "a", count: int = 3, interval_s: float = 0.05) -> int:
+        """How many of `count` came back."""
+        own, other, _ = SIDES[side]
+        text = sh(
+            f"ip netns exec {self.netns(side)} ping -c{count} -i{interval_s} -W1 -I 10.{own}.0.1 10.{other}.0.1",
+            check=False,
+        )
+        return int(text.split(" received")[0].rsplit(" ", 1)[-1]) if " received" in text else 0
+
+    def leftovers(self, side: str) -> str:
+        """Everything of ours in the host's tables: routes, rules, the device, the control socket."""
+        netns = self.netns(side)
+        lines = [
+            line
+            for family in ("-4", "-6")
+            for line in sh(f"ip -n {netns} {family} rule").splitlines()
+            if "proto 73" in line
+        ]
+        lines += [line for line in sh(f"ip -n {netns} route show table all").splitlines() if "proto 73" in line]
+        lines += [line for line in sh(f"ip -n {netns} -o link").splitlines() if "ipsec" in line]
+        lines += [str(path) for path in self.directory.glob(f"{side}.vici")]
+        return "\n".join(lines)
+
+
+@contextlib.contextmanager
+def site_pair(prefix: str, directory: Path) -> Iterator[SitePair]:
+    names = [f"{prefix}{side}" for side in SIDES]
+    pair = SitePair(prefix, directory)
+    try:
+        for name in names:
+            sh(f"ip netns del {name}", check=False)
+            sh(f"ip netns add {name}")
+            sh(f"ip -n {name} link set lo up")
+        sh(f"ip link add out netns {names[0]} type veth peer name out netns {names[1]}")
+        for name, (own, other, _) in zip(names, SIDES.values(), strict=True):
+            sh(f"ip -n {name} addr add 192.0.2.{own}/24 dev out")
+            sh(f"ip -n {name} addr add 10.{own}.0.1/24 dev lo")
+            sh(f"ip -n {name} link set out up")
+            sh(f"ip -n {name} route add 10.{other}.0.0/24 via 192.0.2.{other}")
+        yield pair
+    finally:
+        for gateway in pair.gateways:
+            if gateway.process.poll() is None:
+                gateway.kill()
+        for name in names:
+            sh(f"ip netns del {name}", check=False)
+
+
+@contextlib.contextmanager
+def captured(netns: str, file: Path) -> Iterator[list[str]]:
+    """What passed the outer device meanwhile, as tcpdump's lines, filled in at the end; what the capture lost is an error."""
+    lines: list[str] = []
+    process = subprocess.Popen(
+        ["ip", "netns", "exec", netns, "tcpdump", "-lnUi", "out", "-B", "8192", "-w", str(file)],
+        stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert process.stderr is not None
+    process.stderr.readline()  # "listening on ..."
+    try:
+        yield lines
+    finally:
+        process.send_signal(signal.SIGINT)
+        said = process.communicate(timeout=5)[1]
+        assert "0 packets dropped by kernel" in said, said
+        read = subprocess.run(
+            ["tcpdump", "-nr", str(file)], capture_output=True, text=True, env=os.environ | {"TZ": "UTC"}
+        )
+        lines += read.stdout.splitlines()
