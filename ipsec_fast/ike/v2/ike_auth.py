@@ -145,6 +145,8 @@ class IkeAuth(Exchange):
                 submit(sa, DeleteChild(None, str(problem), spi_in=offer.spi))  # the peer has it
             if not sa.children and len(self._child_names) == 1:
                 submit(sa, DeleteIke(f"its only Child SA failed: {problem}", failed=True))
+            elif not sa.children:  # others may follow; if none comes up, it goes
+                sa.set_timer(TimerKind.CHILDLESS, sa.core.settings.childless_s)
 
     def failed(self, sa: IkeSA, reason: str) -> None:
         name = self._child_names[0]

@@ -112,6 +112,16 @@ def test_our_responder_keeps_it_for_30_s() -> None:
     assert pair.b.view.state == "DELETING"
 
 
+def test_where_none_of_several_children_comes_up_the_ike_sa_goes_too() -> None:
+    strange = [child(name, local="10.7.0.0/24", remote="10.8.0.0/24") for name in ("one", "two")]
+    pair = Pair(connection("a", children=strange), connection("b", dpd_delay_s=0))
+    pair.initiate("a", "one", "two")
+    pair.run(2)
+    assert [failed.name for failed in pair.a.of(ChildFailed)] == ["one", "two"]
+    pair.run(30)
+    pair.check_nothing_left()
+
+
 @pytest.mark.parametrize("side", ["a", "b"])
 def test_a_failed_install_leaves_no_child_on_either_side(side: str) -> None:
     pair = Pair()
