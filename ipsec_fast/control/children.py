@@ -86,6 +86,7 @@ class Children:
         child = self._make(ask)
         self._routing.add_child(ask.child_id, ask.local_ts, ask.remote_ts)
         self._children[ask.child_id] = child
+        self._spis.use(ask.spi_in)
         if not ask.outbound_deferred:
             self.switch_outbound(ask.child_id)
         self.changed = True

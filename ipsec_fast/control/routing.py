@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
-from ..ike.config import ConnectionConfig
+from ..ike.config import ChildConfig, ConnectionConfig
 from ..model import Address, TrafficSelector
 from ..system.routes import Network
 
@@ -37,9 +37,9 @@ class Routing:
 
     def start(self, connections: Iterable[ConnectionConfig], started: Iterable[tuple[str, str]]) -> None:
         """Adopt what a crash left for children that are still configured, and refuse in clear what `started` children will carry."""
-        children = {(one.name, child.name): child for one in connections for child in one.children}
-        self._table.adopt(_networks(ts for child in children.values() for ts in child.remote_ts))
-        self._closed = set(_networks(ts for key in started if key in children for ts in children[key].remote_ts))
+        remote = {(one.name, child.name): _remote_of(one, child) for one in connections for child in one.children}
+        self._table.adopt(_networks(ts for selectors in remote.values() for ts in selectors))
+        self._closed = set(_networks(ts for key in started for ts in remote.get(key, ())))
         for network in self._closed:
             self._table.prohibit(network)
 
@@ -66,6 +66,11 @@ class Routing:
             if not users:
                 del self._users[network]
                 self._table.remove(network, keep_prohibit=network in self._closed)
+
+
+def _remote_of(connection: ConnectionConfig, child: ChildConfig) -> Sequence[TrafficSelector]:
+    """What the configuration lets this child reach; `dynamic` is the peer itself, as far as its address is known."""
+    return child.remote_ts or tuple(TrafficSelector.host(address) for address in connection.remote_addrs)
 
 
 def _networks(selectors: Iterable[TrafficSelector]) -> list[Network]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from ipsec_fast.control.grants import BLOCK, Grants, MemoryGrantStore
-from ipsec_fast.control.spi import SpiPool
+from ipsec_fast.control.spi import PROMISES, SpiPool
 
 
 def test_reserved_and_used_spis_are_never_handed_out():
@@ -37,3 +37,13 @@ def test_blocks_follow_each_other_and_stop_at_the_highest_number():
     assert grants.next_end(2, 1000) == 1000
     grants.forget(1)
     assert store.ends == {2: 1000}
+
+
+def test_promises_that_come_to_nothing_are_bounded_and_used_spis_stay():
+    numbers = iter(range(1000, 1000 + 2 * PROMISES))
+    pool = SpiPool(lambda n: next(numbers).to_bytes(n, "big"))
+    pool.use(pool.take())
+    for _ in range(PROMISES + 10):
+        pool.take()
+    assert len(pool) == PROMISES + 1
+    assert 1000 in pool._used

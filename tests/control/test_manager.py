@@ -284,3 +284,11 @@ def test_a_listener_hears_every_notice_until_it_ends():
     end()
     site.hear(up)
     assert heard == [up]
+
+
+def test_a_dynamic_child_that_is_started_closes_the_way_to_its_peer():
+    site = Site()
+    connection = ConnectionConfig("rome", remote_addrs=(THEM,), children=(ChildConfig("host"),))
+    routing = Routing(site.routes, 7, lambda: [])
+    routing.start([connection], [("rome", "host")])
+    assert site.routes.closed == {ip_network("192.0.2.2/32")}

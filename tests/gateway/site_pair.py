@@ -20,6 +20,9 @@ from pathlib import Path
 
 PSK = "a long shared secret, swordfish"
 SIDES = {"a": ("1", "2", "b"), "b": ("2", "1", "a")}
+OUTER = {"4": "192.0.2.", "6": "2001:db8::"}
+INNER = {"4": "10.{}.0.0/24", "6": "fd00:{}::/64"}
+INNER_ADDRESS = {"4": "10.{}.0.1", "6": "fd00:{}::1"}
 
 
 def sh(line: str, *, check: bool = True) -> str:
@@ -30,13 +33,14 @@ def sh(line: str, *, check: bool = True) -> str:
 
 
 def write_config(directory: Path, side: str, *, start: str = "none", psk: str = PSK, **changes: str) -> Path:
-    """`changes`: local_id, remote_id, local_ts, remote_ts, proposals, esp, gateway (more lines)."""
+    """`changes`: outer and inner ("4" or "6"), local_id, remote_id, local_ts, remote_ts, proposals, esp, gateway (more lines)."""
     own, other, peer = SIDES[side]
+    outer, inner = OUTER[changes.get("outer", "4")], INNER[changes.get("inner", "4")]
     values = {
         "local_id": f"{side}.example",
         "remote_id": f"{peer}.example",
-        "local_ts": f"10.{own}.0.0/24",
-        "remote_ts": f"10.{other}.0.0/24",
+        "local_ts": inner.format(own),
+        "remote_ts": inner.format(other),
         "proposals": "aes128gcm16-prfsha256-x25519",
         "esp": "aes128gcm16",
         "gateway": "",
@@ -50,8 +54,8 @@ def write_config(directory: Path, side: str, *, start: str = "none", psk: str = 
 socket = "{directory}/{side}.vici"
 {values["gateway"]}
 [connections.site]
-local_addrs = ["192.0.2.{own}"]
-remote_addrs = ["192.0.2.{other}"]
+local_addrs = ["{outer}{own}"]
+remote_addrs = ["{outer}{other}"]
 proposals = ["{values["proposals"]}"]
 local = {{ auth = "psk", id = "{values["local_id"]}" }}
 remote = {{ auth = "psk", id = "{values["remote_id"]}" }}
@@ -117,13 +121,11 @@ class SitePair:
     def netns(self, side: str) -> str:
         return f"{self.prefix}{side}"
 
-    def ping(self, side: str = "a", count: int = 3, interval_s: float = 0.05) -> int:
+    def ping(self, side: str = "a", count: int = 3, interval_s: float = 0.05, inner: str = "4") -> int:
         """How many of `count` came back."""
-        own, other, _ = SIDES[side]
-        text = sh(
-            f"ip netns exec {self.netns(side)} ping -c{count} -i{interval_s} -W1 -I 10.{own}.0.1 10.{other}.0.1",
-            check=False,
-        )
+        source, target = (INNER_ADDRESS[inner].format(number) for number in SIDES[side][:2])
+        words = f"-c{count} -i{interval_s} -W1 -I {source} {target}"
+        text = sh(f"ip netns exec {self.netns(side)} ping {words}", check=False)
         return int(text.split(" received")[0].rsplit(" ", 1)[-1]) if " received" in text else 0
 
     def leftovers(self, side: str) -> str:
@@ -135,7 +137,10 @@ class SitePair:
             for line in sh(f"ip -n {netns} {family} rule").splitlines()
             if "proto 73" in line
         ]
-        lines += [line for line in sh(f"ip -n {netns} route show table all").splitlines() if "proto 73" in line]
+        for family in ("-4", "-6"):
+            lines += [
+                line for line in sh(f"ip -n {netns} {family} route show table all").splitlines() if "proto 73" in line
+            ]
         lines += [line for line in sh(f"ip -n {netns} -o link").splitlines() if "ipsec" in line]
         lines += [str(path) for path in self.directory.glob(f"{side}.vici")]
         return "\n".join(lines)
@@ -152,10 +157,12 @@ def site_pair(prefix: str, directory: Path) -> Iterator[SitePair]:
             sh(f"ip -n {name} link set lo up")
         sh(f"ip link add out netns {names[0]} type veth peer name out netns {names[1]}")
         for name, (own, other, _) in zip(names, SIDES.values(), strict=True):
-            sh(f"ip -n {name} addr add 192.0.2.{own}/24 dev out")
-            sh(f"ip -n {name} addr add 10.{own}.0.1/24 dev lo")
             sh(f"ip -n {name} link set out up")
-            sh(f"ip -n {name} route add 10.{other}.0.0/24 via 192.0.2.{other}")
+            for version, length in (("4", 24), ("6", 64)):
+                inner, nodad = INNER_ADDRESS[version].format(own), " nodad" if version == "6" else ""
+                sh(f"ip -n {name} addr add {OUTER[version]}{own}/{length} dev out{nodad}")
+                sh(f"ip -n {name} addr add {inner}/{length} dev lo{nodad}")
+                sh(f"ip -n {name} route add {INNER[version].format(other)} via {OUTER[version]}{other}")
         yield pair
     finally:
         for gateway in pair.gateways:

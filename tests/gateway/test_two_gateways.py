@@ -198,3 +198,35 @@ def test_up_and_down_and_up_again(pair: SitePair):
         assert one.sas()[0]["child-sas"]
         one.command("down", "site")
         assert one.sas() == []
+
+
+@pytest.mark.parametrize(("outer", "inner"), [("6", "6"), ("6", "4"), ("4", "6")])
+def test_ipv6_inside_and_outside(pair: SitePair, outer: str, inner: str):
+    two = pair.gateway("b", outer=outer, inner=inner).wait_for("listening")
+    with captured(pair.netns("b"), pair.directory / "cap") as lines:
+        one = pair.gateway("a", start="start", outer=outer, inner=inner).wait_for("installed")
+        assert pair.ping("a", inner=inner) == 3
+        assert pair.ping("b", inner=inner) == 3
+        one.kill()
+        assert pair.ping("a", inner=inner) == 0
+        one.log.unlink()
+        one = pair.gateway("a", start="start", outer=outer, inner=inner).wait_for("installed")
+        assert pair.ping("a", inner=inner) == 3
+    in_clear = [line for line in lines if "ICMP" in line and "echo" in line]
+    assert in_clear == []
+    assert (one.stop(), two.stop()) == (0, 0)
+    assert pair.leftovers("a") == pair.leftovers("b") == ""
+
+
+def test_a_tunnel_of_everything_leaves_the_connected_network_alone(pair: SitePair):
+    pair.gateway("b", local_ts="0.0.0.0/0").wait_for("listening")
+    one = pair.gateway("a", start="start", remote_ts="0.0.0.0/0").wait_for("installed")
+    namespace = pair.netns("a")
+    sh(f"ip -n {namespace} route del 10.2.0.0/24")
+    sh(f"ip -n {namespace} route add default via 192.0.2.2")
+    assert pair.ping() == 3
+    assert "dev out" in sh(f"ip -n {namespace} route get 192.0.2.2")
+    assert "dev ipsec0" in sh(f"ip -n {namespace} route get 10.2.0.1")
+    one.kill()
+    assert pair.ping() == 0
+    assert "dev out" in sh(f"ip -n {namespace} route get 192.0.2.2")
