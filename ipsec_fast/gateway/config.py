@@ -179,7 +179,9 @@ def _load_secrets(tree: Tree, sections: Mapping[str, SecretSection], folder: Pat
         inline = name in tree.inline_secrets
         where: Location = ("secrets", name)
         if inline == (section.file is not None):
-            both = "has both file and secret; keep one" if inline else 'has neither; add file = "NAME.psk"'
+            both = (
+                "has both file and secret; keep one" if inline else 'has neither file nor secret; add file = "NAME.psk"'
+            )
             tree.blame(where, both)
             continue
         try:

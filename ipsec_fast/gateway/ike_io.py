@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import ipaddress
 import socket
 import struct
@@ -27,6 +28,12 @@ KEEPALIVE = b"\xff"
 DATAGRAM_BYTES = 65535
 BATCH = 64  # datagrams per wake-up, so that a flood on port 500 does not starve the rest of the loop
 _SO_MARK, _IP_MTU_DISCOVER, _IPV6_MTU_DISCOVER, _PMTUDISC_PROBE = 36, 10, 23, 3
+_REASONS = {  # what an operator can do about it
+    errno.EADDRINUSE: "another program has it (is strongSwan's charon or another gateway running?)",
+    errno.EADDRNOTAVAIL: "this host has no such address",
+    errno.EACCES: "ports below 1024 need CAP_NET_BIND_SERVICE; run the gateway as root",
+    errno.EPERM: "the gateway needs CAP_NET_ADMIN; run it as root",
+}
 _IP_PKTINFO = 8
 
 Receiver = Callable[[bytes, Path], None]
@@ -157,7 +164,8 @@ def _bind(address: Address) -> socket.socket:
         one.bind((str(address), IKE_PORT))
     except OSError as error:
         one.close()
-        raise HostError(f"cannot listen on {address} port {IKE_PORT}: {error.strerror}") from None
+        reason = _REASONS.get(error.errno or 0, error.strerror)
+        raise HostError(f"cannot listen on {address} port {IKE_PORT}: {reason}") from None
     return one
 
 

@@ -75,10 +75,17 @@ async def test_an_answer_leaves_from_where_the_question_came_to(_net, listen_on)
 async def test_a_port_in_use_is_one_clear_error(_net):  # noqa: PT019
     first, second = IkeSockets(print), IkeSockets(print)  # type: ignore[arg-type]
     first.open([A])
-    with pytest.raises(HostError, match=r"cannot listen on 192\.0\.2\.1 port 500: Address already in use"):
+    with pytest.raises(HostError, match=r"cannot listen on 192\.0\.2\.1 port 500: another program has it"):
         second.open([A])
     second.close()
     first.close()
+
+
+async def test_an_address_that_is_not_ours_is_one_clear_error(_net):  # noqa: PT019
+    sockets = IkeSockets(print)  # type: ignore[arg-type]
+    with pytest.raises(HostError, match=r"cannot listen on 192\.0\.2\.77 port 500: this host has no such address"):
+        sockets.open([ip_address("192.0.2.77")])
+    sockets.close()
 
 
 def test_no_route_to_a_peer_is_one_clear_error(_net):  # noqa: PT019
