@@ -24,6 +24,7 @@ from .mtu import Mss, TunnelMtu, tunnel_mtu
 from .routing import Routing
 from .spi import SpiPool
 
+POLICIES_MAX, ROUTES_MAX = 1024, 1024  # of one child
 ESP_PORT = 4500  # RFC 3948: UDP-encapsulated ESP shares the port of IKE with the non-ESP marker
 
 
@@ -83,8 +84,14 @@ class Children:
                 "and we do not send ESP without",
                 NotifyType.NO_PROPOSAL_CHOSEN,
             )
-        child = self._make(ask)
-        self._routing.add_child(ask.child_id, ask.local_ts, ask.remote_ts)
+        try:
+            _check_size(ask)
+            child = self._make(ask)
+            self._routing.add_child(ask.child_id, ask.local_ts, ask.remote_ts)
+        except Exception:
+            self._grants.forget(ask.child_id)
+            self._spis.give_back(ask.spi_in)
+            raise
         self._children[ask.child_id] = child
         self._spis.use(ask.spi_in)
         if not ask.outbound_deferred:
@@ -185,6 +192,17 @@ class Children:
         set_endpoint(sa_out, self._host.socket_index(path.local), path.local, path.remote, port)
         return InstalledChild(
             ask.child_id, ask.connection, ask.name, sa_in, sa_out, ask.local_ts, ask.remote_ts, path, mtu
+        )
+
+
+def _check_size(ask: AskInstallChild) -> None:
+    """What a peer may put into the worker's policies and the kernel's routes: it chooses how a wide range is cut up."""
+    policies, routes = len(ask.local_ts) * len(ask.remote_ts), sum(len(ts.networks()) for ts in ask.remote_ts)
+    if policies > POLICIES_MAX or routes > ROUTES_MAX:
+        raise NegotiationError(
+            f"child {ask.name}: its selectors need {policies} policies and {routes} routes, "
+            f"at most {POLICIES_MAX} and {ROUTES_MAX} are taken",
+            NotifyType.TS_UNACCEPTABLE,
         )
 
 

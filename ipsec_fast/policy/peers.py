@@ -35,7 +35,8 @@ class Peers:
         fitting = [
             one
             for one in candidates
-            if (one.remote_id is None or one.remote_id.matches(remote_id))
+            if _allows(one, path)  # IKE_AUTH may come from another address than IKE_SA_INIT did
+            and (one.remote_id is None or one.remote_id.matches(remote_id))
             and (local_id is None or own_identity(one, path).matches(local_id))
         ]
         if not fitting:

@@ -292,3 +292,25 @@ def test_a_dynamic_child_that_is_started_closes_the_way_to_its_peer():
     routing = Routing(site.routes, 7, lambda: [])
     routing.start([connection], [("rome", "host")])
     assert site.routes.closed == {ip_network("192.0.2.2/32")}
+
+
+def test_a_failed_installation_gives_its_spi_and_its_grant_back():
+    site = Site()
+    site.routes.refuse = True
+    spi = site.hear(AskSpi(6, 3))
+    refused = ask(1)
+    object.__setattr__(refused, "spi_in", spi)
+    assert isinstance(site.hear(refused), HostError)
+    assert site.store.ends == {}
+    assert len(site.children._spis) == 0
+
+
+def test_selectors_cut_into_thousands_of_routes_or_policies_are_refused():
+    site = Site()
+    crumbs = TrafficSelector.parse("2001:db8::1-2001:db8:ffff:ffff:ffff:ffff:ffff:fffe")
+    many = tuple(TrafficSelector.host(ip_address(number)) for number in range(1000, 4000, 2))
+    for remote_ts in ((crumbs,) * 8, many):
+        refused = site.hear(ask(1, remote_ts=remote_ts))
+        assert isinstance(refused, NegotiationError)
+        assert refused.notify == 38
+    assert not site.routes.routed

@@ -75,3 +75,9 @@ def test_find_says_what_there_is_and_when_a_name_is_ambiguous():
         peers.find(None, "net")
     assert [child.name for child in peers.find("b", None)[1]] == ["net", "dmz"]
     assert peers.find(None, "dmz")[0].name == "b"
+
+
+def test_an_ike_auth_from_an_address_that_the_connection_does_not_allow_is_refused():
+    one, moved = connection("a", remote=(THEM,), them="paris.example"), Path(US, 4500, OTHER, 4500, marker=True)
+    with pytest.raises(NegotiationError, match=r"at 192\.0\.2\.3"):
+        Peers([one]).by_identity(moved, [one], Identity.parse("paris.example"), None)

@@ -77,6 +77,7 @@ class IkeSA:
     own_rekey: RekeyIke | None = None
     peer_rekey: PeerIkeRekey | None = None
     rekey_failures: int = 0
+    replaced: tuple[IkeSA, ...] = ()  # by this one, in a row, and not closed by the peer yet
     was_announced: bool = False  # IkeUp has been told, or it is ours to report
 
     # --- who we are
@@ -188,6 +189,9 @@ class IkeSA:
         self.core.bury(self)
         self.core.forget(self)
         self._close_secrets()
+        self.replaced = ()  # or each would keep all before it in memory
+        if self.peer_rekey is not None:  # it stood aside and now has nobody to follow
+            self.peer_rekey.new.close(reason, failed=failed)
         if self.was_announced:
             self.core.emit(IkeDown(self.ike_id, self.name, reason, failed))
 

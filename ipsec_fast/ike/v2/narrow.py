@@ -43,6 +43,10 @@ def check_narrowed(
     offered: Sequence[TrafficSelector], returned: Sequence[TrafficSelector], *, side: str = "traffic selectors"
 ) -> tuple[TrafficSelector, ...]:
     """The responder's selectors, checked: each lies inside one that we offered. NegotiationError otherwise."""
+    most = max(MAX_SELECTORS, len(offered))
+    if len(returned) > most:
+        text = f"the responder returned {len(returned)} selectors for our {side}, at most {most} are taken"
+        raise NegotiationError(text, NotifyType.TS_UNACCEPTABLE)
     outside = next((ts for ts in returned if not any(ours.contains(ts) for ours in offered)), None)
     if outside is not None:
         text = f"the responder widened our {side}: it returned {outside}, we offered {_shown(offered)}"

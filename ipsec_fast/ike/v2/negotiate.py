@@ -34,6 +34,7 @@ _TYPES = {
     ProtocolId.ESP: (TransformType.ENCR, TransformType.INTEG, TransformType.KE, TransformType.ESN),
 }
 _SPI_BYTES = {ProtocolId.IKE: 0, ProtocolId.ESP: 4}
+_FIRST_ESP_SPI = 256
 _DEPTHS = {  # the order in which _match looks
     TransformType.ENCR: 1,
     TransformType.INTEG: 2,
@@ -154,6 +155,8 @@ def _check_head(theirs: Proposal, protocol: int, spi_bytes: int | None) -> None:
     wanted = _SPI_BYTES.get(protocol, 4) if spi_bytes is None else spi_bytes  # type: ignore[call-overload]
     if len(theirs.spi) != wanted:
         raise _Lost(f"its SPI has {len(theirs.spi)} bytes, {wanted} wanted")
+    if wanted and int.from_bytes(theirs.spi, "big") < (_FIRST_ESP_SPI if protocol == ProtocolId.ESP else 1):
+        raise _Lost(f"its SPI {theirs.spi.hex()} is reserved (RFC 4303 section 2.1, RFC 7296 section 3.1)")
     types = _TYPES.get(protocol, ())  # type: ignore[call-overload]
     strange = next((t.type for t in theirs.transforms if t.type not in types), None)
     if strange is not None:

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 NONCE_BYTES = 32
 SPI_BYTES = 8
+REPLACED_MAX = 8  # a peer that rekeys again and again and closes nothing gets no further
 REASON = "replaced by a rekey"
 
 
@@ -144,6 +145,11 @@ def answer_ike_rekey(sa: IkeSA, message: Message) -> Steps[Reply]:
     """HDR, SK {SA, Ni, KEi} -->"""
     half_made = any(child.state is ChildState.INSTALLING for child in sa.children.values())
     refusal = refuse_ike_rekey(sa.doing, half_made)
+    if sa.established_at is None:  # it stands aside itself until our own rekey of the old one is settled
+        refusal = NotifyType.TEMPORARY_FAILURE
+    if refusal is None and len(_still_open(sa)) >= REPLACED_MAX:
+        sa.progress(f"rekey refused: the peer has left {REPLACED_MAX} replaced IKE SAs open")
+        refusal = NotifyType.TEMPORARY_FAILURE
     if refusal is not None:
         return Reply((NotifyPayload(refusal),))
     offered, nonce, ke = message.get(SaPayload), message.get(NoncePayload), message.get(KePayload)
@@ -186,6 +192,10 @@ def _keep_prf(sa: IkeSA) -> tuple[Proposal, ...]:
     return tuple(kept) or sa.config.proposals
 
 
+def _still_open(sa: IkeSA) -> tuple[IkeSA, ...]:
+    return tuple(one for one in sa.replaced if not one.is_closed)
+
+
 def _note_peer_rekey(sa: IkeSA, peers: PeerIkeRekey) -> None:
     if sa.own_rekey is not None:  # crossing: settled when our response comes
         sa.peer_rekey = peers
@@ -206,6 +216,7 @@ def _make(old: IkeSA, proposal: Proposal, shared: Secret, nonces: Nonces, *, own
     new.connection, new.proposal = old.connection, replace(proposal, spi=b"")
     new.local_id, new.remote_id = old.local_id, old.remote_id
     new.nat, new.nat_fake = old.nat, old.nat_fake
+    new.replaced = (*_still_open(old), old)
     new.keymat = IkeKeymat(suite, keys, initiator=initiator, random=core.random)
     new.enter(State.ESTABLISHED)
     new.last_inbound_at = core.now

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import ClassVar
 
 import pytest
-from pair import Pair
+from pair import Pair, perfect
 
+from ipsec_fast.crypto.exchange import generate
 from ipsec_fast.iana import ExchangeType, NotifyType, PayloadType, ProtocolId
 from ipsec_fast.ike.asks import Steps
 from ipsec_fast.ike.events import ChildDown, IkeDown
@@ -215,3 +217,38 @@ def test_nothing_but_ike_auth_is_heard_before_authentication() -> None:
         assert pair.b.view.state == "CONNECTING"
         assert not pair.b.children
         assert pair.b.endpoint.counters["wrong_state"] >= 1
+
+
+@pytest.mark.parametrize("spi", [0, 1, 255])
+def test_a_child_with_a_reserved_spi_is_refused(spi: int) -> None:
+    pair = Pair().up()
+    request = child_request(pair)
+    (proposal,) = request["SA"].proposals
+    request["SA"] = SaPayload((replace(proposal, spi=spi.to_bytes(4, "big")),))
+    assert errors(ask(pair, CREATE, *request.values())) == [NotifyType.NO_PROPOSAL_CHOSEN]
+    pair.check_one_pair()
+
+
+def ike_rekey(pair: Pair, spi: bytes) -> tuple[Payload, ...]:
+    (proposal,) = pair.a.configs[0].proposals
+    return SaPayload((replace(proposal, number=1, spi=spi),)), NONCE, KePayload(31, generate(31).public)
+
+
+def test_an_ike_rekey_with_an_spi_of_zero_is_refused() -> None:
+    pair = Pair().up()
+    assert errors(ask(pair, CREATE, *ike_rekey(pair, bytes(8)))) == [NotifyType.NO_PROPOSAL_CHOSEN]
+    pair.check_one_pair()
+
+
+def test_a_peer_that_rekeys_the_ike_sa_without_end_and_closes_nothing_gets_no_further() -> None:
+    pair = Pair(network=lambda sent: perfect(sent) if sent.data[18] != ExchangeType.INFORMATIONAL else ())
+    pair.up()
+    for _ in range(20):
+        last = max((v for v in pair.a.views("ESTABLISHED")), key=lambda v: v.ike_id)
+        pair.call("a", "rekey_ike", last.ike_id)
+        pair.run(0.2)
+    assert len(pair.b.views()) <= 10
+    pair.run(300)
+    pair.network = perfect
+    pair.run(300)
+    assert len(pair.b.views()) == len(pair.a.views())

@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 from pair import Network, Pair, adverse, perfect
 
+from ipsec_fast.ike.header import FLAG_RESPONSE
+
 # between "at the same moment" and "one after the other": the latency is 10 ms
 GAPS_S = (0.0, 0.004, 0.009, 0.011, 0.019, 0.021, 0.035)
 SEEDS = range(6)  # the nonces, hence the winner, come from the seed
@@ -107,4 +109,34 @@ def test_any_two_at_once_on_a_bad_network_leave_both_sides_agreeing(seed: int) -
     pair.network = network
     cross(pair, ("a", verbs[seed % 2]), ("b", verbs[seed // 2 % 2]), GAPS_S[seed % len(GAPS_S)])
     settle(pair)
+    pair.check_one_pair()
+
+
+@pytest.mark.parametrize("side", ["a", "b"])
+def test_an_ike_sa_that_ends_amid_crossing_rekeys_leaves_no_other_behind(side: str) -> None:
+    pair = Pair().up()
+    pair.network = lambda sent: perfect(sent) if sent.data[19] & FLAG_RESPONSE == 0 else ()  # nobody hears an answer
+    for one in ("a", "b"):
+        pair.call(one, "rekey_ike", pair.shell(one).view.ike_id)
+    pair.run(0.1)
+    shell = pair.shell(side)
+    assert len(shell.views()) == 2
+    shell.endpoint.terminate_ike(shell.views()[0].ike_id, pair.now, True)
+    pair.run(1)
+    assert not shell.views()
+    assert not shell.live
+
+
+def test_an_ike_sa_that_stands_aside_is_not_rekeyed_itself() -> None:
+    pair = Pair().up()
+    a, b = pair.a.view.ike_id, pair.b.view.ike_id
+    pair.network = lambda sent: perfect(sent) if sent.sender == "a" or not sent.data[19] & FLAG_RESPONSE else ()
+    pair.call("a", "rekey_ike", a)
+    pair.call("b", "rekey_ike", b)
+    pair.run(0.1)  # b has both answers of a, a none of b: a's picture of b's new IKE SA stands aside
+    aside = pair.b.views()[-1]
+    pair.call("b", "rekey_ike", aside.ike_id)
+    pair.run(0.1)
+    pair.network = perfect
+    pair.run(200)
     pair.check_one_pair()

@@ -92,7 +92,7 @@ def test_many_payloads_are_read_up_to_the_limit(count: int, payload_type: int) -
         if count <= MAX_PAYLOADS:
             assert len(read()) == count
         else:
-            with pytest.raises(ParseError, match="64|at most 8192"):
+            with pytest.raises(ParseError, match=r"64|at most 8192"):
                 read()
 
 

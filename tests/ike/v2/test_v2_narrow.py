@@ -119,3 +119,9 @@ def test_narrow_passes_what_both_lists_pass(offered: list[TrafficSelector], conf
     assert passing(result) == wanted
     assert check_narrowed(offered, result) == check_narrowed(configured, result) == result
     assert not any(a is not b and a.contains(b) for a in result for b in result)
+
+
+def test_a_responder_cannot_return_more_than_the_limit() -> None:
+    hosts = [TrafficSelector.host(ip_address(i)) for i in range(1000, 1000 + MAX_SELECTORS + 1)]
+    with pytest.raises(NegotiationError, match="returned 65 selectors"):
+        check_narrowed(of("0.0.0.0/0"), hosts)
