@@ -294,7 +294,7 @@ def test_a_dynamic_child_that_is_started_closes_the_way_to_its_peer():
     assert site.routes.closed == {ip_network("192.0.2.2/32")}
 
 
-def test_a_failed_installation_gives_its_spi_and_its_grant_back():
+def test_a_failed_installation_keeps_neither_spi_nor_grant():
     site = Site()
     site.routes.refuse = True
     spi = site.hear(AskSpi(6, 3))
