@@ -129,14 +129,17 @@ def test_an_ike_sa_that_ends_amid_crossing_rekeys_leaves_no_other_behind(side: s
 
 def test_an_ike_sa_that_stands_aside_is_not_rekeyed_itself() -> None:
     pair = Pair().up()
-    a, b = pair.a.view.ike_id, pair.b.view.ike_id
-    pair.network = lambda sent: perfect(sent) if sent.sender == "a" or not sent.data[19] & FLAG_RESPONSE else ()
-    pair.call("a", "rekey_ike", a)
-    pair.call("b", "rekey_ike", b)
-    pair.run(0.1)  # b has both answers of a, a none of b: a's picture of b's new IKE SA stands aside
-    aside = pair.b.views()[-1]
-    pair.call("b", "rekey_ike", aside.ike_id)
+    first = pair.a.view.ike_id
+    # a hears no answer of b, and no DELETE: what b's rekey made stands aside at a
+    pair.network = lambda sent: perfect(sent) if sent.sender == "a" or sent.data[18:20] in (b"$\x00", b"$\x08") else ()
+    for side in ("a", "b"):
+        pair.call(side, "rekey_ike", pair.shell(side).view.ike_id)
     pair.run(0.1)
+    (aside,) = (view for view in pair.a.views() if view.ike_id != first)
+    (mate,) = (view for view in pair.b.views() if view.spi_i == aside.spi_i)
+    pair.call("b", "rekey_ike", mate.ike_id)
+    pair.run(0.1)
+    assert len(pair.a.views()) == 2
     pair.network = perfect
     pair.run(200)
     pair.check_one_pair()
