@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 PSK = "a long shared secret, swordfish"
@@ -172,23 +172,64 @@ def site_pair(prefix: str, directory: Path) -> Iterator[SitePair]:
             sh(f"ip netns del {name}", check=False)
 
 
-@contextlib.contextmanager
-def captured(netns: str, file: Path) -> Iterator[list[str]]:
-    """What passed the outer device meanwhile, as tcpdump's lines, filled in at the end; what the capture lost is an error."""
-    lines: list[str] = []
-    process = subprocess.Popen(
-        ["ip", "netns", "exec", netns, "tcpdump", "-lnUi", "out", "-B", "8192", "-w", str(file)],
-        stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    assert process.stderr is not None
-    process.stderr.readline()  # "listening on ..."
+# not tcpdump: it insists on setgroups(), which a user namespace refuses
+CAPTURE = """
+import select, signal, socket, struct
+s = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, socket.htons(3))
+s.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 24)
+s.bind(("out", 3))
+stop = []
+signal.signal(signal.SIGTERM, lambda *_: stop.append(1))
+print("ready", flush=True)
+while select.select([s], [], [], 0.05)[0] or not stop:
     try:
-        yield lines
+        data, sender = s.recvfrom(65535, socket.MSG_DONTWAIT)
+    except BlockingIOError:
+        continue
+    kind = sender[1]
+    if kind == 0x800:
+        at, protocol = (data[0] & 15) * 4, data[9]
+        ends = [socket.inet_ntop(2, data[n : n + 4]) for n in (12, 16)]
+    elif kind == 0x86DD:
+        at, protocol = 40, data[6]
+        ends = [socket.inet_ntop(10, data[n : n + 16]) for n in (8, 24)]
+    else:
+        continue
+    port = struct.unpack_from(">H", data, at + 2)[0] if protocol == 17 else 0
+    print(protocol, *ends, port)
+print("lost", struct.unpack("II", s.getsockopt(263, 6, 8))[1])  # PACKET_STATISTICS
+"""
+
+
+@dataclass(frozen=True)
+class Seen:
+    """One packet on the outer device."""
+
+    protocol: int
+    source: str
+    target: str
+    port: int  # destination port of UDP, otherwise 0
+
+    @property
+    def is_clear(self) -> bool:
+        """Traffic of the inner networks as it is; neighbours' talk (ICMPv6 between outer addresses) is none."""
+        return any(end.startswith(("10.", "fd00:")) for end in (self.source, self.target))
+
+
+@contextlib.contextmanager
+def captured(netns: str) -> Iterator[list[Seen]]:
+    """What passed the outer device meanwhile, filled in at the end; what the capture lost is an error."""
+    seen: list[Seen] = []
+    process = subprocess.Popen(
+        ["ip", "netns", "exec", netns, sys.executable, "-c", CAPTURE], stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    try:
+        yield seen
     finally:
-        process.send_signal(signal.SIGINT)
-        said = process.communicate(timeout=5)[1]
-        assert "0 packets dropped by kernel" in said, said
-        read = subprocess.run(
-            ["tcpdump", "-nr", str(file)], capture_output=True, text=True, env=os.environ | {"TZ": "UTC"}
-        )
-        lines += read.stdout.splitlines()
+        process.terminate()
+        *lines, last = process.communicate(timeout=5)[0].splitlines()
+        assert last == "lost 0", last
+        for protocol, source, target, port in (line.split() for line in lines):
+            seen.append(Seen(int(protocol), source, target, int(port)))
