@@ -247,7 +247,10 @@ def test_fifo_is_refused_at_once(folder: Folder) -> None:
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root to give a file away")
 def test_secret_of_another_user_is_refused(folder: Folder) -> None:
-    os.chown(folder.path / "paris.psk", 12345, 0)
+    try:
+        os.chown(folder.path / "paris.psk", 12345, 0)
+    except OSError as error:
+        pytest.skip(f"this user namespace has no user 12345: {error}")
     assert "belongs to user 12345" in folder.problems(GOOD)["secrets.ike-paris.file"]
 
 
