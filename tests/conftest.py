@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -53,7 +54,10 @@ def pytest_report_header() -> str:
     reason = no_charon()
     if reason:
         return f"interop: {reason}"
-    return "interop: charon " + subprocess.run(["swanctl", "--version"], capture_output=True, text=True).stdout.strip()
+    # swanctl says its version with a complaint that there is no daemon
+    said = subprocess.run(["swanctl", "--version"], capture_output=True, text=True)
+    version = re.search(r"strongSwan (\S+)", said.stdout + said.stderr)
+    return f"interop: charon {version[1] if version else 'of unknown version'}"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

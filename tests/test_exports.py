@@ -27,7 +27,7 @@ PINNED = {
         TsPayload UnknownPayload VendorPayload decode_payload
     """,
     "ipsec_fast.ike.v2.message": """
-        GENERIC_HEADER_BYTES MAX_MESSAGE_BYTES MAX_PAYLOADS Message P decode_message encode_chain encode_message first_type
+        GENERIC_HEADER_BYTES MAX_INIT_BYTES MAX_MESSAGE_BYTES MAX_PAYLOADS Message P decode_message encode_chain encode_message first_type
         parse_chain
     """,
     "ipsec_fast.ike.v2.negotiate": """
