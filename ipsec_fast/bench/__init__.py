@@ -17,7 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of `ipsec-fast bench`."""
     parser.description = (
         "ESP on one core, tunnel mode, no I/O: ns per packet called from Python, beside the bare engine (raw) in the same run. "
-        "ratio = raw / ours; 1.0 would mean that all but the cipher is free."
+        "ratio = ours / raw; 1.0 would mean that all but the cipher is free."
     )
     parser.add_argument("what", choices=["esp"], help="what to measure")
     parser.add_argument("--json", action="store_true", help="one JSON document on stdout")

@@ -1,7 +1,7 @@
 """The measurement of `ipsec-fast bench esp`: what a packet costs, called from Python as an embedder calls.
 
 Ours and the bare engine take turns, batch by batch, and the medians are compared, so that a busy machine hurts both
-alike. One core, no I/O; what is sealed in place is put back off the clock. `ratio` is raw_ns_per_packet / ns_per_packet:
+alike. One core, no I/O; what is sealed in place is put back off the clock. `ratio` is ns_per_packet / raw_ns_per_packet:
 1.0 would mean that everything but the cipher is free. Called by: the package's face, bench/.
 """
 
@@ -165,7 +165,7 @@ def run_bench_esp(
                         batch,
                         round(own / batch, 1),
                         round(bare / batch, 1),
-                        round(bare / own, 3),
+                        round(own / bare, 3),
                     )
                     results.append(result)
                     if on_result is not None:

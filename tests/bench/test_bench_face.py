@@ -54,7 +54,7 @@ def test_json_is_one_document_with_the_fixed_fields(capsys):
     for row in document["results"]:
         assert set(row) == FIELDS
         assert row["ns_per_packet"] > 0
-        assert row["ratio"] == pytest.approx(row["raw_ns_per_packet"] / row["ns_per_packet"], rel=0.1)
+        assert row["ratio"] == pytest.approx(row["ns_per_packet"] / row["raw_ns_per_packet"], rel=0.1)
 
 
 def test_table_has_a_row_per_result(capsys):
