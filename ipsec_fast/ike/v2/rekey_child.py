@@ -36,6 +36,7 @@ class RekeyChild(CreateChild):
     def __init__(self, old: ChildSA) -> None:
         super().__init__(old.config)
         self.old = old
+        self._peer_may_lack_it = False
 
     def is_wanted(self, sa: IkeSA) -> bool:
         wanted = not sa.is_closed and self.old.child_id in sa.children
@@ -45,6 +46,8 @@ class RekeyChild(CreateChild):
         if wanted:
             self.old.enter(ChildState.REKEYING)
             self.old.own_rekey = self
+            # made by the peer, which may not have read our response yet: then it refuses what it will have in a moment
+            self._peer_may_lack_it = self.old.outbound_deferred and not self.old.rekey_failures
             sa.progress(f"rekeying CHILD SA {self.old.name}{{{self.old.child_id}}}", group="chd")
         return wanted
 
@@ -94,7 +97,8 @@ class RekeyChild(CreateChild):
             sa.set_timer(TimerKind.CHILD_EXPIRE, REPLACED_S, old.child_id)
 
     def _refused(self, sa: IkeSA, error: NotifyPayload) -> None:
-        if error.notify == NotifyType.CHILD_SA_NOT_FOUND and self._peers(sa) is None:
+        is_unknown = error.notify == NotifyType.CHILD_SA_NOT_FOUND and not self._peer_may_lack_it
+        if is_unknown and self._peers(sa) is None:
             self._forget_old(sa)
             return
         self.failed(sa, f"the peer refused the rekey with {name_of(NotifyType, error.notify)}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from pair import Network, Pair, adverse, perfect
+from pair import Network, Pair, Sent, adverse, perfect
 
 from ipsec_fast.ike.header import FLAG_RESPONSE
 
@@ -143,3 +143,25 @@ def test_an_ike_sa_that_stands_aside_is_not_rekeyed_itself() -> None:
     pair.network = perfect
     pair.run(200)
     pair.check_one_pair()
+
+
+def test_a_rekey_that_overtakes_our_response_is_refused_and_tried_again() -> None:
+    """B answers A's rekey and rekeys the new Child SA at once; its request arrives first, and A does not know that SA yet."""
+    pair = Pair(seed=1).up()
+    pair.call("a", "rekey_child", pair.a.view.children[0].child_id)
+    responses: list[int] = []
+
+    def late(sent: Sent) -> tuple[float, ...]:
+        if sent.sender == "b" and sent.data[19] & FLAG_RESPONSE and not responses:
+            responses.append(sent.number)
+            return (0.05,)  # so that A knows of it last
+        return (0.01,)
+
+    pair.network = late
+    pair.run(1, until=lambda: len(pair.b.view.children) == 2)
+    pair.call("b", "rekey_child", pair.b.view.children[-1].child_id)
+    pair.run(60)
+    pair.check_one_pair()
+    assert "CHILD_SA_NOT_FOUND; again in" in pair.b.log
+    assert "does not know it any more" not in pair.b.log
+    assert not pair.b.gaps
