@@ -1,4 +1,4 @@
-"""`ipsec-fast bench esp [--json]`: its arguments and what it prints. The measurement is esp.py. Called by: cli."""
+"""`ipsec-fast bench esp|rekey [--json]`: the arguments, and what esp prints. The measurements are esp.py and rekey.py. Called by: cli."""
 
 from __future__ import annotations
 
@@ -16,26 +16,40 @@ if TYPE_CHECKING:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of `ipsec-fast bench`."""
     parser.description = (
-        "ESP on one core, tunnel mode, no I/O: ns per packet called from Python, beside the bare engine (raw) in the same run. "
-        "ratio = ours / raw; 1.0 would mean that all but the cipher is free."
+        "esp: ESP on one core, tunnel mode, no I/O: ns per packet called from Python, beside the bare engine (raw) in the same run. "
+        "ratio = ours / raw; 1.0 would mean that all but the cipher is free. "
+        "rekey: numbered packets between two gateways while their keys change, ours with ours and ours with charon; what was lost."
     )
-    parser.add_argument("what", choices=["esp"], help="what to measure")
+    parser.add_argument("what", choices=["esp", "rekey"], help="what to measure")
     parser.add_argument("--json", action="store_true", help="one JSON document on stdout")
     parser.add_argument(
-        "--algorithm", action="append", default=[], metavar="NAME", help="may be repeated; left out: all"
+        "--seconds",
+        type=float,
+        metavar="S",
+        help="esp: for each row (default 0.2); rekey: for each control (default 10)",
     )
-    parser.add_argument("--seconds", type=float, default=0.2, metavar="S", help="for each row (default 0.2)")
     parser.add_argument(
-        "--size", action="append", type=int, default=[], metavar="BYTES", help="inner packet; may be repeated"
+        "--algorithm", action="append", default=[], metavar="NAME", help="esp: may be repeated; left out: all"
     )
     parser.add_argument(
-        "--batch", action="append", type=int, default=[], metavar="N", help="packets per call; may be repeated"
+        "--size", action="append", type=int, default=[], metavar="BYTES", help="esp: inner packet; may be repeated"
     )
-    parser.add_argument("--engine", default="auto", help="auto (default) or an engine's name")
+    parser.add_argument(
+        "--batch", action="append", type=int, default=[], metavar="N", help="esp: packets per call; may be repeated"
+    )
+    parser.add_argument("--engine", default="auto", help="esp: auto (default) or an engine's name")
+    parser.add_argument("--peer", choices=["ours", "charon"], help="rekey: this peer only (default both)")
+    parser.add_argument("--child", type=int, metavar="N", help="rekey: Child SA rekeys (default 1000, charon 200)")
+    parser.add_argument("--ike", type=int, metavar="N", help="rekey: IKE SA rekeys (default 100, charon 20)")
+    parser.add_argument("--rate", type=int, metavar="PPS", help="rekey: packets/s each way, instead of finding it")
 
 
 def main(args: argparse.Namespace) -> int:
     """Run what the arguments say; errors are raised for the face to print."""
+    if args.what == "rekey":
+        from . import rekey_face  # late: namespaces and gateways, which esp does not need
+
+        return rekey_face.main(args)
     from .esp import (
         DEFAULT_BATCHES,
         DEFAULT_SIZES,
@@ -47,7 +61,9 @@ def main(args: argparse.Namespace) -> int:
     sizes, batches = args.size or DEFAULT_SIZES, args.batch or DEFAULT_BATCHES
     shown = None if args.json else _Table(where).add
     try:
-        results = run_bench_esp(args.algorithm, sizes, batches, args.seconds, args.engine, on_result=shown)
+        results = run_bench_esp(
+            args.algorithm, sizes, batches, 0.2 if args.seconds is None else args.seconds, args.engine, on_result=shown
+        )
     except AlgorithmError as error:
         raise UsageError(str(error)) from None  # here it is an argument of the command
     if args.json:

@@ -3,8 +3,13 @@
     host1 10.1.0.10 --- 10.1.0.1 gw1 192.0.2.1 === 192.0.2.2 gw2 10.2.0.1 --- 10.2.0.10 host2
           fd00:1::10    fd00:1::1    2001:db8::1   2001:db8::2   fd00:2::1    fd00:2::10
 
+With `relay=True` two more nodes stand between the gateways, each with the address of the gateway on the other side:
+a process with sockets in both carries what passes (bench.relay).
+
+    gw1 192.0.2.1 === 192.0.2.2 relay1    relay2 192.0.2.1 === 192.0.2.2 gw2
+
 Names carry a prefix and the process number of their maker, so that runs do not meet; what an aborted run left is removed
-by the next one. Processes started here die with us. Called by the demo and by the tests.
+by the next one. Processes started here die with us. Called by the demo, bench and the tests.
 """
 
 from __future__ import annotations
@@ -22,13 +27,18 @@ from ..errors import HostError
 from .namespaces import first_line, in_namespace
 
 NODES = ("host1", "gw1", "gw2", "host2")
+RELAY_NODES = ("relay1", "relay2")
 ADDRESSES = {  # of each node: interface -> addresses
     "host1": {"lan": ("10.1.0.10/24", "fd00:1::10/64")},
     "gw1": {"lan": ("10.1.0.1/24", "fd00:1::1/64"), "wan": ("192.0.2.1/24", "2001:db8::1/64")},
     "gw2": {"lan": ("10.2.0.1/24", "fd00:2::1/64"), "wan": ("192.0.2.2/24", "2001:db8::2/64")},
     "host2": {"lan": ("10.2.0.10/24", "fd00:2::10/64")},
+    "relay1": {"wan": ("192.0.2.2/24", "2001:db8::2/64")},
+    "relay2": {"wan": ("192.0.2.1/24", "2001:db8::1/64")},
 }
-LINKS = (("host1", "lan", "gw1", "lan"), ("gw1", "wan", "gw2", "wan"), ("gw2", "lan", "host2", "lan"))
+LAN_LINKS = (("host1", "lan", "gw1", "lan"), ("gw2", "lan", "host2", "lan"))
+WAN_LINKS = (("gw1", "wan", "gw2", "wan"),)
+RELAY_LINKS = (("gw1", "wan", "relay1", "wan"), ("relay2", "wan", "gw2", "wan"))
 DEFAULT_ROUTES = {"host1": ("10.1.0.1", "fd00:1::1"), "host2": ("10.2.0.1", "fd00:2::1")}
 SYSCTLS = (
     ("net/ipv4/conf/all/rp_filter", "0"),
@@ -42,11 +52,13 @@ NETNS_FOLDER = Path("/run/netns")
 
 
 class Topology:
-    """The four namespaces while they exist; `with Topology() as net:` takes them away again, and every process in them."""
+    """The namespaces while they exist; `with Topology() as net:` takes them away again, and every process in them."""
 
-    def __init__(self, prefix: str = "demo", *, mtu: int = 1500) -> None:
+    def __init__(self, prefix: str = "demo", *, mtu: int = 1500, relay: bool = False) -> None:
         self.prefix = prefix
         self.mtu = mtu
+        self.nodes = (*NODES, *RELAY_NODES) if relay else NODES
+        self._links = (*LAN_LINKS, *(RELAY_LINKS if relay else WAN_LINKS))
         self._processes: list[subprocess.Popen[Any]] = []
 
     def __enter__(self) -> Topology:
@@ -100,7 +112,7 @@ class Topology:
     def close(self) -> None:
         """End the processes, then delete the namespaces."""
         self.close_processes()
-        for node in NODES:
+        for node in self.nodes:
             if NETNS_FOLDER.joinpath(self.name(node)).exists():
                 subprocess.run(["ip", "netns", "del", self.name(node)], capture_output=True)
 
@@ -118,17 +130,17 @@ class Topology:
         self._processes.clear()
 
     def _build(self) -> None:
-        for node in NODES:
+        for node in self.nodes:
             _ip("netns", "add", self.name(node))
             for name, value in (*SYSCTLS, *(FORWARDING if node.startswith("gw") else ())):
                 self.write_sysctl(node, name, value)
             self._ip(node, "link", "set", "lo", "up")
-        for left, left_name, right, right_name in LINKS:
+        for left, left_name, right, right_name in self._links:
             peer = ("peer", "name", right_name, "netns", self.name(right))
             self._ip(left, "link", "add", left_name, "mtu", str(self.mtu), "type", "veth", *peer)
             self._ip(right, "link", "set", right_name, "mtu", str(self.mtu))
-        for node, interfaces in ADDRESSES.items():
-            for interface, addresses in interfaces.items():
+        for node in self.nodes:
+            for interface, addresses in ADDRESSES[node].items():
                 for address in addresses:
                     self._ip(node, "addr", "add", address, "dev", interface, *(("nodad",) if ":" in address else ()))
                 self._ip(node, "link", "set", interface, "up")
@@ -143,7 +155,7 @@ class Topology:
 def remove_leftovers(prefix: str) -> list[str]:
     """Delete the namespaces of runs whose process is gone; returns their names."""
     removed = []
-    shape = re.compile(rf"{re.escape(prefix)}-(\d+)-({'|'.join(NODES)})")
+    shape = re.compile(rf"{re.escape(prefix)}-(\d+)-({'|'.join((*NODES, *RELAY_NODES))})")
     for path in NETNS_FOLDER.glob(f"{prefix}-*"):
         match = shape.fullmatch(path.name)
         if match and not Path("/proc", match[1]).exists():

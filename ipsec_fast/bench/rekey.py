@@ -1,0 +1,162 @@
+"""`bench rekey`: is a packet lost when keys change under load?
+
+For each case: two gateways (gw2 may be charon), the relay between them, and numbered UDP both ways. First the rate is found: the
+highest at which nothing is lost in `seconds` without any rekey. Then, at a share of it: a control without rekeys, the rekeys, a control
+again. Where a control loses, the host was to blame and not the rekeys: the trial is void and repeated, three times at most.
+Called by rekey_face.py and the tests.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..demo.gateways import DemoGateway, write_psk
+from ..errors import HostError
+from .charon import CharonGateway
+from .ground import Count, Ground, Wire
+from .rekey_drive import Driver
+
+CIPHER = "aes128gcm16"
+REPEATS = 3
+PROBE_S = 0.6
+FIRST_PPS, LAST_PPS = 4000, 1_000_000
+REKEY_LIMIT_S = 3.0  # per rekey: what the counters have room for
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Case:
+    peer: str  # ipsec_fast or charon
+    load_share: float
+    child: int
+    ike: int
+    wire: Wire
+
+
+@dataclass(frozen=True)
+class Result:
+    """A row of the JSON document."""
+
+    peer: str
+    child_rekeys: int
+    ike_rekeys: int
+    sent: int
+    received: int
+    duplicates: int
+    load_share: float
+    lost_control: int
+    voided: int
+
+
+def run_case(case: Case, seconds: float, say: Say, packets_per_s: int | None = None) -> Result:
+    """The whole of a case in namespaces of its own; `packets_per_s` stands for a rate that is known. Raises HostError."""
+    with Ground(case.wire) as ground, gateways(ground, case.peer) as both, Driver(both) as driver:
+        both[0].initiate(lambda line: None)
+        driver.wait_for_pair()
+        rate = packets_per_s or find_rate(ground, seconds, say)
+        load = max(1, int(rate * case.load_share))
+        say(f"{case.peer}: {rate} packets/s each way without loss; rekeys at {case.load_share:.0%} of it, {load}")
+        return run_trials(case, ground, driver, load, seconds, say)
+
+
+def run_trials(case: Case, ground: Ground, driver: Driver, load: int, seconds: float, say: Say) -> Result:
+    """Until a trial's controls lose nothing; what rekeys lose is never repeated away."""
+    for voided in range(REPEATS + 1):
+        result = _trial(case, ground, driver, load, seconds, voided, say)
+        if result.lost_control == 0:
+            break
+        say(f"{case.peer}: a control lost {result.lost_control} packets, so trial {voided + 1} is void")
+    return result
+
+
+def _trial(case: Case, ground: Ground, driver: Driver, load: int, seconds: float, voided: int, say: Say) -> Result:
+    before = _control(ground, load, seconds)
+    overflows = ground.overflows()
+    rekeys = case.child + case.ike
+    main = ground.measure(load, lambda: driver.run(case.child, case.ike), limit_s=30 + rekeys * REKEY_LIMIT_S)
+    for text in _explain(main, overflows, ground):
+        say(f"{case.peer}: {text}")
+    after = _control(ground, load, seconds)
+    say(
+        f"{case.peer}: {rekeys} rekeys in {main.seconds:.1f} s, {main.lost} of {main.sent} lost; controls {before.lost} and {after.lost}"
+    )
+    return Result(
+        peer=case.peer,
+        child_rekeys=case.child,
+        ike_rekeys=case.ike,
+        sent=main.sent,
+        received=main.received,
+        duplicates=main.duplicates,
+        load_share=case.load_share,
+        lost_control=before.lost + after.lost,
+        voided=voided,
+    )
+
+
+def _control(ground: Ground, load: int, seconds: float) -> Count:
+    return ground.measure(load, lambda: time.sleep(seconds), limit_s=seconds + 5)
+
+
+def _explain(count: Count, before: dict[str, int], ground: Ground) -> Iterator[str]:
+    """Where lost packets may have gone."""
+    if not count.lost and not count.duplicates:
+        return
+    full = {name: drops - before.get(name, 0) for name, drops in ground.overflows().items()}
+    full = {name: drops for name, drops in full.items() if drops > 0}
+    yield f"lost {count.lost}, twice {count.duplicates}; first numbers missing {count.missing}; no room: {full or 'nowhere'}"
+
+
+# --- the rate
+
+
+def find_rate(ground: Ground, seconds: float, say: Say) -> int:
+    """The highest packets per second each way at which nothing is lost in `seconds`."""
+    good, bad = 0, LAST_PPS
+    rate = FIRST_PPS
+    while rate < LAST_PPS and carries(ground, rate, PROBE_S):
+        good, rate = rate, rate * 2
+    bad = rate
+    while good and bad > good * 1.15:
+        rate = int((good * bad) ** 0.5)
+        good, bad = (rate, bad) if carries(ground, rate, PROBE_S) else (good, rate)
+    rate = good or FIRST_PPS
+    while not carries(ground, rate, seconds):
+        say(f"{rate} packets/s each way lose some in {seconds:g} s")
+        rate = int(rate * 0.85)
+        if rate < 100:
+            raise HostError("not even 100 packets per second pass without loss: this host is too busy to measure")
+    return rate
+
+
+def carries(ground: Ground, rate: int, seconds: float) -> bool:
+    """Whether this load was really sent, and all of it came."""
+    count = ground.measure(rate, lambda: time.sleep(seconds), limit_s=seconds + 5)
+    return count.lost == 0 and count.sent >= 0.9 * 2 * rate * seconds
+
+
+# --- the gateways
+
+
+@contextmanager
+def gateways(ground: Ground, peer: str) -> Iterator[list[DemoGateway]]:
+    """gw1 is ours, gw2 is ours or charon; what they logged goes into the error where something fails."""
+    with tempfile.TemporaryDirectory(prefix="rekey-", dir="/run") as name:
+        folder = Path(name)
+        psk = write_psk(folder)
+        make: dict[str, Any] = {"ipsec_fast": DemoGateway, "charon": CharonGateway}
+        both = [
+            DemoGateway(ground.net, "gw1", folder / "gw1", psk, cipher=CIPHER),
+            make[peer](ground.net, "gw2", folder / "gw2", psk, cipher=CIPHER),
+        ]
+        try:
+            for gateway in both:
+                gateway.wait_until_listening()
+            yield both
+        finally:
+            ground.net.close_processes()

@@ -1,0 +1,110 @@
+"""`ipsec-fast bench rekey`: its arguments, its namespaces, what it prints. The measurement is rekey.py. Called by bench/__init__."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import signal
+import sys
+from dataclasses import asdict
+
+from ..demo.namespaces import check_tun, enter, find_mode, python_path
+from ..errors import HostError, UsageError
+from . import charon
+from .esp import machine
+from .ground import Wire
+from .rekey import Case, Result, run_case
+
+INSIDE = "IPSEC_FAST_BENCH_INSIDE"  # set for the copy of us that runs inside the namespaces
+COUNTS = {"ours": (1000, 100), "charon": (200, 20)}
+SECONDS = 10.0
+# the wire is slow enough for two requests to cross on it
+SLOW = Wire(delay_s=0.005)
+BAD = Wire(delay_s=0.005, reorder=0.1, reorder_places=64, duplicate=0.01)
+HEAD = f"{'peer':10} {'child':>5} {'ike':>4} {'load':>5} {'sent':>10} {'received':>10} {'lost':>6} {'twice':>6} {'control':>7} {'void':>4}"
+
+
+def cases(peer: str | None, child: int | None, ike: int | None) -> list[Case]:
+    """What is run: our own at half the rate and, on a bad wire, at 80 %; charon at half the rate."""
+    found = []
+    for name in (peer,) if peer else ("ours", "charon"):
+        childs, ikes = (COUNTS[name][0] if child is None else child), (COUNTS[name][1] if ike is None else ike)
+        if name == "ours":
+            found += [Case("ipsec_fast", 0.5, childs, ikes, SLOW), Case("ipsec_fast", 0.8, childs, ikes, BAD)]
+        else:
+            found.append(Case("charon", 0.5, childs, ikes, SLOW))
+    return found
+
+
+def main(arguments: argparse.Namespace) -> int:
+    """0 where every packet of every case came once, 1 where one was lost, came twice, or every trial was void."""
+    for name in ("child", "ike"):
+        value = getattr(arguments, name)
+        if value is not None and not 0 <= value <= 100_000:
+            raise UsageError(f"--{name} {value}: 0 to 100000 are possible")
+    if arguments.rate is not None and not 100 <= arguments.rate <= 1_000_000:
+        raise UsageError(f"--rate {arguments.rate}: 100 to 1000000 are possible")
+    seconds = SECONDS if arguments.seconds is None else arguments.seconds
+    if not 0.5 <= seconds <= 600:
+        raise UsageError(f"--seconds {seconds:g}: 0.5 to 600 are possible")
+    planned = cases(arguments.peer, arguments.child, arguments.ike)
+    if any(case.child + case.ike == 0 for case in planned):
+        raise UsageError("--child 0 and --ike 0: there is nothing to measure")
+    if INSIDE not in os.environ:
+        _start_inside(arguments, seconds)
+    _prepare()
+    lacking = charon.missing()
+    if lacking and arguments.peer == "charon":
+        raise HostError(lacking)
+    if lacking and arguments.peer is None:
+        _say(f"charon is left out: {lacking}")
+        planned = [case for case in planned if case.peer != "charon"]
+    results = [run_case(case, seconds, _say, arguments.rate) for case in planned]
+    if arguments.json:
+        print(json.dumps({"machine": machine(), "results": [asdict(result) for result in results]}, indent=1))
+    else:
+        print(HEAD)
+        for result in results:
+            print(_row(result))
+    return 0 if all(is_clean(result) for result in results) else 1
+
+
+def is_clean(result: Result) -> bool:
+    return result.sent == result.received and result.duplicates == 0 and result.lost_control == 0
+
+
+def _row(r: Result) -> str:
+    return (
+        f"{r.peer:10} {r.child_rekeys:5} {r.ike_rekeys:4} {r.load_share:5.0%} {r.sent:10} {r.received:10} "
+        f"{r.sent - r.received:6} {r.duplicates:6} {r.lost_control:7} {r.voided:4}"
+    )
+
+
+def _say(text: str) -> None:
+    print(f"bench: {text}", file=sys.stderr, flush=True)
+
+
+def _start_inside(arguments: argparse.Namespace, seconds: float) -> None:
+    mode = find_mode()
+    check_tun()
+    os.environ[INSIDE] = mode
+    os.environ["PYTHONPATH"] = python_path()
+    words = ["rekey", "--seconds", str(seconds)]
+    for name in ("peer", "child", "ike", "rate"):
+        value = getattr(arguments, name)
+        words += [] if value is None else [f"--{name}", str(value)]
+    words += ["--json"] if arguments.json else []
+    enter(mode, [sys.executable, "-m", "ipsec_fast", "bench", *words])
+
+
+def _prepare() -> None:
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _interrupt)
+    with contextlib.suppress(OSError):
+        os.nice(-10)  # what else runs on this host shall disturb the measurement less
+
+
+def _interrupt(number: int, frame: object) -> None:
+    raise KeyboardInterrupt
