@@ -243,7 +243,7 @@ class Endpoint:
         elif kind is TimerKind.EXPIRE and sa.established_at is None:
             sa.close("redundant, and its creator has forgotten it", failed=False)  # so nobody would answer a DELETE
         elif kind is TimerKind.EXPIRE and sa.state is not State.DELETING:
-            outbound.submit(sa, DeleteIke("replaced, and the peer did not close it"))
+            outbound.submit(sa, DeleteIke("replaced by a rekey"))  # the peer did not close it, or we waited with it
 
     def _fire_child(self, sa: IkeSA, child: ChildSA, kind: TimerKind) -> None:
         if kind is TimerKind.CHILD_REKEY:

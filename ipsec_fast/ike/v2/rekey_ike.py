@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 NONCE_BYTES = 32
 SPI_BYTES = 8
 REPLACED_MAX = 8  # a peer that rekeys again and again and closes nothing gets no further
+CROSSED_CLOSE_S = 0.5
 REASON = "replaced by a rekey"
 
 
@@ -113,7 +114,10 @@ class RekeyIke(Exchange):
             if peers is not None and not peers.new.is_closed:
                 peers.new.set_timer(TimerKind.EXPIRE, REPLACED_S)  # its creator, the peer, closes it
             _adopt(sa, new)
-            submit(sa, DeleteIke(REASON))
+            if peers is None:
+                submit(sa, DeleteIke(REASON))
+            else:  # not before the peer has read our response to its own rekey: it would take the DELETE for "no crossing"
+                sa.set_timer(TimerKind.EXPIRE, CROSSED_CLOSE_S)
             return
         sa.progress("crossing rekeys of the IKE SA: ours is redundant")
         submit(new, DeleteIke("redundant after crossing rekeys"))

@@ -165,3 +165,22 @@ def test_a_rekey_that_overtakes_our_response_is_refused_and_tried_again() -> Non
     assert "CHILD_SA_NOT_FOUND; again in" in pair.b.log
     assert "does not know it any more" not in pair.b.log
     assert not pair.b.gaps
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_the_old_ike_sa_of_a_crossing_is_deleted_when_the_peer_has_had_time_to_see_the_crossing(seed: int) -> None:
+    """A DELETE that overtakes the response to the peer's rekey looks as if we had not noticed its rekey (section 2.25.2)."""
+    pair = Pair(seed=seed).up()
+    old = pair.a.view.spi_i
+    cross(pair, ("a", "rekey_ike"), ("b", "rekey_ike"), 0.0)
+    before = len(pair.sent)
+
+    def deletes() -> list[Sent]:
+        informational = 37
+        return [sent for sent in pair.sent[before:] if sent.data[:8] == old and sent.data[18] == informational]
+
+    pair.run(0.4)
+    assert not deletes()
+    pair.run(5)
+    assert deletes()
+    pair.check_one_pair()
