@@ -194,7 +194,7 @@ class ConnectionSection(Section):
     proposals: IkeProposals = Field(default_factory=default_ike_proposals)
     encap: YesNo = True
     rekey_time: Seconds = 14400.0
-    dpd_delay: Seconds = 30.0
+    dpd_delay: Seconds = 5.0
     mss: Annotated[Mss, PlainValidator(_parse_mss)] = "auto"
     local: AuthSection
     remote: AuthSection

@@ -6,9 +6,36 @@ No file, no socket, no secret stands here: the PSK is asked for (events.AskCrede
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from enum import Enum
 
 from ..algorithms import default_esp_proposals, default_ike_proposals
 from ..model import Address, Identity, Proposal, TrafficSelector
+
+
+class Action(Enum):
+    """What is done about a child of the configuration (swanctl.conf's words)."""
+
+    NONE = "none"
+    TRAP = "trap"  # its packets are dropped, and the first one that is begins a negotiation
+    START = "start"
+    TRAP_START = "trap|start"
+
+    @property
+    def traps(self) -> bool:
+        return self in (Action.TRAP, Action.TRAP_START)
+
+    @property
+    def starts(self) -> bool:
+        return self in (Action.START, Action.TRAP_START)
+
+
+class Unique(Enum):
+    """What an authenticated peer's second IKE SA means to its first (swanctl.conf's words and meanings)."""
+
+    NEVER = "never"  # nothing; INITIAL_CONTACT is neither sent nor obeyed
+    NO = "no"  # nothing, unless INITIAL_CONTACT came with it
+    KEEP = "keep"  # the second is refused
+    REPLACE = "replace"  # the first is deleted
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +47,9 @@ class ChildConfig:
     remote_ts: tuple[TrafficSelector, ...] = ()
     proposals: tuple[Proposal, ...] = field(default_factory=default_esp_proposals)
     rekey_time_s: float = 3600.0  # 0: never by time
+    start_action: Action = Action.NONE  # at the start, and again whenever it is lost
+    dpd_action: Action = Action.NONE  # when the peer fell silent
+    close_action: Action = Action.NONE  # when the peer closed it
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +67,9 @@ class ConnectionConfig:
     )
     children: tuple[ChildConfig, ...] = ()
     rekey_time_s: float = 14400.0
-    dpd_delay_s: float = 30.0  # 0: no liveness check by timer
+    dpd_delay_s: float = 5.0  # silence after which the peer is asked; 0: it is never asked
+    dpd_timeout_s: float = 4.0  # how long a request may stay unanswered until the peer counts as silent
+    unique: Unique = Unique.NO
 
     def child(self, name: str) -> ChildConfig | None:
         return next((child for child in self.children if child.name == name), None)
@@ -61,3 +93,4 @@ class EndpointSettings:
         64  # so many half-open IKE SAs: from now on state only for who answers from its address
     )
     keepalive_s: float = 20.0
+    ike_sas_per_peer: int = 32  # of one pair of identities, so that nobody fills our memory with what it may have

@@ -17,6 +17,7 @@ from .asks import MakeAsk, Steps
 from .config import EndpointSettings
 from .cookie import CookieIssuer
 from .events import Event
+from .limiter import Limiter
 from .records import IkeGone, IkeRecord
 from .timers import TimerKey, TimerKind, Timers
 
@@ -58,6 +59,8 @@ class Core:
         self.now = 0.0
         self.counters: Counter[str] = Counter(internal_errors=0)
         self.timers = Timers()
+        self.hint_limit = Limiter(1.0)  # what we tell an address of SPIs that we do not have
+        self.clear_hint_limit = Limiter(1.0)  # what an address may tell us of them in clear
         self.cookies = CookieIssuer(random)
         self.sas: dict[int, IkeSA] = {}
         self.by_spi: dict[bytes, IkeSA] = {}  # by our own SPI

@@ -11,14 +11,14 @@ from collections.abc import Callable, Sequence
 
 from ..errors import RemoteError, StateError, UsageError
 from ..iana import ExchangeType, NotifyType
-from ..model import Path
+from ..model import Address, Path
 from .config import ChildConfig, ConnectionConfig, EndpointSettings
 from .core import Core, Datagrams
 from .events import Event, IkeView
 from .header import FLAG_RESPONSE, IkeHeader
 from .records import IkeGone, IkeRecord
 from .timers import TimerKey, TimerKind
-from .v2 import inbound, outbound, sa_init, sa_init_answer
+from .v2 import hints, inbound, liveness, outbound, sa_init, sa_init_answer, unique
 from .v2.child_sa import ChildSA, switch_outbound
 from .v2.create_child import CreateChild
 from .v2.ike_sa import ZERO_SPI, IkeSA
@@ -67,6 +67,7 @@ class Endpoint:
         core.now = now
         sa = IkeSA(core, core.new_id("ike"), True, core.new_spi(), path, connection=connection)
         sa.was_announced = True
+        sa.stands_in_for = liveness.silent_twins(sa)
         core.add(sa)
         core.run(sa, sa_init.start(sa, names))
         return sa.ike_id
@@ -105,9 +106,24 @@ class Endpoint:
             switch_outbound(sa, sa.children[child_id])
 
     def check_liveness(self, ike_id: int, now: float) -> None:
-        sa = self._sa(ike_id, now)
-        if sa.active is None and sa.established_at is not None:
-            outbound.submit(sa, Liveness())
+        self._ask(self._sa(ike_id, now))
+
+    def owner_of(self, child_id: int) -> int | None:
+        """The IKE SA that a Child SA belongs to now."""
+        sa = self._core.owners.get(child_id)
+        return sa.ike_id if sa is not None else None
+
+    def note_traffic(self, ike_id: int, sent_at: float | None, received_at: float | None, now: float) -> None:
+        """When the last ESP packets of its children left and came, for the liveness check; to be told about once a second."""
+        self._core.now = now
+        sa = self._core.sas.get(ike_id)
+        if sa is not None:
+            liveness.note_traffic(sa, sent_at, received_at)
+
+    def note_unknown_spi(self, spi: int, remote: Address, now: float) -> None:
+        """ESP came for an SPI that nobody has here."""
+        self._core.now = now
+        hints.tell_unknown_spi(self._core, spi, remote)
 
     def handle_timer(self, now: float) -> None:
         """Everything that is due at `now`; `get_timer` says when to call again."""
@@ -183,7 +199,7 @@ class Endpoint:
         own_spi, peer_spi = (header.spi_r, header.spi_i) if header.initiator else (header.spi_i, header.spi_r)
         sa = self._core.by_spi.get(own_spi)
         if sa is None:
-            self._answer_from_grave(own_spi, peer_spi, data, path)
+            self._answer_from_grave(header, own_spi, peer_spi, data, path)
             return
         is_first_answer = header.exchange == ExchangeType.IKE_SA_INIT and header.response and sa.initiator
         if sa.initiator == header.initiator or (sa.peer_spi != peer_spi and not is_first_answer):
@@ -191,14 +207,25 @@ class Endpoint:
             return
         inbound.receive(sa, header, data, path)
 
-    def _answer_from_grave(self, own_spi: bytes, peer_spi: bytes, data: bytes, path: Path) -> None:
-        """A deleted IKE SA repeats its last response, and knows nothing else."""
+    def _answer_from_grave(self, header: IkeHeader, own_spi: bytes, peer_spi: bytes, data: bytes, path: Path) -> None:
+        """A deleted IKE SA repeats its last response, and knows nothing else; of others there is nothing at all."""
         tombstone = self._core.tombstones.get(own_spi)
         if tombstone is not None and tombstone.peer_spi == peer_spi and tombstone.digest == digest_of(data):
             self._core.counters["requests_repeated"] += 1
             self._core.send(path, tombstone.datagrams)
-        else:
-            self._core.counters["unknown_spi"] += 1
+            return
+        self._core.counters["unknown_spi"] += 1
+        is_hint, sa = hints.find_hinted(self._core, header, data, path)
+        if not is_hint:
+            hints.answer_unknown_spi(self._core, header, data, path)
+        elif sa is not None:
+            liveness.take_hint(sa)
+            self._ask(sa)
+
+    def _ask(self, sa: IkeSA) -> None:
+        """A liveness check, unless a request is outstanding, which is one too."""
+        if sa.active is None and sa.established_at is not None:
+            outbound.submit(sa, Liveness())
 
     def _answer_version(self, data: bytes, path: Path) -> None:
         """Section 2.5: the highest version we speak, in clear, to requests only."""
@@ -236,6 +263,10 @@ class Endpoint:
             sa_init.end_by_error(sa)
         elif kind is TimerKind.LIVENESS:
             self._watch(sa)
+        elif kind is TimerKind.SILENT:
+            liveness.judge(sa)
+        elif kind is TimerKind.DUPLICATE:
+            unique.end_duplicate(sa)
         elif kind is TimerKind.REKEY:
             outbound.submit(sa, RekeyIke())
         elif kind is TimerKind.CHILDLESS and not sa.children:
@@ -259,12 +290,11 @@ class Endpoint:
             sa.close(f"not authenticated within {self._core.settings.half_open_s:.0f} s", failed=True)
 
     def _watch(self, sa: IkeSA) -> None:
-        """Nothing heard for dpd_delay_s: ask; otherwise look again when that could be."""
-        core, delay_s = self._core, sa.config.dpd_delay_s
-        due = sa.last_inbound_at + delay_s
+        """Nothing heard for too long: ask; otherwise look again when that could be."""
+        core, due = self._core, liveness.check_due(sa)
         if core.now >= due:
-            if sa.active is None:
-                outbound.submit(sa, Liveness())
-            due = core.now + delay_s
+            if liveness.is_watched(sa):
+                self._ask(sa)
+            due = core.now + sa.config.dpd_delay_s
         if not sa.is_closed:
             core.timers.set(TimerKey(sa.ike_id, TimerKind.LIVENESS), due)

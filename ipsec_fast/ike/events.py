@@ -131,12 +131,33 @@ class IkeUp:
 
 @dataclass(frozen=True, slots=True)
 class IkeDown:
-    """An IKE SA is gone, with all children that were not moved. `failed`: it never was, or no longer is, what was wanted."""
+    """An IKE SA is gone, with all children that were not moved. `failed`: it never was, or no longer is, what was wanted.
+
+    `by_peer`: the peer deleted it, or said that it has forgotten it (INITIAL_CONTACT).
+    """
 
     ike_id: int
     connection: str
     reason: str
     failed: bool
+    by_peer: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class PeerSilent:
+    """The quick verdict: a request was not answered in time, and nothing else came. The IKE SA stays until its retransmissions end."""
+
+    ike_id: int
+    connection: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class PeerBack:
+    """A peer that was silent has been heard again, on the same IKE SA."""
+
+    ike_id: int
+    connection: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,6 +196,7 @@ class ChildDown:
     reason: str
     inbound_grace_s: float = 0.0
     replaced_by: int | None = None
+    by_peer: bool = False  # the peer deleted it, alone or with its IKE SA
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,7 +209,9 @@ class ChildFailed:
     reason: str
 
 
-Notice = Progress | IkeUp | IkeDown | ChildUp | ChildMoved | SwitchOutbound | ChildDown | ChildFailed
+Notice = (
+    Progress | IkeUp | IkeDown | PeerSilent | PeerBack | ChildUp | ChildMoved | SwitchOutbound | ChildDown | ChildFailed
+)
 Event = Ask | Notice
 
 
@@ -228,6 +252,7 @@ class IkeView:
     nat_fake: bool
     established_at: float | None
     rekey_at: float | None
+    silent_since: float | None = None  # when the peer was found silent
     children: tuple[ChildView, ...] = field(default_factory=tuple)
     tasks_queued: tuple[str, ...] = ()
     tasks_active: tuple[str, ...] = ()

@@ -14,7 +14,9 @@ class TimerKind(Enum):
     RETRANSMIT = auto()  # the outstanding request of ours goes out again, or gives up
     HALF_OPEN = auto()  # a responder's IKE SA that was not authenticated in time
     UNPROTECTED_ERROR = auto()  # the remembered error of an IKE_SA_INIT ends the attempt
-    LIVENESS = auto()  # nothing was heard for dpd_delay_s
+    LIVENESS = auto()  # nothing was heard for dpd_delay_s, or nothing came back for what was sent
+    SILENT = auto()  # a request of ours was not answered within dpd_timeout_s
+    DUPLICATE = auto()  # both sides began an IKE SA at once: one of the two goes
     REKEY = auto()  # the IKE SA is to be rekeyed
     CHILDLESS = auto()  # an authenticated IKE SA whose Child was refused
     EXPIRE = auto()  # a replaced or redundant SA that its closer forgot to close

@@ -61,6 +61,7 @@ def connection(side: str = "a", **options) -> ConnectionConfig:
         local_id=ids[0] if side == "a" else ids[1],
         remote_id=ids[1] if side == "a" else ids[0],
         children=tuple(children),
+        dpd_delay_s=30.0,  # liveness checks are rare here; its own tests ask for the defaults
     )
     return replace(config, **options)
 

@@ -176,7 +176,7 @@ def switch_outbound(sa: IkeSA, child: ChildSA) -> None:
         sa.core.emit(SwitchOutbound(child.child_id))
 
 
-def close_child(sa: IkeSA, child: ChildSA, reason: str, *, grace_s: float = 0.0) -> None:
+def close_child(sa: IkeSA, child: ChildSA, reason: str, *, grace_s: float = 0.0, by_peer: bool = False) -> None:
     """Out of the dataplane: outbound at once, inbound after the grace. Sends nothing to the peer."""
     if sa.children.pop(child.child_id, None) is None:
         return
@@ -187,7 +187,7 @@ def close_child(sa: IkeSA, child: ChildSA, reason: str, *, grace_s: float = 0.0)
     close_keys(child)
     sa.core.mark_changed(sa)
     down = ChildDown(sa.ike_id, child.child_id, sa.name, child.name, reason)
-    sa.core.emit(replace(down, inbound_grace_s=grace_s, replaced_by=child.replaced_by))
+    sa.core.emit(replace(down, inbound_grace_s=grace_s, replaced_by=child.replaced_by, by_peer=by_peer))
     sa.progress(f"CHILD SA {child.name}{{{child.child_id}}} closed: {reason}", group="chd")
 
 

@@ -26,29 +26,11 @@ from .message import Message
 from .outbound import submit
 from .payloads import AuthPayload, IdPayload, NotifyPayload, Payload, SaPayload
 from .states import State
+from .unique import admit, is_first_contact, same_peer, settle
 
 
 def own_identity(config: ConnectionConfig, path: Path) -> Identity:
     return config.local_id or Identity.of_address(path.local)
-
-
-def is_first_contact(sa: IkeSA) -> bool:
-    """No other IKE SA of ours stands between these identities."""
-    return not any(_same_peer(sa, other) for other in sa.core.sas.values())
-
-
-def obey_initial_contact(sa: IkeSA) -> None:
-    """The peer has forgotten everything: its other IKE SAs go, without a word to it (section 2.4)."""
-    for other in [other for other in sa.core.sas.values() if _same_peer(sa, other)]:
-        other.close("replaced: the peer sent INITIAL_CONTACT", failed=False)
-
-
-def _same_peer(sa: IkeSA, other: IkeSA) -> bool:
-    if other is sa or other.established_at is None or other.local_id != sa.local_id or other.remote_id is None:
-        return False
-    if sa.remote_id is None:  # any identity may answer us: then the address tells
-        return other.path.remote == sa.path.remote
-    return other.remote_id.matches(sa.remote_id)
 
 
 # --- initiator
@@ -77,6 +59,7 @@ class IkeAuth(Exchange):
         self._offer = yield from make_offer(sa, child, with_ke=False)
         payloads: list[Payload] = [idi]
         if is_first_contact(sa):
+            sa.displaces = frozenset(other.ike_id for other in same_peer(sa))
             payloads.append(NotifyPayload(NotifyType.INITIAL_CONTACT))
         if config.remote_id is not None:
             payloads.append(IdPayload(PayloadType.IDR, config.remote_id))
@@ -99,8 +82,7 @@ class IkeAuth(Exchange):
             return
         nonces = sa.init_octets.nonces
         sa.establish()
-        if message.notify(NotifyType.INITIAL_CONTACT) is not None:
-            obey_initial_contact(sa)
+        settle(sa, initial_contact=message.notify(NotifyType.INITIAL_CONTACT) is not None)
         yield from self._take_child(sa, message, nonces)
         for child in (sa.config.child(name) for name in self._child_names[1:]):
             if child is not None:
@@ -169,9 +151,11 @@ def answer_ike_auth(sa: IkeSA, message: Message, path: Path) -> Steps[Reply]:
     own = message.get(IdPayload, PayloadType.IDR)
     if peer_id is None or auth is None:
         raise NegotiationError("no AUTH payload: EAP is not offered here", NotifyType.AUTHENTICATION_FAILED)
+    initial_contact = message.notify(NotifyType.INITIAL_CONTACT) is not None
     sa.path = path  # it may have moved from port 500 to 4500
     try:
         own_auth = yield from _authenticate(sa, peer_id, own, auth)
+        admit(sa, initial_contact=initial_contact)
     except IpsecFastError as error:
         # whatever the reason is, the peer learns nothing but this; the operator sees it
         reason = f"authentication of {peer_id.identity} failed: {error}"
@@ -183,8 +167,7 @@ def answer_ike_auth(sa: IkeSA, message: Message, path: Path) -> Steps[Reply]:
         )
     nonces = sa.init_octets.nonces
     sa.establish()
-    if message.notify(NotifyType.INITIAL_CONTACT) is not None:
-        obey_initial_contact(sa)
+    settle(sa, initial_contact=initial_contact)
     child = yield from _answer_child(sa, message, nonces)
     # <-- HDR, SK {IDr, AUTH, SAr2, TSi, TSr}
     return Reply((IdPayload(PayloadType.IDR, own_identity(sa.config, path)), own_auth, *child))

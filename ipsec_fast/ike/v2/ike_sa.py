@@ -71,7 +71,16 @@ class IkeSA:
     remote_id: Identity | None = None
     children: dict[int, ChildSA] = field(default_factory=dict)
     established_at: float | None = None
-    last_inbound_at: float = 0.0
+    began_here: bool = field(init=False)  # who began the first of the row that rekeys make
+    created_at: float = field(init=False)
+    authenticated_at: float | None = None  # by IKE_AUTH; a rekey hands it on, as it does `created_at`
+    last_inbound_at: float = 0.0  # a valid IKE message or, as the dataplane tells, a valid ESP packet
+    sent_unheard_at: float | None = None  # since when we send ESP and nothing at all comes back
+    asked_at: float = 0.0  # when the outstanding request of ours left for the first time
+    silent_since: float | None = None
+    hint_at: float | None = None  # the last unprotected hint that the peer has forgotten us
+    stands_in_for: frozenset[int] = frozenset()  # silent IKE SAs of the connection when this one was begun
+    displaces: frozenset[int] = frozenset()  # silent IKE SAs that our INITIAL_CONTACT has declared dead
     bad_icvs: int = 0
     deaf_until: float = 0.0
     own_rekey: RekeyIke | None = None
@@ -79,6 +88,10 @@ class IkeSA:
     rekey_failures: int = 0
     replaced: tuple[IkeSA, ...] = ()  # by this one, in a row, and not closed by the peer yet
     was_announced: bool = False  # IkeUp has been told, or it is ours to report
+
+    def __post_init__(self) -> None:
+        self.began_here = self.initiator
+        self.created_at = self.core.now
 
     # --- who we are
 
@@ -157,6 +170,10 @@ class IkeSA:
         """Both sides are authenticated, here or by the IKE SA that this one replaces."""
         self.enter(State.ESTABLISHED)
         self.established_at = self.last_inbound_at = self.core.now
+        self.authenticated_at = self.core.now
+        if replaces is not None:
+            self.began_here = replaces.began_here
+            self.created_at, self.authenticated_at = replaces.created_at, replaces.authenticated_at
         self.init = None
         self.attempt = None
         self.leave_half_open()
@@ -174,14 +191,14 @@ class IkeSA:
             self.is_half_open = False
             self.core.half_open_count -= 1
 
-    def close(self, reason: str, *, failed: bool) -> None:
+    def close(self, reason: str, *, failed: bool, by_peer: bool = False) -> None:
         """The end: children down, exchanges told, out of the tables, keys wiped. Sends nothing."""
         if self.is_closed:
             return
         self.enter(State.DELETED)
         self.leave_half_open()
         for child in list(self.children.values()):
-            close_child(self, child, reason)
+            close_child(self, child, reason, by_peer=by_peer)
         own = [exchange for exchange in (self.active, *self.queue) if exchange is not None]
         self.active, self.queue = None, []
         for exchange in own:
@@ -193,7 +210,7 @@ class IkeSA:
         if self.peer_rekey is not None:  # it stood aside and now has nobody to follow
             self.peer_rekey.new.close(reason, failed=failed)
         if self.was_announced:
-            self.core.emit(IkeDown(self.ike_id, self.name, reason, failed))
+            self.core.emit(IkeDown(self.ike_id, self.name, reason, failed, by_peer))
 
     def _close_secrets(self) -> None:
         if self.attempt is not None:
@@ -246,6 +263,7 @@ class IkeSA:
             nat_fake=self.nat_fake,
             established_at=self.established_at,
             rekey_at=deadline,
+            silent_since=self.silent_since,
             children=tuple(views),
             tasks_queued=tuple(exchange.name for exchange in self.queue),
             tasks_active=(self.active.name,) if self.active else (),

@@ -15,8 +15,10 @@ from ..timers import TimerKind
 from . import sa_init
 from .dispatch import Handler, find_row
 from .exchange import Exchange, Reply
+from .hints import is_hint
 from .ike_sa import IkeSA
 from .informational import DeleteIke
+from .liveness import note_heard, take_hint
 from .message import Message, decode_message
 from .outbound import end_active, respond, start_next, submit
 from .payloads import EncryptedPayload, NotifyPayload
@@ -114,6 +116,7 @@ def _receive_response(sa: IkeSA, header: IkeHeader, data: bytes) -> None:
         return
     own.answered = True
     sa.set_timer(TimerKind.RETRANSMIT, None)
+    sa.set_timer(TimerKind.SILENT, None)
     sa.core.run(sa, _take(sa, exchange, opened))
 
 
@@ -165,6 +168,8 @@ def _open(sa: IkeSA, data: bytes) -> Message | RemoteError | None:
         return None
     if message.get(EncryptedPayload) is None:
         core.counters["unprotected"] += 1
+        if is_hint(message):
+            take_hint(sa)
         return None
     try:
         payloads = open_message(data, message, sa.keys.inbound)
@@ -172,9 +177,9 @@ def _open(sa: IkeSA, data: bytes) -> Message | RemoteError | None:
         _count_bad_icv(sa)
         return None
     except ParseError as error:
-        sa.last_inbound_at = core.now
+        note_heard(sa, core.now)
         return error
-    sa.last_inbound_at = core.now
+    note_heard(sa, core.now)
     sa.bad_icvs = 0
     return Message(message.header, payloads)
 

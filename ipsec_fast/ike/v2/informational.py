@@ -13,6 +13,7 @@ from ..asks import Steps
 from ..timers import TimerKind
 from .child_sa import ChildSA, close_child, switch_outbound
 from .exchange import Exchange, Payloads, Reply
+from .hints import take_invalid_spi
 from .ike_sa import IkeSA
 from .message import Message
 from .payloads import DeletePayload, NotifyPayload
@@ -122,6 +123,7 @@ def answer_informational(sa: IkeSA, message: Message, path: Path) -> Steps[Reply
     if fatal is not None and fatal.notify in _FATAL:
         reason = f"{sa.remote_id} answered with {NotifyType(fatal.notify).name}"
         return Reply((), lambda: sa.close(reason, failed=True))
+    take_invalid_spi(sa, message)
     spis = [spi for delete in deletes if delete.protocol == ProtocolId.ESP for spi in delete.spis]
     answered = [own for spi in dict.fromkeys(spis) if (own := _delete_child(sa, spi)) is not None]
     # <-- HDR, SK {D}, naming the SPIs on which we received
@@ -141,7 +143,7 @@ def _closed_by_peer(sa: IkeSA) -> None:
         sa.peer_rekey.adopt(sa)
         sa.close("replaced by a rekey", failed=False)
         return
-    sa.close("deleted by the peer", failed=False)
+    sa.close("deleted by the peer", failed=False, by_peer=sa.state is not State.DELETING)
 
 
 def _delete_child(sa: IkeSA, spi: bytes) -> int | None:
@@ -161,5 +163,6 @@ def _delete_child(sa: IkeSA, spi: bytes) -> int | None:
     reason = "replaced by a rekey" if successor is not None else "deleted by the peer"
     if child.is_redundant:
         reason = "redundant after crossing rekeys"
-    close_child(sa, child, reason, grace_s=grace_s)
+    by_peer = successor is None and not was_deleting and not child.is_redundant
+    close_child(sa, child, reason, grace_s=grace_s, by_peer=by_peer)
     return None if was_deleting else child.spi_in

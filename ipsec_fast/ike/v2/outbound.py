@@ -16,6 +16,7 @@ from ..header import IkeHeader
 from ..timers import TimerKind
 from .exchange import Exchange
 from .ike_sa import IkeSA
+from .liveness import expect_answer
 from .message import encode_message
 from .payloads import Payload
 from .protect import seal_message
@@ -69,6 +70,7 @@ def end_active(sa: IkeSA) -> None:
     sa.window.close_request()
     sa.core.mark_changed(sa)
     sa.set_timer(TimerKind.RETRANSMIT, None)
+    sa.set_timer(TimerKind.SILENT, None)
     start_next(sa)
 
 
@@ -85,6 +87,7 @@ def send_request(sa: IkeSA, exchange: ExchangeType, payloads: Sequence[Payload])
     sa.core.mark_changed(sa)
     sa.core.send(sa.path, datagrams)
     _arm(sa, 1)
+    expect_answer(sa)
     return datagrams
 
 
