@@ -41,6 +41,7 @@ PINNED = {
         IkeKeys derive_child_keys derive_ike_keys derive_ike_rekey_keys prf prf_plus psk_auth verify
     """,
     "ipsec_fast.crypto.exchange": "KeyPair generate key_pair_for_test",
+    "ipsec_fast.crypto.rest": "MIN_KEY_BYTES OpenedRecord RestKey SEALED_EXTRA_BYTES",
     "ipsec_fast.crypto.seal": "Sealer",
 }
 WITH_ALL = sorted(
