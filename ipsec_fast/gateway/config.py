@@ -91,7 +91,7 @@ def _build(
             (name, child_name)
             for name, section in connections.items()
             for child_name, child in section.children.items()
-            if child.start_action == "start"
+            if child.start_action.starts
         ),
         mss={name: section.mss for name, section in connections.items()},
         secrets=secrets,

@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from ..iana import IdType
-from ..ike.config import ConnectionConfig
+from ..ike.config import Action, ConnectionConfig
 from ..model import Identity
-from .config_model import ConnectionSection
+from .config_model import ChildSection, ConnectionSection
 from .config_tree import Location
 
 Blame = tuple[Location, str]
@@ -29,8 +29,12 @@ def check_connections(
             yield ("connections", name), f"no secret for it; {_wanted_secret(connection)}"
         for child_name, child in section.children.items():
             where = ("connections", name, "children", child_name)
-            if child.start_action == "start" and not connection.remote_addrs:
-                yield (*where, "start_action"), "start needs an address to go to; add remote_addrs to the connection"
+            for key, action in _actions(child):
+                if action is not Action.NONE and not connection.remote_addrs:
+                    text = f"{action.value} needs an address to go to; add remote_addrs to the connection"
+                    yield (*where, key), text
+                elif action.traps and not child.local_ts and not connection.local_addrs:
+                    yield (*where, key), "trap with local_ts = dynamic needs local_addrs in the connection"
             versions = [{ts.version for ts in side} for side in (child.local_ts, child.remote_ts)]
             if all(versions) and not versions[0] & versions[1]:
                 yield where, "local_ts and remote_ts have no IP version in common"
@@ -41,6 +45,12 @@ def check_connections(
         if set(connection.local_addrs) & set(connection.remote_addrs):
             yield ("connections", name, "remote_addrs"), "holds an address of local_addrs; the peer's is meant"
     yield from _check_doubles(secret_ids)
+
+
+def _actions(child: ChildSection) -> Iterator[tuple[str, Action]]:
+    yield "start_action", child.start_action
+    yield "dpd_action", child.dpd_action
+    yield "close_action", child.close_action
 
 
 def warn_connections(connections: Sequence[ConnectionConfig]) -> Iterator[Blame]:

@@ -13,8 +13,9 @@ from pydantic import BaseModel, ConfigDict, Field, PlainValidator
 
 from ..algorithms import default_esp_proposals, default_ike_proposals
 from ..dataplane.offload import Offload
-from ..ike.config import ChildConfig, ConnectionConfig
+from ..ike.config import Action, ChildConfig, ConnectionConfig, Unique
 from ..model import Identity
+from .config_actions import CloseAction, DpdAction, DpdTimeout, StartAction, UniquePolicy
 from .config_fields import (
     Addresses,
     EspProposals,
@@ -97,15 +98,6 @@ def _parse_mode(value: object) -> str:
     raise ValueError('must be "tunnel"')
 
 
-def _parse_start_action(value: object) -> str:
-    word = str(value).strip().lower()
-    if word in ("none", "start"):
-        return word
-    if "trap" in word:
-        raise ValueError(f"{word!r}: trap is not supported by this version; write start or none")
-    raise ValueError('must be "start" or "none"')
-
-
 def _parse_mss(value: object) -> Mss:
     word = str(value).strip().lower()
     if word == "auto":
@@ -180,11 +172,22 @@ class ChildSection(Section):
     remote_ts: Selectors = ()
     esp_proposals: EspProposals = Field(default_factory=default_esp_proposals)
     mode: Annotated[str, PlainValidator(_parse_mode)] = "tunnel"
-    start_action: Annotated[str, PlainValidator(_parse_start_action)] = "none"
+    start_action: StartAction = Action.NONE
+    dpd_action: DpdAction = Action.NONE
+    close_action: CloseAction = Action.NONE
     rekey_time: Seconds = 3600.0
 
     def build(self, name: str) -> ChildConfig:
-        return ChildConfig(name, self.local_ts, self.remote_ts, self.esp_proposals, self.rekey_time)
+        return ChildConfig(
+            name,
+            self.local_ts,
+            self.remote_ts,
+            self.esp_proposals,
+            self.rekey_time,
+            start_action=self.start_action,
+            dpd_action=self.dpd_action,
+            close_action=self.close_action,
+        )
 
 
 class ConnectionSection(Section):
@@ -195,6 +198,8 @@ class ConnectionSection(Section):
     encap: YesNo = True
     rekey_time: Seconds = 14400.0
     dpd_delay: Seconds = 5.0
+    dpd_timeout: DpdTimeout = 4.0
+    unique: UniquePolicy = Unique.NO
     mss: Annotated[Mss, PlainValidator(_parse_mss)] = "auto"
     local: AuthSection
     remote: AuthSection
@@ -212,6 +217,8 @@ class ConnectionSection(Section):
             children=tuple(child.build(child_name) for child_name, child in self.children.items()),
             rekey_time_s=self.rekey_time,
             dpd_delay_s=self.dpd_delay,
+            dpd_timeout_s=self.dpd_timeout,
+            unique=self.unique,
         )
 
 

@@ -174,7 +174,7 @@ BAD = [
     pytest.param(in_child('local_ts = ["2001:db8::/64"]'), "connections.paris.children.net", "no IP version", id="v46"),
     pytest.param(in_child('mode = "transport"'), "connections.paris.children.net.mode", '"tunnel"', id="mode"),
     pytest.param(
-        replaced('"start"', '"trap"'), "connections.paris.children.net.start_action", "trap is not", id="trap"
+        replaced('"start"', '"trap|none"'), "connections.paris.children.net.start_action", "trap|start", id="trap"
     ),
     pytest.param(replaced('"start"', '"begin"'), "connections.paris.children.net.start_action", '"start"', id="action"),
     pytest.param(in_child('updown = "/x"'), "connections.paris.children.net.updown", "not supported", id="updown"),

@@ -1,6 +1,7 @@
 """SAs and connections as list-sas and list-conns show them: charon's keys, charon's values, absent numbers left out.
 
-`mtu`, `mss_ipv4` and `mss_ipv6` of a child are ours. Called by commands.py and announce.py.
+`mtu`, `mss_ipv4` and `mss_ipv6` of a child are ours; so is `silent` of an IKE SA: seconds since its peer was found silent.
+Called by commands.py and announce.py.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from ...iana import Encr, Group, IdType, Integ, Prf, TransformType, name_of
-from ...ike.config import ChildConfig, ConnectionConfig
+from ...ike.config import Action, ChildConfig, ConnectionConfig
 from ...ike.events import ChildView, IkeView
 from ...model import Identity, Proposal, TrafficSelector
 from .control import GatewayControl
@@ -47,6 +48,7 @@ def ike_section(view: IkeView, now: float) -> Section:
         **(_proposal_keys(view.proposal) if view.proposal else {}),
         "established": _seconds_since(view.established_at, now),
         "rekey-time": _seconds_until(view.rekey_at, now),
+        "silent": _seconds_since(view.silent_since, now),
         "tasks-queued": list(view.tasks_queued) or None,
         "tasks-active": list(view.tasks_active) or None,
         "tasks-passive": list(view.tasks_passive) or None,
@@ -94,8 +96,9 @@ def connection_section(connection: ConnectionConfig) -> Section:
         "version": "IKEv2",
         "reauth_time": 0,
         "rekey_time": connection.rekey_time_s,
-        "unique": "UNIQUE_NO",
+        "unique": f"UNIQUE_{connection.unique.name}",
         "dpd_delay": connection.dpd_delay_s or None,
+        "dpd_timeout": connection.dpd_timeout_s if connection.dpd_delay_s else None,
         "local-1": _auth_section(connection.local_id),
         "remote-1": _auth_section(connection.remote_id),
         "children": {child.name: _child_config_section(child) for child in connection.children},
@@ -113,8 +116,8 @@ def _child_config_section(child: ChildConfig) -> Section:
         "rekey_time": child.rekey_time_s,
         "rekey_bytes": 0,
         "rekey_packets": 0,
-        "dpd_action": "clear",
-        "close_action": "none",
+        "dpd_action": "clear" if child.dpd_action is Action.NONE else child.dpd_action.value,
+        "close_action": child.close_action.value,
         "local-ts": _selector_texts(child.local_ts) or ["dynamic"],
         "remote-ts": _selector_texts(child.remote_ts) or ["dynamic"],
     }

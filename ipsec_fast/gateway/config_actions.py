@@ -1,0 +1,60 @@
+"""The words of start_action, dpd_action, close_action, unique and dpd_timeout, as swanctl.conf and its older aliases spell them.
+
+Called by config_model.py.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import PlainValidator
+
+from ..ike.config import Action, Unique
+from .config_fields import parse_seconds
+
+DPD_TIMEOUT_S = 4.0
+_ACTIONS = {
+    "none": Action.NONE, "clear": Action.NONE,
+    "trap": Action.TRAP, "hold": Action.TRAP, "route": Action.TRAP,
+    "start": Action.START, "restart": Action.START,
+}  # fmt: skip
+
+
+def _word(value: object) -> str:
+    return str(value).strip().lower()
+
+
+def _parse_action(value: object) -> Action:
+    action = _ACTIONS.get(_word(value))
+    if action is None:
+        raise ValueError('must be "none" (or "clear"), "trap" (or "hold"), or "start" (or "restart")')
+    return action
+
+
+def _parse_start_action(value: object) -> Action:
+    words = {word.strip() for word in _word(value).split("|")}
+    if words == {"trap", "start"}:
+        return Action.TRAP_START
+    if len(words) != 1 or not words <= {"none", "trap", "start"}:
+        raise ValueError('must be "none", "trap", "start" or "trap|start"')
+    return Action(words.pop())
+
+
+def _parse_unique(value: object) -> Unique:
+    word = "no" if value is False else _word(value)
+    try:
+        return Unique(word)
+    except ValueError:
+        raise ValueError('must be "no", "never", "keep" or "replace"') from None
+
+
+def _parse_timeout(value: object) -> float:
+    """0 is swanctl.conf's default and means ours."""
+    return parse_seconds(value) or DPD_TIMEOUT_S
+
+
+StartAction = Annotated[Action, PlainValidator(_parse_start_action)]
+DpdAction = Annotated[Action, PlainValidator(_parse_action)]
+CloseAction = Annotated[Action, PlainValidator(_parse_action)]
+UniquePolicy = Annotated[Unique, PlainValidator(_parse_unique)]
+DpdTimeout = Annotated[float, PlainValidator(_parse_timeout)]
