@@ -8,6 +8,8 @@ Called by rekey_face.py and the tests.
 
 from __future__ import annotations
 
+import contextlib
+import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -25,7 +27,7 @@ from .rekey_drive import Driver
 CIPHER = "aes128gcm16"
 REPEATS = 3
 PROBE_S = 0.6
-FIRST_PPS, LAST_PPS = 4000, 1_000_000
+WARM_UP_PPS, FIRST_PPS, LAST_PPS = 500, 4000, 1_000_000
 REKEY_LIMIT_S = 3.0  # per rekey: what the counters have room for
 Say = Callable[[str], None]
 
@@ -56,9 +58,10 @@ class Result:
 
 def run_case(case: Case, seconds: float, say: Say, packets_per_s: int | None = None) -> Result:
     """The whole of a case in namespaces of its own; `packets_per_s` stands for a rate that is known. Raises HostError."""
-    with Ground(case.wire) as ground, gateways(ground, case.peer) as both, Driver(both) as driver:
+    with _favoured(), Ground(case.wire) as ground, gateways(ground, case.peer) as both, Driver(both) as driver:
         both[0].initiate(lambda line: None)
         driver.wait_for_pair()
+        ground.measure(WARM_UP_PPS, lambda: time.sleep(PROBE_S), limit_s=5)  # neighbours are found, caches filled
         rate = packets_per_s or find_rate(ground, seconds, say)
         load = max(1, int(rate * case.load_share))
         say(f"{case.peer}: {rate} packets/s each way without loss; rekeys at {case.load_share:.0%} of it, {load}")
@@ -117,14 +120,13 @@ def _explain(count: Count, before: dict[str, int], ground: Ground) -> Iterator[s
 
 def find_rate(ground: Ground, seconds: float, say: Say) -> int:
     """The highest packets per second each way at which nothing is lost in `seconds`."""
-    good, bad = 0, LAST_PPS
-    rate = FIRST_PPS
-    while rate < LAST_PPS and carries(ground, rate, PROBE_S):
+    good, rate = 0, FIRST_PPS
+    while rate < LAST_PPS and _probe(ground, rate):
         good, rate = rate, rate * 2
     bad = rate
     while good and bad > good * 1.15:
         rate = int((good * bad) ** 0.5)
-        good, bad = (rate, bad) if carries(ground, rate, PROBE_S) else (good, rate)
+        good, bad = (rate, bad) if _probe(ground, rate) else (good, rate)
     rate = good or FIRST_PPS
     while not carries(ground, rate, seconds):
         say(f"{rate} packets/s each way lose some in {seconds:g} s")
@@ -134,6 +136,11 @@ def find_rate(ground: Ground, seconds: float, say: Say) -> int:
     return rate
 
 
+def _probe(ground: Ground, rate: int) -> bool:
+    """A short look; what fails once for a reason of the host's is looked at again."""
+    return carries(ground, rate, PROBE_S) or carries(ground, rate, PROBE_S)
+
+
 def carries(ground: Ground, rate: int, seconds: float) -> bool:
     """Whether this load was really sent, and all of it came."""
     count = ground.measure(rate, lambda: time.sleep(seconds), limit_s=seconds + 5)
@@ -141,6 +148,19 @@ def carries(ground: Ground, rate: int, seconds: float) -> bool:
 
 
 # --- the gateways
+
+
+@contextmanager
+def _favoured() -> Iterator[None]:
+    """What else runs on this host shall disturb the measurement less: all that is started here inherits the priority."""
+    before = os.getpriority(os.PRIO_PROCESS, 0)
+    with contextlib.suppress(OSError):
+        os.setpriority(os.PRIO_PROCESS, 0, max(-20, before - 10))
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, 0, before)
 
 
 @contextmanager

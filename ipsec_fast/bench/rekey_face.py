@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import os
 import signal
@@ -54,7 +53,8 @@ def main(arguments: argparse.Namespace) -> int:
         raise UsageError("--child 0 and --ike 0: there is nothing to measure")
     if INSIDE not in os.environ:
         _start_inside(arguments, seconds)
-    _prepare()
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _interrupt)
     lacking = charon.missing()
     if lacking and arguments.peer == "charon":
         raise HostError(lacking)
@@ -97,13 +97,6 @@ def _start_inside(arguments: argparse.Namespace, seconds: float) -> None:
         words += [] if value is None else [f"--{name}", str(value)]
     words += ["--json"] if arguments.json else []
     enter(mode, [sys.executable, "-m", "ipsec_fast", "bench", *words])
-
-
-def _prepare() -> None:
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, _interrupt)
-    with contextlib.suppress(OSError):
-        os.nice(-10)  # what else runs on this host shall disturb the measurement less
 
 
 def _interrupt(number: int, frame: object) -> None:

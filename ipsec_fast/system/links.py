@@ -15,6 +15,8 @@ from ..model import Address
 from .netlink import Netlink
 
 IFF_UP = 0x1
+# The kernel's 500 are over in 10 ms at 50,000 packets/s: what a worker that lost its CPU for a moment would drop
+QUEUE_PACKETS = 2000
 RT_SCOPE_HOST = 254
 
 
@@ -35,7 +37,9 @@ class Links:
         # without IPv6 or with a read-only /proc: the device then sends a few router solicitations, which the SPD drops
         with contextlib.suppress(OSError):
             setting.write_text("1")
-        self._netlink.call(f"bring {name} up", lambda ip: ip.link("set", index=index, mtu=mtu, state="up"))
+        self._netlink.call(
+            f"bring {name} up", lambda ip: ip.link("set", index=index, mtu=mtu, txqlen=QUEUE_PACKETS, state="up")
+        )
         return index
 
     def set_mtu(self, name: str, mtu: int) -> None:

@@ -8,7 +8,7 @@ from ipaddress import ip_address, ip_network
 import pytest
 
 from ipsec_fast.errors import HostError
-from ipsec_fast.system.links import Links
+from ipsec_fast.system.links import QUEUE_PACKETS, Links
 from ipsec_fast.system.netlink import Netlink
 from ipsec_fast.system.routes import MARK, Routes
 
@@ -139,3 +139,8 @@ def test_links_tell_addresses_and_the_mtu_of_a_path(private_net, netlink):
     assert links.path_mtu(ip_address("192.0.2.2"), MARK) == 1400
     assert links.path_mtu(ip_address("198.51.100.1"), MARK) == 1300
     assert links.path_mtu(ip_address("2001:db8::1"), MARK, default=1500) == 1500
+
+
+def test_the_tun_holds_what_comes_while_its_worker_has_no_cpu(private_net, netlink):
+    tun(private_net, netlink)
+    assert f"qlen {QUEUE_PACKETS}" in private_net("ip link show ipsec0")
