@@ -42,6 +42,7 @@ class InstalledChild:
     path: Path
     mtu: TunnelMtu
     order: int = 0
+    used_before_s: float | None = None  # when the child that it replaces last carried a packet
     inbound_until: float | None = None  # set when the child went down
 
 
@@ -87,6 +88,7 @@ class Children:
         try:
             _check_size(ask)
             child = self._make(ask)
+            child.used_before_s = self.last_used_s(ask.replaces) if ask.replaces is not None else None
             self._routing.add_child(ask.child_id, ask.local_ts, ask.remote_ts)
         except Exception:
             self._grants.forget(ask.child_id)
@@ -165,6 +167,14 @@ class Children:
     def last_received_s(self, child_id: int) -> float | None:
         child = self._children.get(child_id)
         return None if child is None else last_received_s(child.sa_in)
+
+    def last_used_s(self, child_id: int) -> float | None:
+        """Monotonic seconds of the last packet in either direction, on this child or on those that it replaced."""
+        child = self._children.get(child_id)
+        if child is None:
+            return None
+        found = (last_sent_s(child.sa_out), last_received_s(child.sa_in), child.used_before_s)
+        return max((at for at in found if at is not None), default=None)
 
     def max_inner_bytes(self) -> list[int]:
         return [child.mtu.max_inner_bytes for child in self._children.values() if child.inbound_until is None]

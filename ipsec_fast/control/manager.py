@@ -15,6 +15,7 @@ from ..errors import IpsecFastError
 from ..ike.events import (
     Ask,
     AskInstallChild,
+    CheckIdle,
     ChildDown,
     ChildFailed,
     ChildMoved,
@@ -127,6 +128,8 @@ class Manager:
             match notice:
                 case SwitchOutbound(child_id=child_id):
                     self._children.switch_outbound(child_id)
+                case CheckIdle(child_id=child_id):
+                    self._endpoint.child_used(child_id, self._children.last_used_s(child_id), now)
                 case ChildDown():
                     self._children.remove(notice.child_id, now, notice.inbound_grace_s, notice.replaced_by)
                 case _:

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from ..iana import IdType
 from ..ike.config import Action, ConnectionConfig
 from ..model import Identity
+from .config_lifetimes import check_child_lifetimes, check_ike_lifetimes
 from .config_model import ChildSection, ConnectionSection
 from .config_tree import Location
 
@@ -27,8 +28,10 @@ def check_connections(
         connection = section.build(name)
         if all_secrets_known and not _has_secret(connection, secret_ids.values()):
             yield ("connections", name), f"no secret for it; {_wanted_secret(connection)}"
+        yield from check_ike_lifetimes(("connections", name), section)
         for child_name, child in section.children.items():
             where = ("connections", name, "children", child_name)
+            yield from check_child_lifetimes(where, child)
             for key, action in _actions(child):
                 if action is not Action.NONE and not connection.remote_addrs:
                     text = f"{action.value} needs an address to go to; add remote_addrs to the connection"

@@ -23,6 +23,8 @@ from ..model import Address, Identity, Proposal, TrafficSelector
 T = TypeVar("T")
 TIME_UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
 MAX_SECONDS = 10**9
+COUNT_UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
+MAX_COUNT = (1 << 63) - 1
 TRUE_WORDS = ("yes", "true", "enabled", "1")
 FALSE_WORDS = ("no", "false", "disabled", "0")
 # prefixes that swanctl knows beside those that Identity.parse knows
@@ -49,13 +51,32 @@ def parse_seconds(value: object) -> float:
     if isinstance(value, int | float):
         seconds = float(value)
     else:
-        match = re.fullmatch(r"\s*(\d{1,12}(?:\.\d{1,9})?)\s*([smhd]?)\s*", value)
+        match = re.fullmatch(r"\s*(\d{1,12}(?:\.\d{1,9})?)\s*([smhdSMHD]?)\s*", value)
         if match is None:
             raise ValueError(f'{value!r} is no time; write "1h", "30m", "45s" or a number of seconds')
-        seconds = float(match[1]) * TIME_UNITS[match[2]]
+        seconds = float(match[1]) * TIME_UNITS[match[2].lower()]
     if not math.isfinite(seconds) or not 0 <= seconds <= MAX_SECONDS:
         raise ValueError(f"must be between 0 (never) and {MAX_SECONDS} seconds")
     return seconds
+
+
+def parse_bytes(value: object) -> int:
+    """`1000000`, `"500m"`, `"2G"`: the suffixes k, m and g are powers of 1024, as in swanctl.conf."""
+    return _parse_count(value, r"\s*(\d{1,20})\s*([kmgKMG]?)\s*", 'a number of bytes such as "500m", "2g" or 1000000')
+
+
+def parse_packets(value: object) -> int:
+    return _parse_count(value, r"\s*(\d{1,20})()\s*", "a number of packets such as 1000000")
+
+
+def _parse_count(value: object, pattern: str, wanted: str) -> int:
+    match = None if isinstance(value, bool | float) else re.fullmatch(pattern, str(value))
+    if match is None:
+        raise ValueError(f"must be {wanted}")
+    count = int(match[1]) * COUNT_UNITS[match[2].lower()]
+    if count > MAX_COUNT:
+        raise ValueError(f"must be between 0 (no limit) and {MAX_COUNT}")
+    return count
 
 
 def parse_yes_no(value: object) -> bool:
@@ -178,6 +199,8 @@ def _each(words: tuple[str, ...], parse: Callable[[str], T]) -> list[T]:
 
 Words = Annotated[tuple[str, ...], PlainValidator(parse_words)]
 Seconds = Annotated[float, PlainValidator(parse_seconds)]
+Bytes = Annotated[int, PlainValidator(parse_bytes)]
+Packets = Annotated[int, PlainValidator(parse_packets)]
 YesNo = Annotated[bool, PlainValidator(parse_yes_no)]
 Addresses = Annotated[tuple[Address, ...], PlainValidator(parse_addresses)]
 Selectors = Annotated[tuple[TrafficSelector, ...], PlainValidator(parse_selectors)]

@@ -23,16 +23,13 @@ CONNECTION_LATER: dict[str, frozenset[str]] = {
     "ppk_required": NO,
     "childless": NO,
     "keyingtries": frozenset({"1"}),
-    "reauth_time": ZERO,
     "pull": frozenset({"yes", "true"}),
     "send_certreq": NO,
     "send_cert": NO,
     "dscp": frozenset({"000000"}),
     "if_id_in": ZERO,
     "if_id_out": ZERO,
-    **dict.fromkeys(
-        ("vips", "pools", "over_time", "rand_time", "ppk_id", "mediated_by", "mediation_peer", "dns"), frozenset()
-    ),
+    **dict.fromkeys(("vips", "pools", "ppk_id", "mediated_by", "mediation_peer", "dns"), frozenset()),
 }
 CHILD_LATER: dict[str, frozenset[str]] = {
     "policies": frozenset({"yes", "true"}),
@@ -42,10 +39,7 @@ CHILD_LATER: dict[str, frozenset[str]] = {
     "sha256_96": NO,
     "hw_offload": NO,
     "mark_in_sa": NO,
-    "rekey_bytes": ZERO,
-    "rekey_packets": ZERO,
     "tfc_padding": ZERO,
-    "inactivity": ZERO,
     "reqid": ZERO,
     "priority": ZERO,
     "if_id_in": ZERO,
@@ -53,8 +47,7 @@ CHILD_LATER: dict[str, frozenset[str]] = {
     "interface": frozenset(),
     **dict.fromkeys(
         (
-            "ah_proposals", "life_time", "rand_time", "life_bytes", "rand_bytes", "life_packets", "rand_packets",
-            "updown", "mark_in", "mark_out", "set_mark_in", "set_mark_out", "label", "label_mode", "replay_window",
+            "ah_proposals", "updown", "mark_in", "mark_out", "set_mark_in", "set_mark_out", "label", "label_mode", "replay_window",
             "copy_df", "copy_ecn", "copy_dscp", "per_cpu_sas", "trap_label",
         ),
         frozenset(),

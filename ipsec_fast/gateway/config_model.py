@@ -14,13 +14,16 @@ from pydantic import BaseModel, ConfigDict, Field, PlainValidator
 from ..algorithms import default_esp_proposals, default_ike_proposals
 from ..dataplane.offload import Offload
 from ..ike.config import Action, ChildConfig, ConnectionConfig, Unique
+from ..ike.lifetimes import ChildLifetimes, IkeLifetimes, count_limits, ike_lifetimes, time_limits
 from ..model import Identity
 from .config_actions import CloseAction, DpdAction, DpdTimeout, StartAction, UniquePolicy
 from .config_fields import (
     Addresses,
+    Bytes,
     EspProposals,
     IkeProposals,
     MaybeIdentity,
+    Packets,
     Seconds,
     Selectors,
     YesNo,
@@ -176,6 +179,23 @@ class ChildSection(Section):
     dpd_action: DpdAction = Action.NONE
     close_action: CloseAction = Action.NONE
     rekey_time: Seconds = 3600.0
+    life_time: Seconds | None = None
+    rand_time: Seconds | None = None
+    rekey_bytes: Bytes = 0
+    life_bytes: Bytes | None = None
+    rand_bytes: Bytes | None = None
+    rekey_packets: Packets = 0
+    life_packets: Packets | None = None
+    rand_packets: Packets | None = None
+    inactivity: Seconds = 0.0
+
+    def lifetimes(self) -> ChildLifetimes:
+        return ChildLifetimes(
+            time=time_limits(self.rekey_time, self.life_time, self.rand_time),
+            bytes=count_limits(self.rekey_bytes, self.life_bytes, self.rand_bytes),
+            packets=count_limits(self.rekey_packets, self.life_packets, self.rand_packets),
+            inactivity_s=self.inactivity,
+        )
 
     def build(self, name: str) -> ChildConfig:
         return ChildConfig(
@@ -183,7 +203,7 @@ class ChildSection(Section):
             self.local_ts,
             self.remote_ts,
             self.esp_proposals,
-            self.rekey_time,
+            self.lifetimes(),
             start_action=self.start_action,
             dpd_action=self.dpd_action,
             close_action=self.close_action,
@@ -196,7 +216,10 @@ class ConnectionSection(Section):
     remote_addrs: Addresses = ()
     proposals: IkeProposals = Field(default_factory=default_ike_proposals)
     encap: YesNo = True
-    rekey_time: Seconds = 14400.0
+    rekey_time: Seconds | None = None
+    reauth_time: Seconds | None = None
+    over_time: Seconds | None = None
+    rand_time: Seconds | None = None
     dpd_delay: Seconds = 5.0
     dpd_timeout: DpdTimeout = 4.0
     unique: UniquePolicy = Unique.NO
@@ -204,6 +227,9 @@ class ConnectionSection(Section):
     local: AuthSection
     remote: AuthSection
     children: dict[str, ChildSection] = Field(default_factory=dict)
+
+    def lifetimes(self) -> IkeLifetimes:
+        return ike_lifetimes(self.rekey_time, self.reauth_time, self.over_time, self.rand_time)
 
     def build(self, name: str) -> ConnectionConfig:
         return ConnectionConfig(
@@ -215,7 +241,7 @@ class ConnectionSection(Section):
             remote_id=self.remote.id,
             encap=self.encap,
             children=tuple(child.build(child_name) for child_name, child in self.children.items()),
-            rekey_time_s=self.rekey_time,
+            lifetimes=self.lifetimes(),
             dpd_delay_s=self.dpd_delay,
             dpd_timeout_s=self.dpd_timeout,
             unique=self.unique,

@@ -10,6 +10,7 @@ from enum import Enum
 
 from ..algorithms import default_esp_proposals, default_ike_proposals
 from ..model import Address, Identity, Proposal, TrafficSelector
+from .lifetimes import ChildLifetimes, IkeLifetimes
 
 
 class Action(Enum):
@@ -46,7 +47,7 @@ class ChildConfig:
     local_ts: tuple[TrafficSelector, ...] = ()
     remote_ts: tuple[TrafficSelector, ...] = ()
     proposals: tuple[Proposal, ...] = field(default_factory=default_esp_proposals)
-    rekey_time_s: float = 3600.0  # 0: never by time
+    lifetimes: ChildLifetimes = field(default_factory=ChildLifetimes)
     start_action: Action = Action.NONE  # at the start, and again whenever it is lost
     dpd_action: Action = Action.NONE  # when the peer fell silent
     close_action: Action = Action.NONE  # when the peer closed it
@@ -66,7 +67,7 @@ class ConnectionConfig:
         True  # our NAT_DETECTION_SOURCE_IP never matches, so the peer must encapsulate (RFC 7296 section 2.23)
     )
     children: tuple[ChildConfig, ...] = ()
-    rekey_time_s: float = 14400.0
+    lifetimes: IkeLifetimes = field(default_factory=IkeLifetimes)
     dpd_delay_s: float = 5.0  # silence after which the peer is asked; 0: it is never asked
     dpd_timeout_s: float = 4.0  # how long a request may stay unanswered until the peer counts as silent
     unique: Unique = Unique.NO

@@ -21,8 +21,10 @@ from .timers import TimerKey, TimerKind
 from .v2 import hints, inbound, liveness, outbound, sa_init, sa_init_answer, unique
 from .v2.child_sa import ChildSA, switch_outbound
 from .v2.create_child import CreateChild
+from .v2.expire import expire_child
 from .v2.ike_sa import ZERO_SPI, IkeSA
 from .v2.informational import DeleteChild, DeleteIke, Liveness
+from .v2.lifetime import ask_idle, note_used
 from .v2.message import encode_message
 from .v2.payloads import NotifyPayload
 from .v2.rekey_child import RekeyChild
@@ -104,6 +106,22 @@ class Endpoint:
         sa = self._core.owners.get(child_id)
         if sa is not None:
             switch_outbound(sa, sa.children[child_id])
+
+    def child_expired(self, child_id: int, reason: str, now: float) -> None:
+        """The dataplane has reached a hard limit of this child and sends nothing on it any more. Silent where the child is gone."""
+        self._core.now = now
+        sa = self._core.owners.get(child_id)
+        if sa is not None:
+            expire_child(sa, sa.children[child_id], reason)
+
+    def child_used(self, child_id: int, used_at: float | None, now: float) -> None:
+        """The answer to CheckIdle: when the last packet passed, None for never. Silent where the child is gone."""
+        self._core.now = now
+        sa = self._core.owners.get(child_id)
+        if sa is not None and note_used(sa, sa.children[child_id], used_at):
+            child = sa.children[child_id]
+            idle_s = child.config.lifetimes.inactivity_s
+            outbound.submit(sa, DeleteChild(child, f"nothing passed for {idle_s:g} s"))
 
     def check_liveness(self, ike_id: int, now: float) -> None:
         self._ask(self._sa(ike_id, now))
@@ -269,6 +287,8 @@ class Endpoint:
             unique.end_duplicate(sa)
         elif kind is TimerKind.REKEY:
             outbound.submit(sa, RekeyIke())
+        elif kind is TimerKind.LIFE:
+            outbound.submit(sa, DeleteIke("its lifetime is over", failed=True))
         elif kind is TimerKind.CHILDLESS and not sa.children:
             outbound.submit(sa, DeleteIke("it has no Child SA", failed=True))
         elif kind is TimerKind.EXPIRE and sa.established_at is None:
@@ -279,6 +299,10 @@ class Endpoint:
     def _fire_child(self, sa: IkeSA, child: ChildSA, kind: TimerKind) -> None:
         if kind is TimerKind.CHILD_REKEY:
             outbound.submit(sa, RekeyChild(child))
+        elif kind is TimerKind.CHILD_LIFE:
+            expire_child(sa, child, "its lifetime is over")
+        elif kind is TimerKind.CHILD_IDLE:
+            ask_idle(sa, child)
         elif kind is TimerKind.CHILD_EXPIRE and child.state is not ChildState.DELETING:
             outbound.submit(sa, DeleteChild(child, "replaced, and the peer did not close it"))
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from ..algorithms import EspSuite
 from ..model import Identity, Path, Proposal, TrafficSelector
 from .config import ConnectionConfig
+from .lifetimes import NO_LIMITS, TrafficLimits
 
 if TYPE_CHECKING:  # the compiled handles; only their names are needed here
     from ..crypto.exchange import KeyPair
@@ -81,6 +82,7 @@ class AskInstallChild:
     """Install a Child SA: inbound at once; outbound at once, or, if `outbound_deferred`, when SwitchOutbound says so. Answer: None.
 
     `key_in` and `key_out` are handles in KEYMAT order (cipher key, salt, integrity key). `replaces` is the child this one rekeys.
+    `limits` hold for each direction by itself; the shell reports them by `Endpoint.rekey_child` and `Endpoint.child_expired`.
     """
 
     ticket: int
@@ -101,6 +103,7 @@ class AskInstallChild:
     initiator: bool
     outbound_deferred: bool
     replaces: int | None = None
+    limits: TrafficLimits = NO_LIMITS
 
 
 Ask = AskConfig | AskConnection | AskCredential | AskKeyPair | AskSharedSecret | AskSpi | AskInstallChild
@@ -209,8 +212,25 @@ class ChildFailed:
     reason: str
 
 
+@dataclass(frozen=True, slots=True)
+class CheckIdle:
+    """When did a packet pass on this child, in either direction? To be told by `Endpoint.child_used`, at once or later."""
+
+    child_id: int
+
+
 Notice = (
-    Progress | IkeUp | IkeDown | PeerSilent | PeerBack | ChildUp | ChildMoved | SwitchOutbound | ChildDown | ChildFailed
+    Progress
+    | IkeUp
+    | IkeDown
+    | PeerSilent
+    | PeerBack
+    | ChildUp
+    | ChildMoved
+    | SwitchOutbound
+    | ChildDown
+    | ChildFailed
+    | CheckIdle
 )
 Event = Ask | Notice
 
@@ -233,6 +253,7 @@ class ChildView:
     remote_ts: tuple[TrafficSelector, ...]
     installed_at: float
     rekey_at: float | None
+    life_at: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,6 +275,7 @@ class IkeView:
     rekey_at: float | None
     silent_since: float | None = None  # when the peer was found silent
     children: tuple[ChildView, ...] = field(default_factory=tuple)
+    reauth_at: float | None = None
     tasks_queued: tuple[str, ...] = ()
     tasks_active: tuple[str, ...] = ()
     tasks_passive: tuple[str, ...] = ()

@@ -32,6 +32,7 @@ class ChildRecord:
     local_ts: tuple[TrafficSelector, ...]
     remote_ts: tuple[TrafficSelector, ...]
     rekey_at: float | None
+    life_at: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +57,8 @@ class IkeRecord:
     last_response: tuple[bytes, ...]
     children: tuple[ChildRecord, ...]
     rekey_at: float | None
+    reauth_at: float | None
+    life_at: float | None
 
 
 @dataclass(frozen=True, slots=True)

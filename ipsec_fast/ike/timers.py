@@ -18,10 +18,14 @@ class TimerKind(Enum):
     SILENT = auto()  # a request of ours was not answered within dpd_timeout_s
     DUPLICATE = auto()  # both sides began an IKE SA at once: one of the two goes
     REKEY = auto()  # the IKE SA is to be rekeyed
+    REAUTH = auto()  # the IKE SA is to be made anew, with authentication
+    LIFE = auto()  # the hard limit of the IKE SA
     CHILDLESS = auto()  # an authenticated IKE SA whose Child was refused
     EXPIRE = auto()  # a replaced or redundant SA that its closer forgot to close
     CHILD_REKEY = auto()
     CHILD_EXPIRE = auto()
+    CHILD_LIFE = auto()  # the hard limit of a Child SA
+    CHILD_IDLE = auto()  # a Child SA may have carried nothing for too long
     ASK = auto()  # an ask that nobody answered
     TOMBSTONE = auto()  # the stored response of a deleted IKE SA
 

@@ -11,6 +11,7 @@ import pytest
 from ipsec_fast.crypto.secret import reveal_for_test
 from ipsec_fast.errors import ConfigError
 from ipsec_fast.gateway.config import LoadedConfig, load_config
+from ipsec_fast.ike.lifetimes import ChildLifetimes, IkeLifetimes, time_limits
 from ipsec_fast.model import Identity, TrafficSelector
 
 SECRET = "correct horse battery staple"
@@ -308,7 +309,8 @@ def test_the_issue_s_example(folder: Folder) -> None:
     assert connection.encap
     assert child.local_ts == (TrafficSelector.parse("10.1.0.0/24"),)
     assert [proposal.number for proposal in child.proposals] == [1, 2]
-    assert child.rekey_time_s == 3600
+    assert child.lifetimes == ChildLifetimes(time_limits(3600, 3960, 360))
+    assert connection.lifetimes == IkeLifetimes(14400, 0, 1440, 1440)
     assert loaded.start == (("paris", "net"),)
     assert loaded.mss == {"paris": "auto"}
     assert reveal_for_test(loaded.secrets[0].secret) == SECRET.encode()
@@ -346,7 +348,7 @@ file = "x.psk"
     assert len(connection.local_addrs) == 2
     assert connection.remote_addrs == ()
     assert [proposal.number for proposal in connection.proposals] == [1, 2, 3]
-    assert (connection.encap, connection.rekey_time_s, connection.dpd_delay_s) == (False, 3600, 45)
+    assert (connection.encap, connection.lifetimes.rekey_time_s, connection.dpd_delay_s) == (False, 3600, 45)
     assert connection.remote_id is None
     assert connection.children[0].local_ts == ()
     assert len(connection.children[0].remote_ts) == 2

@@ -28,12 +28,14 @@ from ipsec_fast.ike.events import (
     AskKeyPair,
     AskSharedSecret,
     AskSpi,
+    CheckIdle,
     ChildDown,
     Event,
     IkeView,
     Progress,
     SwitchOutbound,
 )
+from ipsec_fast.ike.lifetimes import ChildLifetimes, ike_lifetimes, time_limits
 from ipsec_fast.model import Identity, Path, TrafficSelector
 
 ADDRESS_A, ADDRESS_B = ip_address("192.0.2.1"), ip_address("192.0.2.2")
@@ -45,12 +47,16 @@ def child(name: str = "net", *, local: str = "10.1.0.0/24", remote: str = "10.2.
     esp = options.pop("esp", ("aes128gcm16",))
     local_ts = tuple(TrafficSelector.parse(text) for text in local.split())
     remote_ts = tuple(TrafficSelector.parse(text) for text in remote.split())
+    if "rekey_time_s" in options:
+        options["lifetimes"] = ChildLifetimes(time=time_limits(options.pop("rekey_time_s")))
     return ChildConfig(name, local_ts, remote_ts, tuple(parse_esp_proposal(text) for text in esp), **options)
 
 
 def connection(side: str = "a", **options) -> ConnectionConfig:
     """One side of a site-to-site connection; side b mirrors side a."""
     ike = options.pop("ike", ("aes128gcm16-prfsha256-x25519",))
+    if "rekey_time_s" in options:
+        options["lifetimes"] = ike_lifetimes(options.pop("rekey_time_s"))
     ids = (Identity.parse("a.example"), Identity.parse("b.example"))
     children = options.pop("children", None)
     if children is None:
@@ -74,6 +80,7 @@ class Installed:
     sends: bool  # the outbound SA may be used
     inbound_until: float | None = None  # None: for good
     is_down: bool = False
+    used_at: float | None = None  # its last packet, or the last one of the child that it replaces
 
 
 class Shell:
@@ -138,7 +145,9 @@ class Shell:
             case AskSpi():
                 return self.random.randrange(256, 1 << 32)
             case AskInstallChild():
-                self.children[event.child_id] = Installed(event, sends=not event.outbound_deferred)
+                replaced = self.children.get(event.replaces or 0)
+                used_at = replaced.used_at if replaced else None
+                self.children[event.child_id] = Installed(event, sends=not event.outbound_deferred, used_at=used_at)
                 return None
         raise AssertionError(f"unknown ask {event}")
 
@@ -146,6 +155,8 @@ class Shell:
         match event:
             case SwitchOutbound(child_id=child_id):
                 self.children[child_id].sends = True
+            case CheckIdle(child_id=child_id):
+                self.endpoint.child_used(child_id, self.children[child_id].used_at, now)
             case ChildDown(child_id=child_id, inbound_grace_s=grace_s) if child_id in self.children:
                 installed = self.children[child_id]
                 installed.sends = False
@@ -338,6 +349,7 @@ class Pair:
                     sender.gaps.append(self.now)
                 continue
             sender.had_outbound = True
+            out.used_at = self.now
             target = receiver.receives(out.ask.spi_out, self.now)
             if target is None:
                 sender.gaps.append(self.now)

@@ -16,7 +16,7 @@ from .codec import Decoded, to_text
 NUMBERS = frozenset(
     (
         "uniqueid", "version", "local-port", "remote-port", "encr-keysize", "established", "rekey-time", "reqid", "esn",
-        "bytes-in", "packets-in", "use-in", "bytes-out", "packets-out", "use-out", "life-time", "install-time",
+        "bytes-in", "packets-in", "use-in", "bytes-out", "packets-out", "use-out", "life-time", "install-time", "reauth-time",
         "mtu", "mss_ipv4", "mss_ipv6", "workers",
     )
 )  # fmt: skip

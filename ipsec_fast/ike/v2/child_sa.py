@@ -18,13 +18,12 @@ from ..events import AskInstallChild, ChildDown, ChildUp, ChildView, SwitchOutbo
 from ..records import ChildRecord
 from ..timers import TimerKey, TimerKind
 from .collide import ChildDoing, Nonces
+from .lifetime import draw_traffic, start_child_timers, stop_child_timers
 from .states import ChildState, check_child_transition
 
 if TYPE_CHECKING:
     from .ike_sa import IkeSA
     from .rekey_child import RekeyChild
-
-REKEY_JITTER = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +58,9 @@ class ChildSA:
     own_rekey: RekeyChild | None = None
     peer_rekey: PeerChildRekey | None = None
     rekey_failures: int = 0
+    rekey_at: float | None = None  # by its time, without the retries of a rekey that failed
+    life_at: float | None = None
+    quiet_since: float = 0.0  # nothing is known to have passed since; a rekey is no traffic
 
     @property
     def name(self) -> str:
@@ -85,11 +87,9 @@ class ChildSA:
         return TimerKey(ike_id, TimerKind.CHILD_REKEY, self.child_id)
 
     def set_timers(self, sa: IkeSA) -> None:
-        """Rekey by time; also after an IKE rekey has moved it. A replaced one is only waiting for its end."""
-        if self.config.rekey_time_s > 0 and self.state is ChildState.INSTALLED and not self.is_redundant:
-            age = sa.core.now - self.installed_at
-            left = sa.core.jittered(self.config.rekey_time_s, REKEY_JITTER) - age
-            sa.set_timer(TimerKind.CHILD_REKEY, max(left, 1.0), self.child_id)
+        """Also after an IKE rekey has moved it. A replaced one is only waiting for its end."""
+        if self.state is ChildState.INSTALLED and not self.is_redundant:
+            start_child_timers(sa, self)
 
     def view(self, rekey_at: float | None) -> ChildView:
         return ChildView(
@@ -106,6 +106,7 @@ class ChildSA:
             remote_ts=self.remote_ts,
             installed_at=self.installed_at,
             rekey_at=rekey_at,
+            life_at=self.life_at,
         )
 
     def record(self, rekey_at: float | None) -> ChildRecord:
@@ -123,6 +124,7 @@ class ChildSA:
             local_ts=self.local_ts,
             remote_ts=self.remote_ts,
             rekey_at=rekey_at,
+            life_at=self.life_at,
         )
 
 
@@ -130,6 +132,8 @@ def install_child(sa: IkeSA, child: ChildSA) -> Steps[None]:
     """Into the dataplane. A LocalError of the shell comes out of here, and nothing is left of the child."""
     sa.children[child.child_id] = child
     sa.core.owners[child.child_id] = sa
+
+    limits = draw_traffic(sa.core, child.config.lifetimes.bytes, child.config.lifetimes.packets)
 
     def make(ticket: int) -> AskInstallChild:
         return AskInstallChild(
@@ -151,6 +155,7 @@ def install_child(sa: IkeSA, child: ChildSA) -> Steps[None]:
             initiator=child.initiator,
             outbound_deferred=child.outbound_deferred,
             replaces=child.replaces,
+            limits=limits,
         )
 
     try:
@@ -182,8 +187,7 @@ def close_child(sa: IkeSA, child: ChildSA, reason: str, *, grace_s: float = 0.0,
         return
     sa.core.owners.pop(child.child_id, None)
     child.enter(ChildState.DELETED)
-    sa.set_timer(TimerKind.CHILD_REKEY, None, child.child_id)
-    sa.set_timer(TimerKind.CHILD_EXPIRE, None, child.child_id)
+    stop_child_timers(sa, child)
     close_keys(child)
     sa.core.mark_changed(sa)
     down = ChildDown(sa.ike_id, child.child_id, sa.name, child.name, reason)

@@ -202,6 +202,7 @@ def establish_child(
         installed_at=sa.core.now,
         outbound_deferred=outbound_deferred,
         replaces=replaces.child_id if replaces else None,
+        quiet_since=replaces.quiet_since if replaces else sa.core.now,
     )
     yield from install_child(sa, child)
     return child

@@ -22,6 +22,7 @@ from .child_sa import ChildSA, close_child
 from .collide import Doing, Nonces
 from .exchange import Exchange
 from .keymat import IkeKeymat
+from .lifetime import start_ike_timers
 from .states import AUTHENTICATED, ChildState, State, check_transition
 from .window import Window
 
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
 
 ZERO_SPI = bytes(8)
 NO_NAT = NatResult(False, False, False)
-REKEY_JITTER = 0.1
 REPLACED_S = 100.0  # a replaced SA whose closer is silent that long is closed by the other side
 
 
@@ -177,8 +177,7 @@ class IkeSA:
         self.init = None
         self.attempt = None
         self.leave_half_open()
-        if self.config.rekey_time_s > 0:
-            self.set_timer(TimerKind.REKEY, self.core.jittered(self.config.rekey_time_s, REKEY_JITTER))
+        start_ike_timers(self, replaces)
         if self.config.dpd_delay_s > 0:
             self.set_timer(TimerKind.LIVENESS, self.config.dpd_delay_s)
         self.was_announced = True
@@ -245,8 +244,8 @@ class IkeSA:
     # --- looked at from outside
 
     def view(self) -> IkeView:
-        deadline = self.core.timers.at(TimerKey(self.ike_id, TimerKind.REKEY))
-        views = (child.view(self.core.timers.at(child.rekey_timer(self.ike_id))) for child in self.children.values())
+        timers = self.core.timers
+        views = (child.view(timers.at(child.rekey_timer(self.ike_id))) for child in self.children.values())
         return IkeView(
             ike_id=self.ike_id,
             connection=self.name,
@@ -262,7 +261,8 @@ class IkeSA:
             nat_remote=self.nat.remote,
             nat_fake=self.nat_fake,
             established_at=self.established_at,
-            rekey_at=deadline,
+            rekey_at=timers.at(TimerKey(self.ike_id, TimerKind.REKEY)),
+            reauth_at=timers.at(TimerKey(self.ike_id, TimerKind.REAUTH)),
             silent_since=self.silent_since,
             children=tuple(views),
             tasks_queued=tuple(exchange.name for exchange in self.queue),
@@ -294,4 +294,6 @@ class IkeSA:
             last_response=self.window.last_response,
             children=tuple(child.record(timers.at(child.rekey_timer(self.ike_id))) for child in stored),
             rekey_at=timers.at(TimerKey(self.ike_id, TimerKind.REKEY)),
+            reauth_at=timers.at(TimerKey(self.ike_id, TimerKind.REAUTH)),
+            life_at=timers.at(TimerKey(self.ike_id, TimerKind.LIFE)),
         )

@@ -10,11 +10,11 @@ from typing import ClassVar
 from ...iana import ExchangeType, NotifyType, ProtocolId
 from ...model import Path
 from ..asks import Steps
-from ..timers import TimerKind
 from .child_sa import ChildSA, close_child, switch_outbound
 from .exchange import Exchange, Payloads, Reply
 from .hints import take_invalid_spi
 from .ike_sa import IkeSA
+from .lifetime import stop_child_timers
 from .message import Message
 from .payloads import DeletePayload, NotifyPayload
 from .states import ChildState, State
@@ -78,8 +78,7 @@ class DeleteChild(Exchange):
         """HDR, SK {D} -->, naming the SPI on which we receive"""
         if self.child is not None:
             self.child.enter(ChildState.DELETING)
-            sa.set_timer(TimerKind.CHILD_REKEY, None, self.child.child_id)
-            sa.set_timer(TimerKind.CHILD_EXPIRE, None, self.child.child_id)
+            stop_child_timers(sa, self.child)
         return (DeletePayload(ProtocolId.ESP, (self._spi_in.to_bytes(4, "big"),)),)
         yield
 

@@ -23,6 +23,7 @@ from .group_retry import GroupRetry
 from .ike_sa import REPLACED_S, IkeSA
 from .informational import DeleteIke
 from .keymat import IkeKeymat, ike_suite_of, rekeyed_keys
+from .lifetime import stop_child_timers
 from .message import Message
 from .negotiate import check_chosen, numbered, wanted_group
 from .outbound import submit
@@ -235,8 +236,7 @@ def _adopt(old: IkeSA, new: IkeSA) -> None:
     core = old.core
     new.establish(replaces=old)
     for child in old.children.values():
-        old.set_timer(TimerKind.CHILD_REKEY, None, child.child_id)
-        old.set_timer(TimerKind.CHILD_EXPIRE, None, child.child_id)
+        stop_child_timers(old, child)
         new.children[child.child_id] = child
         core.owners[child.child_id] = new
         core.emit(ChildMoved(child.child_id, old.ike_id, new.ike_id))
@@ -246,7 +246,7 @@ def _adopt(old: IkeSA, new: IkeSA) -> None:
     old.children = {}
     moving = [exchange for exchange in old.queue if not isinstance(exchange, RekeyIke)]
     old.queue = []
-    for kind in (TimerKind.REKEY, TimerKind.LIVENESS, TimerKind.CHILDLESS):
+    for kind in (TimerKind.REKEY, TimerKind.REAUTH, TimerKind.LIFE, TimerKind.LIVENESS, TimerKind.CHILDLESS):
         old.set_timer(kind, None)
     if old.state is not State.DELETING:
         old.enter(State.REKEYED)

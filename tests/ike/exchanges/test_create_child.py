@@ -22,6 +22,7 @@ from ipsec_fast.ike.events import (
     IkeUp,
     SwitchOutbound,
 )
+from ipsec_fast.ike.lifetimes import ChildLifetimes, ike_lifetimes, time_limits
 from ipsec_fast.ike.records import IkeGone, IkeRecord
 
 
@@ -221,7 +222,8 @@ def test_whoever_rekeys_is_the_new_initiator_and_message_ids_start_again() -> No
 
 def test_rekeys_by_time_go_on_for_a_day() -> None:
     pair = Pair()
-    configs = [replace(c, rekey_time_s=3000, children=tuple(replace(x, rekey_time_s=600) for x in c.children)) for c in
+    ike, child_lives = ike_lifetimes(3000), ChildLifetimes(time=time_limits(600))
+    configs = [replace(c, lifetimes=ike, children=tuple(replace(x, lifetimes=child_lives) for x in c.children)) for c in
                (pair.a.configs[0], pair.b.configs[0])]  # fmt: skip
     pair.a.configs, pair.b.configs = configs[:1], configs[1:]
     pair.up().start_traffic(20.0)
