@@ -35,7 +35,8 @@ def ike_record(ike_id: int = 1, *, children: int = 2, **changes: Any) -> IkeReco
         last_response=(b"the first fragment", b"", b"the last"),
         children=tuple(child_record(ike_id * 100 + n) for n in range(children)),
         rekey_at=1234567890.125,
-        life_at=1234567899.5,
+        reauth_at=1234569999.25,
+        life_at=None,
     )
     return dataclasses.replace(record, **changes)
 
@@ -55,8 +56,7 @@ def child_record(child_id: int) -> ChildRecord:
         local_ts=(TrafficSelector.parse("10.1.0.0/24[tcp/443]"), TrafficSelector.parse("10.3.0.5-10.3.0.9")),
         remote_ts=(TrafficSelector.parse("2001:db8::/64[udp/opaque]"),),
         rekey_at=None,
-        reauth_at=1234569999.25,
-        life_at=None,
+        life_at=1234567899.5,
     )
 
 
