@@ -87,12 +87,23 @@ class DemoGateway:
             )
         )
         self.log = folder / "gateway.log"
-        with open(self.log, "wb") as log:
-            self.process = net.start(
-                node, sys.executable, "-m", "ipsec_fast", "gateway", str(self.config),
+        self._net = net
+        self.process = self.start()
+
+    def start(self) -> subprocess.Popen[bytes]:
+        """The process; what it logs comes after what earlier ones logged."""
+        with open(self.log, "ab") as log:
+            self.process = self._net.start(
+                self.node, sys.executable, "-m", "ipsec_fast", "gateway", str(self.config),
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log,
                 env=os.environ | {"PYTHONPATH": python_path(), "PYTHONUNBUFFERED": "1"},
             )  # fmt: skip
+        return self.process
+
+    def kill(self) -> None:
+        """`kill -9`: it has no time to say anything to its peer."""
+        self.process.kill()
+        self.process.wait()
 
     def client(self) -> ViciClient:
         return ViciClient(str(self.folder / "vici"))

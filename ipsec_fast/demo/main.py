@@ -1,4 +1,4 @@
-"""`ipsec-fast demo`: two hosts behind two gateways, a negotiation, traffic, a rekey in the middle, and the figures.
+"""`ipsec-fast demo`: two hosts behind two gateways, a negotiation, traffic, rekeys and a kill -9 in the middle, and the figures.
 
 It starts itself again inside namespaces of its own (namespaces.py), so that nothing it makes outlives it.
 Exit 1 with the reason where traffic does not flow. Called by the command line.
@@ -21,18 +21,16 @@ from pathlib import Path
 from ..algorithms import encryption_by_id, esp_suite, integrity_by_id
 from ..errors import AlgorithmError, HostError, IpsecFastError, UsageError
 from ..iana import Encr, Integ
-from .gateways import DemoGateway, Tree, newest, wait_for_rekey, write_psk
+from .gateways import DemoGateway, Tree, newest, write_psk
 from .namespaces import check_tun, describe, enter, find_mode, python_path
-from .stamped import FlowResult, StampedFlow
 from .topology import Topology
 from .traffic import TcpResult, measure_ping, measure_tcp
+from .trials import HOST2, kill_under_traffic, rekey_under_traffic
 from .view import View, choose_view
 
 INSIDE = "IPSEC_FAST_DEMO_MODE"  # set for the copy of us that runs inside the namespaces
-HOST1, HOST2 = "10.1.0.10", "10.2.0.10"
 HOST2_IPV6 = "fd00:2::10"
 SECONDS = 10
-SETTLE_S = 1.0  # traffic before, between and after the rekeys
 
 
 @dataclass(frozen=True)
@@ -49,6 +47,8 @@ class Figures:
     cpu_s_per_gbyte: float
     packets_sent_over_rekey: int
     packets_duplicated_over_rekey: int
+    packets_lost_over_kill: int
+    recovery_s: float  # from the last packet before the kill to the first one after it, the slower way of the two
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -143,10 +143,12 @@ def _measure(
     measure_ping(net, "host1", HOST2_IPV6, count=10)
     view.step(f"ping from host to host: median {ping.median_ms:.3f} ms, and over IPv6")
     view.step("rekey of the Child SA by London, of the IKE SA by Paris, while numbered packets pass both ways")
-    flows = _rekey_under_traffic(net, gateways, view)
-    lost = sum(flow.lost for flow in flows)
-    sent = sum(flow.sent for flow in flows)
-    view.step(f"2 rekeys, {lost} of {sent} packets lost")
+    rekeys = rekey_under_traffic(net, gateways, lambda: view.show(gateways[0].status()))
+    view.step(f"{rekeys.count} rekeys, {rekeys.lost} of {rekeys.sent} packets lost")
+    view.step("kill -9 of London's gateway under the same traffic, and its start")
+    kill = kill_under_traffic(net, gateways, view.detail)
+    view.step(f"the tunnel is back after {kill.silence_s:.2f} s, {kill.lost} of {kill.sent} packets lost")
+    view.show(gateways[0].status())
     view.step(f"TCP, one stream, {arguments.seconds} s")
     tcp, cpu_s = _tcp(arguments.seconds, net, gateways, view)
     view.step(f"TCP carried {tcp.gbit_per_s:.2f} Gbit/s, {tcp.retransmits} retransmits")
@@ -155,39 +157,16 @@ def _measure(
         mode=mode,
         tcp1_gbit_per_s=round(tcp.gbit_per_s, 3),
         rtt_ms_median=round(ping.median_ms, 3),
-        rekeys=2,
-        packets_lost_over_rekey=lost,
+        rekeys=rekeys.count,
+        packets_lost_over_rekey=rekeys.lost,
         cipher=cipher_of(newest(status, "child") or {}),
         engine=str(status["gateway"].get("engine", "")),
         cpu_s_per_gbyte=round(cpu_s / (tcp.bytes_received / 1e9), 3),
-        packets_sent_over_rekey=sent,
-        packets_duplicated_over_rekey=sum(flow.duplicated for flow in flows),
+        packets_sent_over_rekey=rekeys.sent,
+        packets_duplicated_over_rekey=rekeys.duplicated,
+        packets_lost_over_kill=kill.lost,
+        recovery_s=round(kill.silence_s, 3),
     )
-
-
-def _rekey_under_traffic(net: Topology, gateways: list[DemoGateway], view: View) -> list[FlowResult]:
-    flows = [
-        StampedFlow(net, "host1", "host2", HOST2, packets_per_s=1000).start(),
-        StampedFlow(net, "host2", "host1", HOST1, packets_per_s=1000).start(),
-    ]
-    try:
-        for what, gateway in (("child", gateways[0]), ("ike", gateways[1])):
-            time.sleep(SETTLE_S)
-            old = {each.node: _number(each.status(), what) for each in gateways}
-            gateway.rekey(what)
-            wait_for_rekey(gateways, what, old)
-            view.show(gateways[0].status())
-        time.sleep(SETTLE_S)
-    finally:
-        results = [flow.stop() for flow in flows]
-    if any(flow.lost == flow.sent for flow in results):
-        raise HostError("no UDP packet passed the tunnel while it was rekeyed")
-    return results
-
-
-def _number(status: Tree, what: str) -> int:
-    sa = newest(status, what)
-    return int(sa["uniqueid"]) if sa else 0
 
 
 def _tcp(seconds: int, net: Topology, gateways: list[DemoGateway], view: View) -> tuple[TcpResult, float]:
@@ -225,5 +204,6 @@ def _summary(figures: Figures) -> str:
         f"  TCP, one stream      {figures.tcp1_gbit_per_s:.2f} Gbit/s, {figures.cpu_s_per_gbyte:.2f} CPU s per GB in both gateways\n"
         f"  round trip           {figures.rtt_ms_median:.3f} ms median\n"
         f"  {figures.rekeys} rekeys             {figures.packets_lost_over_rekey} of {figures.packets_sent_over_rekey} packets lost, "
-        f"{figures.packets_duplicated_over_rekey} doubled"
+        f"{figures.packets_duplicated_over_rekey} doubled\n"
+        f"  kill -9              back after {figures.recovery_s:.2f} s, {figures.packets_lost_over_kill} packets lost meanwhile"
     )

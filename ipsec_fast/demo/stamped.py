@@ -12,7 +12,7 @@ import socket
 import struct
 import threading
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from .topology import Topology
 
@@ -45,6 +45,7 @@ class FlowResult:
     duplicated: int
     overtaken: int
     longest_gap: int  # numbers missing in a row
+    longest_silence_s: float = 0.0  # between two arrivals
 
 
 class StampedFlow:
@@ -71,6 +72,7 @@ class StampedFlow:
         self._filling = bytes(max(0, size_bytes - STAMP.size))
         self._tally = Tally()
         self._sent = 0
+        self._silence_s = 0.0
         self._sending = threading.Event()
         self._receiving = threading.Event()
         self._threads = [
@@ -86,6 +88,9 @@ class StampedFlow:
         return self
 
     def stop(self, grace_s: float = 0.5) -> FlowResult:
+        """Twice is fine: the second one tells the same."""
+        if not self._sending.is_set():
+            return self._result()
         self._sending.clear()
         self._threads[1].join()
         deadline = time.monotonic() + grace_s
@@ -95,7 +100,19 @@ class StampedFlow:
         self._threads[0].join()
         self._sender.close()
         self._receiver.close()
-        return result_of(self._tally, self._sent)
+        return self._result()
+
+    @property
+    def highest(self) -> int:
+        """The highest number that has arrived; -1 before the first one."""
+        return self._tally.highest
+
+    @property
+    def sent(self) -> int:
+        return self._sent
+
+    def _result(self) -> FlowResult:
+        return replace(result_of(self._tally, self._sent), longest_silence_s=self._silence_s)
 
     def _send(self) -> None:
         start = time.monotonic()
@@ -109,6 +126,7 @@ class StampedFlow:
                 time.sleep(ahead)
 
     def _receive(self) -> None:
+        last = time.monotonic()
         while self._receiving.is_set():
             if not select.select([self._receiver], [], [], 0.05)[0]:
                 continue
@@ -117,6 +135,8 @@ class StampedFlow:
                 run, number = STAMP.unpack_from(data)
                 if run == self._run:
                     self._tally.add(number)
+                    now = time.monotonic()
+                    self._silence_s, last = max(self._silence_s, now - last), now
 
 
 def result_of(tally: Tally, sent: int) -> FlowResult:

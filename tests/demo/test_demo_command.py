@@ -21,6 +21,7 @@ from ipsec_fast.errors import HostError
 DEMO = [sys.executable, "-m", "ipsec_fast", "demo"]
 FIELDS = {
     "mode", "tcp1_gbit_per_s", "rtt_ms_median", "rekeys", "packets_lost_over_rekey", "cipher", "engine", "cpu_s_per_gbyte",
+    "packets_lost_over_kill", "recovery_s",
 }  # fmt: skip
 
 
@@ -147,6 +148,9 @@ def test_the_demo_carries_traffic_and_prints_one_json_document():
     assert figures["mode"] in ("root", "userns")
     assert figures["tcp1_gbit_per_s"] > 0.2
     assert (figures["rekeys"], figures["packets_lost_over_rekey"], figures["cipher"]) == (2, 0, "aes128gcm16")
+    assert 0 < figures["recovery_s"] < 10
+    # 1000 packets a second each way, and nobody to receive them
+    assert figures["packets_lost_over_kill"] > 500 * figures["recovery_s"]
     assert "network namespaces" in done.stderr
 
 

@@ -6,6 +6,7 @@ import contextlib
 import os
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -85,6 +86,22 @@ def test_a_cut_wire_shows_as_loss(routed):
     routed.run("gw1", "ip", "link", "set", "wan", "up")
     routed.run("gw1", "ip", "route", "replace", "10.2.0.0/24", "via", "192.0.2.2")
     assert result.lost > 20
+    assert flow.stop() == result  # a second stop tells the same
+
+
+@pytest.mark.netns
+def test_the_longest_silence_is_between_two_arrivals(routed):
+    flow = StampedFlow(routed, "host1", "host2", "10.2.0.10", packets_per_s=1000).start()
+    flow._threads[1].join(0.1)
+    routed.run("gw2", "ip", "link", "set", "lan", "down")
+    flow._threads[1].join(0.3)
+    routed.run("gw2", "ip", "link", "set", "lan", "up")
+    seen, until = flow.highest, time.monotonic() + 5
+    while flow.highest <= seen and time.monotonic() < until:
+        flow._threads[1].join(0.01)
+    result = flow.stop()
+    assert result.lost > 100
+    assert result.longest_silence_s > 0.3
 
 
 @pytest.mark.netns
