@@ -168,6 +168,12 @@ cdef class OpenedRecord:
     def __reduce__(self):
         raise TypeError("an OpenedRecord cannot be pickled or copied")
 
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exc):
+        self.close()
+
     @property
     def left(self):
         return self.plaintext.size - self.at

@@ -61,11 +61,13 @@ class StateStore(Protocol):
 
 
 class MemoryStore:
-    """Ends with the process. Its records are handles on the secrets of the SAs themselves, nothing is copied."""
+    """Ends with the process. Its records are handles on the secrets of the SAs themselves, nothing is copied.
 
-    keeps = "memory"
+    `reason`, for the status: why it is not a directory.
+    """
 
-    def __init__(self) -> None:
+    def __init__(self, reason: str = "") -> None:
+        self.keeps = f"memory ({reason})" if reason else "memory"
         self._stored: dict[int, StoredIke] = {}
 
     def load(self) -> list[StoredIke]:
