@@ -1,8 +1,9 @@
 """A gateway without IKE: one worker with SAs made by hand, driven by JSON lines on stdin, one JSON answer each.
 
 argv[1] is a JSON document: tun, mtu, inner (addresses with prefix of the TUN), routes, outer, remote, policies [[local, remote]],
-spi_out, spi_in; if wanted: algorithm, offload, mss, max_inner, port, wildcard, grant, traps, bypass. A command is
-{"do": "counters" | "notices" | "punted" | "publish" | "grant" | "sendto" | "stop" | "quit", ...}.
+spi_out, spi_in; if wanted: algorithm, offload, mss, max_inner, port, wildcard, grant, traps, bypass, spares (so many SAs each way, of the
+SPIs that follow, for `switch`). A command is {"do": ...} with
+"counters" | "notices" | "punted" | "publish" | "switch" | "grant" | "sendto" | "stop" | "quit".
 """
 
 from __future__ import annotations
@@ -52,6 +53,13 @@ class HandGateway:
         )
         pairs = [(TrafficSelector.parse(a), TrafficSelector.parse(b)) for a, b in settings["policies"]]
         set_selectors(self.inbound, [a for a, _ in pairs], [b for _, b in pairs])
+        self.spares = [
+            SA("in", settings["spi_in"] + number, algorithm, key, window=4096)
+            for number in range(1, settings.get("spares", 0) + 1)
+        ]
+        for spare in self.spares:
+            set_selectors(spare, [a for a, _ in pairs], [b for _, b in pairs])
+        self.pairs, self.algorithm, self.key = pairs, algorithm, key
         self.policies = [Policy("protect", a, b, self.outbound) for a, b in pairs]
         self.policies += [Policy("protect", a, b, None, tag=77) for a, b in map(self.parse, settings.get("traps", []))]
         self.policies += [Policy("bypass", a, b) for a, b in map(self.parse, settings.get("bypass", []))]
@@ -64,7 +72,15 @@ class HandGateway:
         return TrafficSelector.parse(pair[0]), TrafficSelector.parse(pair[1])
 
     def publish(self) -> None:
-        self.worker.publish(Tables([self.inbound], self.policies))
+        self.worker.publish(Tables([self.inbound, *self.spares], self.policies))
+
+    def switch(self) -> None:
+        """A fresh outbound SA in place of the one in use, as a rekey does it; the old one goes as soon as the worker lets it."""
+        settings = self.settings
+        self.outbound = SA("out", self.outbound.spi + 1, self.algorithm, self.key)
+        set_endpoint(self.outbound, 0, None, ip_address(settings["remote"]), settings.get("port", 4500))
+        self.policies = [Policy("protect", a, b, self.outbound) for a, b in self.pairs]
+        self.publish()
 
     def configure(self) -> None:
         name = self.tun.name
@@ -105,6 +121,11 @@ class HandGateway:
                 set_endpoint(
                     self.outbound, 0, None, ip_address(self.settings["remote"]), self.settings.get("port", 4500)
                 )
+        if do == "switch":
+            for _ in range(self.settings["spares"]):
+                self.switch()
+                time.sleep(command["pause_s"])
+            self.worker.counters()  # lets go of what the worker passed
         if do == "stop":
             before = time.monotonic()
             self.worker.stop()

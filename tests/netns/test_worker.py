@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
+import socket
 import struct
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
 from hand_pair import Gateway, Pair
+
+from ipsec_fast.bench.load import Sender
+from ipsec_fast.demo.namespaces import in_namespace
 
 pytestmark = pytest.mark.netns
 MARKER = "00000000"
@@ -278,3 +283,30 @@ def test_worker_stops_within_a_tenth_of_a_second() -> None:
         assert pair.b.do("stop") < 0.1
         client.terminate()
         client.wait()
+
+
+def test_no_packet_is_lost_while_the_outbound_sa_changes_under_it() -> None:
+    """A packet keeps the SA that it was matched with, in whatever batch it lies when the tables change."""
+    with Pair(4, spares=300) as pair, in_namespace_socket(pair.names["b"]) as into:
+        into.bind(("10.2.0.1", 7007))
+        with in_namespace_socket(pair.names["a"]) as out:
+            out.connect(("10.2.0.1", 7007))
+            sender = Sender(out, run=1, packets_per_s=20_000, size_bytes=500, limit=1 << 20)
+            sender.start()
+            pair.a.do("switch", pause_s=0.003)
+            assert sender.stop() > 5000
+        leaving = wait_for(lambda: (c := pair.a.counters())["packets_out"] >= sender.sent and c)
+        arriving = wait_for(lambda: (c := pair.b.counters())["packets_in"] >= leaving["packets_out"] and c)
+        assert arriving["packets_in"] == leaving["packets_out"]
+        for counters in (leaving, arriving):
+            assert {k for k, v in counters.items() if k.startswith("drop_") and v} <= {"drop_policy_discard"}
+        # each of the SAs that were in use carried something, and they are gone
+        assert len([n for n in pair.b.do("notices") if n[0] == "FIRST_INBOUND"]) > 200
+        assert pair.a.do("counters")["retired"] == 0
+
+
+@contextmanager
+def in_namespace_socket(name: str) -> Iterator[socket.socket]:
+    made = in_namespace(f"/run/netns/{name}", lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+    with made:
+        yield made
