@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from ipsec_fast import bench
-from ipsec_fast.bench import rekey, rekey_face
+from ipsec_fast.bench import charon, rekey, rekey_face
 from ipsec_fast.bench.ground import Count, Wire
 from ipsec_fast.bench.rekey import Case, Result, run_case
 from ipsec_fast.errors import HostError, UsageError
@@ -162,3 +162,17 @@ def test_the_command_prints_one_document_and_leaves_nothing() -> None:
     clean = all(row["sent"] == row["received"] for row in document["results"])
     assert done.returncode == (0 if clean else 1), done.stderr
     assert all(row["sent"] > 0 for row in document["results"])
+
+
+@pytest.mark.netns
+def test_another_process_gets_room_in_its_udp_sockets() -> None:
+    script = "import socket, sys\ns = socket.socket(2, 2)\ns.bind(('127.0.0.1', 0))\nprint(s.getsockname(), flush=True)\nsys.stdin.read()"
+    with subprocess.Popen(
+        [sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        try:
+            assert charon.give_room(process.pid) == 1
+        finally:
+            process.kill()
