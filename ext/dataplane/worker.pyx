@@ -136,6 +136,8 @@ cdef struct punt_head:
 cdef struct notice_record:
     uint64_t value
     uint8_t kind
+    uint8_t remote_version   # 0: no address
+    uint8_t remote[16]
 
 cdef struct worker_state:
     tun_port *tun
@@ -181,6 +183,26 @@ cdef bint tell(worker_state *w, uint8_t kind, uint64_t value) noexcept nogil:
         return True
     w.counters.value[C_NOTICE_OVERFLOW] += 1
     return False
+
+
+cdef void tell_unknown_spi(worker_state *w, uint32_t index, mmsghdr *message, uint64_t spi) noexcept nogil:
+    """At most once a second; with the sender's address, where control may know it."""
+    cdef notice_record record
+    cdef uint8_t *name = <uint8_t *>message.msg_hdr.msg_name
+    if w.unknown_told_ns and w.now_ns - w.unknown_told_ns < SECOND_NS:
+        return
+    w.unknown_told_ns = w.now_ns
+    memset(&record, 0, sizeof(record))
+    record.kind = UNKNOWN_SPI
+    record.value = spi
+    if w.ports[index].family == AF_INET:
+        record.remote_version = 4
+        memcpy(record.remote, name + 4, 4)
+    else:
+        record.remote_version = 6
+        memcpy(record.remote, name + 8, 16)
+    if not ring_push(w.notify, &record, sizeof(record), NULL, 0):
+        w.counters.value[C_NOTICE_OVERFLOW] += 1
 
 
 cdef inline uint64_t spi_number(uint32_t spi_be) noexcept nogil:
@@ -424,9 +446,7 @@ cdef inline void handle_datagram(
     packet.sa = find_sa(tables, spi_be)
     if packet.sa is NULL:
         drop(w, NULL, VERDICT_UNKNOWN_SPI)
-        if w.unknown_told_ns == 0 or w.now_ns - w.unknown_told_ns >= SECOND_NS:
-            w.unknown_told_ns = w.now_ns
-            tell(w, UNKNOWN_SPI, spi_number(spi_be))
+        tell_unknown_spi(w, index, message, spi_number(spi_be))
         return
     packet.data = data
     packet.length = length
@@ -659,4 +679,4 @@ cdef _address(uint8_t version, const uint8_t *at):
 cdef _notice(bytes record):
     cdef notice_record at
     memcpy(&at, <const char *>record, sizeof(at))
-    return Notice(NoticeKind(at.kind), at.value)
+    return Notice(NoticeKind(at.kind), at.value, _address(at.remote_version, at.remote))

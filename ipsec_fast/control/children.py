@@ -16,7 +16,7 @@ from ..dataplane.spd import Policy, Tables, last_received_s, last_sent_s, set_se
 from ..dataplane.udp import set_endpoint
 from ..errors import NegotiationError
 from ..iana import NotifyType
-from ..ike.config import ConnectionConfig
+from ..ike.config import ChildConfig, ConnectionConfig
 from ..ike.events import AskInstallChild
 from ..model import Address, Path, TrafficSelector
 from .grants import Grants
@@ -25,6 +25,7 @@ from .routing import Routing
 from .spi import SpiPool
 
 POLICIES_MAX, ROUTES_MAX = 1024, 1024  # of one child
+Key = tuple[str, str]  # connection, child
 ESP_PORT = 4500  # RFC 3948: UDP-encapsulated ESP shares the port of IKE with the non-ESP marker
 
 
@@ -63,18 +64,44 @@ class Children:
         self._spis = spis
         self._grants = grants
         self._children: dict[int, InstalledChild] = {}
-        self._waiting: list[Policy] = []  # of children that are started by themselves: protect, but no SA
+        self._waiting: dict[Key, list[Policy]] = {}  # of children that are started by themselves: protect, but no SA
+        self._trapped: set[Key] = set()
+        self._tags = 0
         self._switches = 0
         self.changed = False
 
     # --- the books
 
-    def expect(self, connections: Iterable[ConnectionConfig], started: Iterable[tuple[str, str]]) -> None:
+    def expect(self, connections: Iterable[ConnectionConfig], started: Iterable[Key]) -> None:
         """From now on these children's packets are dropped for want of an SA until one is there, never sent otherwise."""
-        children = {(one.name, child.name): child for one in connections for child in one.children}
-        for number, key in enumerate(started, 1):
-            child = children[key]
-            self._waiting += _policies(child.local_ts, child.remote_ts, None, number)
+        children = {(one.name, child.name): (one, child) for one in connections for child in one.children}
+        for key in started:
+            self._wait(*children[key])
+
+    def trap(self, connection: ConnectionConfig, child: ChildConfig) -> None:
+        """As `expect`, and its packets come to the worker also while there is no SA, so that the first one is told of."""
+        key = (connection.name, child.name)
+        if key in self._trapped:
+            return
+        self._routing.add_child(key, *_selectors(connection, child))
+        self._trapped.add(key)
+        self._wait(connection, child)
+
+    def stop_waiting(self, key: Key) -> None:
+        """The opposite of `expect` and `trap`, for a child that is not configured any more."""
+        if key in self._trapped:
+            self._trapped.discard(key)
+            self._routing.remove_child(key)
+        if self._waiting.pop(key, None) is not None:
+            self.changed = True
+
+    def wanted_by(self, tag: int) -> Key | None:
+        """Which waiting child a NO_SA notice is about."""
+        return next((key for key, policies in self._waiting.items() for p in policies if p.tag == tag), None)
+
+    def _wait(self, connection: ConnectionConfig, child: ChildConfig) -> None:
+        self._tags += 1
+        self._waiting[connection.name, child.name] = _policies(*_selectors(connection, child), None, self._tags)
         self.changed = True
 
     def install(self, ask: AskInstallChild) -> None:
@@ -144,7 +171,8 @@ class Children:
         self.changed = False
         sending = sorted((child for child in self._children.values() if child.order), key=lambda child: -child.order)
         policies = [p for child in sending for p in _policies(child.local_ts, child.remote_ts, child.sa_out, 0)]
-        policies = sorted([*policies, *self._waiting], key=_narrowness)
+        waiting = [policy for policies in self._waiting.values() for policy in policies]
+        policies = sorted([*policies, *waiting], key=_narrowness)
         return Tables([child.sa_in for child in self._children.values()], policies)
 
     def get(self, child_id: int) -> InstalledChild | None:
@@ -225,6 +253,14 @@ def _policies(
 ) -> list[Policy]:
     pairs = [(local, remote) for local in local_ts for remote in remote_ts if local.version == remote.version]
     return [Policy("protect", local, remote, outbound, tag) for local, remote in pairs]
+
+
+def _selectors(
+    connection: ConnectionConfig, child: ChildConfig
+) -> tuple[Sequence[TrafficSelector], Sequence[TrafficSelector]]:
+    """(local, remote) of a child without an SA; `dynamic` is the connection's address, as far as it is known."""
+    local = child.local_ts or tuple(TrafficSelector.host(address) for address in connection.local_addrs)
+    return local, child.remote_ts or tuple(TrafficSelector.host(address) for address in connection.remote_addrs)
 
 
 def _narrowness(policy: Policy) -> tuple[int, int, int, bool]:

@@ -24,6 +24,8 @@ from ..ike.events import (
     IkeUp,
     IkeView,
     Notice,
+    PeerBack,
+    PeerSilent,
     Progress,
     SwitchOutbound,
 )
@@ -44,7 +46,9 @@ class Dataplane(Protocol):
 
 
 class Manager:
-    """`log` gets one line per unexpected failure of ours; `resize` the TUN's new MTU question after children came or went."""
+    """`log` gets one line per unexpected failure of ours; `resize` the TUN's new MTU question after children came or went;
+    `acquire` the child that a dropped packet was for.
+    """
 
     def __init__(
         self,
@@ -55,6 +59,7 @@ class Manager:
         *,
         log: Callable[[str], None],
         resize: Callable[[list[int]], None] = lambda inner: None,
+        acquire: Callable[[str, str], None] = lambda connection, child: None,
     ) -> None:
         self._endpoint = endpoint
         self._answers = answers
@@ -62,6 +67,7 @@ class Manager:
         self._dataplane = dataplane
         self._log = log
         self._resize = resize
+        self._acquire = acquire
         self._listeners: list[Listener] = []
         self._views: dict[int, IkeView] = {}
 
@@ -93,6 +99,12 @@ class Manager:
                 case NoticeKind.FIRST_INBOUND:
                     if (child := self._children.receiving_with(notice.spi)) is not None:
                         self._endpoint.inbound_seen(child.child_id, now)
+                case NoticeKind.NO_SA:
+                    if (key := self._children.wanted_by(notice.spi)) is not None:
+                        self._acquire(*key)
+                case NoticeKind.UNKNOWN_SPI:
+                    if notice.remote is not None:
+                        self._endpoint.note_unknown_spi(notice.spi, notice.remote, now)
                 case NoticeKind.GRANT_WANTED:
                     self._children.extend_grants(notice.spi)
                 case NoticeKind.REKEY_SOON:
@@ -144,7 +156,7 @@ class Manager:
         match notice:
             case IkeDown() | ChildDown():
                 view = self._views.get(notice.ike_id)
-            case IkeUp() | ChildUp() | ChildFailed():
+            case IkeUp() | ChildUp() | ChildFailed() | PeerSilent() | PeerBack():
                 view = next((one for one in self._endpoint.views() if one.ike_id == notice.ike_id), None)
             case ChildMoved():
                 view = next((one for one in self._endpoint.views() if one.ike_id == notice.new_ike_id), None)

@@ -6,7 +6,7 @@ that the configuration starts by itself are refused, so that nothing for them le
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import Protocol
 
 from ..ike.config import ChildConfig, ConnectionConfig
@@ -33,7 +33,7 @@ class Routing:
         self._tun_index = tun_index
         self._addresses = addresses
         self._closed: set[Network] = set()
-        self._users: dict[Network, set[int]] = {}
+        self._users: dict[Network, set[Hashable]] = {}
 
     def start(self, connections: Iterable[ConnectionConfig], started: Iterable[tuple[str, str]]) -> None:
         """Adopt what a crash left for children that are still configured, and refuse in clear what `started` children will carry."""
@@ -44,9 +44,9 @@ class Routing:
             self._table.prohibit(network)
 
     def add_child(
-        self, child_id: int, local_ts: Sequence[TrafficSelector], remote_ts: Sequence[TrafficSelector]
+        self, child_id: Hashable, local_ts: Sequence[TrafficSelector], remote_ts: Sequence[TrafficSelector]
     ) -> None:
-        """HostError leaves nothing of this child behind."""
+        """HostError leaves nothing of this child behind. A trapped child uses its names: it wants its routes without an SA too."""
         addresses = self._addresses()
         try:
             for network in _networks(remote_ts):
@@ -60,7 +60,7 @@ class Routing:
             self.remove_child(child_id)
             raise
 
-    def remove_child(self, child_id: int) -> None:
+    def remove_child(self, child_id: Hashable) -> None:
         for network, users in tuple(self._users.items()):
             users.discard(child_id)
             if not users:

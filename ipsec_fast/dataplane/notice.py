@@ -22,10 +22,11 @@ class NoticeKind(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Notice:
-    """`spi` as a number in host order (of NO_SA: the `tag` of the policy)."""
+    """`spi` as a number in host order (of NO_SA: the `tag` of the policy). `remote`: of UNKNOWN_SPI, who sent it."""
 
     kind: NoticeKind
     spi: int
+    remote: Address | None = None
 
 
 @dataclass(frozen=True, slots=True)

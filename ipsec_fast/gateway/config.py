@@ -45,11 +45,15 @@ class GatewaySettings:
 
 @dataclass(frozen=True, slots=True)
 class LoadedConfig:
-    """`start`: (connection, child) pairs to initiate at once. `mss`: by connection name. `warnings`: one line each."""
+    """`start`: (connection, child) pairs to initiate at once; `trap`: those that packets begin. `mss`: by connection name.
+
+    `warnings`: one line each.
+    """
 
     settings: GatewaySettings
     connections: tuple[ConnectionConfig, ...]
     start: tuple[tuple[str, str], ...]
+    trap: tuple[tuple[str, str], ...]
     mss: Mapping[str, Mss]
     secrets: tuple[SharedKey, ...]
     warnings: tuple[str, ...] = ()
@@ -93,6 +97,7 @@ def _build(
             for child_name, child in section.children.items()
             if child.start_action.starts
         ),
+        trap=tuple((one.name, child.name) for one in built for child in one.children if child.start_action.traps),
         mss={name: section.mss for name, section in connections.items()},
         secrets=secrets,
         warnings=tuple(warnings),

@@ -20,6 +20,7 @@ from typing import Any
 from ..control.answers import Answers
 from ..control.children import Children, Host
 from ..control.grants import Grants, MemoryGrantStore
+from ..control.liveness import TrafficWatch
 from ..control.manager import Manager
 from ..control.mtu import tun_mtu
 from ..control.routing import Routing
@@ -125,7 +126,7 @@ class Gateway:
         self._closing.push_async_callback(vici.close)
         await vici.start()
         self._closing.callback(routes.close)
-        routing.start(config.connections, config.start)
+        routing.start(config.connections, (*config.start, *config.trap))
         self._children.expect(config.connections, config.start)
         self._closing.callback(self._worker.stop)
         self._worker.start()
@@ -134,6 +135,10 @@ class Gateway:
         self._log(
             f"listening on {where}; device {tun.name}, engine {self._worker.engine}, control socket {settings.socket}"
         )
+        for connection in config.connections:
+            for child in connection.children:
+                if child.start_action.traps:
+                    self._children.trap(connection, child)
         self._starter.start(self._now())
         self._pump()
 
@@ -146,7 +151,13 @@ class Gateway:
         self._children = Children(host, routing, spis, Grants(MemoryGrantStore()))
         answers = Answers(peers, self._credentials, spis)
         self._manager = Manager(
-            self._endpoint, answers, self._children, self._worker, log=self._log, resize=self._resize_tun
+            self._endpoint,
+            answers,
+            self._children,
+            self._worker,
+            log=self._log,
+            resize=self._resize_tun,
+            acquire=lambda connection, child: self._starter.acquire(connection, child, self._now()),
         )
         self.operations = Operations(
             self._endpoint,
@@ -158,7 +169,14 @@ class Gateway:
             stats=self._stats,
             taken_down=lambda connection, child: self._starter.forget(connection, child),
         )
-        self._starter = Starter(config.start, self.operations.start, self.operations.is_up, self._log)
+        self._starter = Starter(
+            config.connections,
+            self.operations.start,
+            self.operations.is_up_or_rising,
+            self._log,
+            trap=self._children.trap,
+        )
+        self._watch = TrafficWatch(self._endpoint, self._children)
         self._keepalives = Keepalives(self._endpoint.views, self._children.last_sent_s, self._send_keepalive)
         self._manager.subscribe(self._hear)
 
@@ -212,6 +230,7 @@ class Gateway:
             if not self._stopping:
                 self._starter.handle_timer(now)
                 self._keepalives.handle_timer(now)
+                self._watch.handle_timer(now)
         finally:
             self._pump()
 
@@ -256,7 +275,7 @@ class Gateway:
             self._nat.send(KEEPALIVE, dataclasses.replace(path, marker=False))
 
     def _set_timer(self) -> None:
-        parts = (self._endpoint, self._children, self._starter, self._keepalives)
+        parts = (self._endpoint, self._children, self._starter, self._keepalives, self._watch)
         at = min((t for part in parts if (t := part.get_timer()) is not None), default=None)
         if at == self._timer_at:
             return

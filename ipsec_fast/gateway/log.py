@@ -6,7 +6,18 @@ import sys
 import time
 from collections.abc import Callable
 
-from ..ike.events import ChildDown, ChildFailed, ChildUp, IkeDown, IkeUp, IkeView, Notice, Progress
+from ..ike.events import (
+    ChildDown,
+    ChildFailed,
+    ChildUp,
+    IkeDown,
+    IkeUp,
+    IkeView,
+    Notice,
+    PeerBack,
+    PeerSilent,
+    Progress,
+)
 from ..model import selectors_text
 
 BURST, PER_S = 50, 10.0
@@ -97,6 +108,10 @@ def line_of(notice: Notice, view: IkeView | None) -> str | None:
         case IkeDown():
             name = notice.connection or "somebody"
             return f"{name} {'failed' if notice.failed else 'closed'} (IKE SA {notice.ike_id}): {notice.reason}"
+        case PeerSilent():
+            return f"{notice.connection}: {notice.reason} (IKE SA {notice.ike_id})"
+        case PeerBack():
+            return f"{notice.connection}: the peer is there again (IKE SA {notice.ike_id})"
         case ChildUp():
             child = next((c for c in view.children if c.child_id == notice.child_id), None) if view else None
             what = (

@@ -102,6 +102,7 @@ class Operations:
         self._stats = stats
         self._taken_down = taken_down
         self._asked: dict[int, set[str]] = {}  # per IKE SA that is being set up: the children that come with it
+        self._creating: dict[tuple[str, str], int] = {}  # asked for on an IKE SA that stands
         manager.subscribe(self._forget_asked)
 
     # --- looking
@@ -131,9 +132,16 @@ class Operations:
         return any(
             one.name == child and one.state not in DEAD_CHILD
             for view in self.views()
-            if view.connection == connection
+            if view.connection == connection and view.silent_since is None
             for one in view.children
         )
+
+    def is_up_or_rising(self, connection: str, child: str) -> bool:
+        """Whether it stands, or has been asked for and neither came nor failed yet."""
+        if self.is_up(connection, child) or (connection, child) in self._creating:
+            return True
+        rising = {ike_id for ike_id, names in self._asked.items() if child in names}
+        return bool(rising) and any(v.ike_id in rising and v.connection == connection for v in self.views())
 
     # --- doing
 
@@ -204,7 +212,8 @@ class Operations:
         """On the connection's IKE SA if it has one, with the one that is being set up if there is one, otherwise with a new one."""
         now = self._now()
         views = [view for view in self.views() if view.connection == connection.name]
-        live = next((view for view in reversed(views) if view.state in LIVE), None)
+        # a silent peer's IKE SA is asked for nothing more: another one takes its place, or it comes back by itself
+        live = next((view for view in reversed(views) if view.state in LIVE and view.silent_since is None), None)
         if live is not None:
             self._begin_children(live.ike_id, connection, names)
         else:
@@ -227,6 +236,7 @@ class Operations:
         for name in names:
             child = connection.child(name)
             if child is not None:
+                self._creating[connection.name, name] = ike_id
                 self._endpoint.initiate_child(ike_id, child, self._now())
 
     def _begin_when_up(self, ike_id: int, connection: ConnectionConfig, names: Sequence[str]) -> None:
@@ -239,8 +249,17 @@ class Operations:
         unsubscribe = self._manager.subscribe(hear)
 
     def _forget_asked(self, notice: Notice, view: IkeView | None) -> None:
-        if isinstance(notice, IkeUp | IkeDown):
-            self._asked.pop(notice.ike_id, None)
+        match notice:
+            case IkeUp(replaces=replaced):
+                self._asked.pop(notice.ike_id, None)
+                self._creating = {k: notice.ike_id if i == replaced else i for k, i in self._creating.items()}
+            case IkeDown(ike_id=ike_id):
+                self._asked.pop(ike_id, None)
+                self._creating = {key: i for key, i in self._creating.items() if i != ike_id}
+            case ChildUp() | ChildFailed():
+                self._creating.pop((notice.connection, notice.name), None)
+            case _:
+                pass
 
     def _path(self, connection: ConnectionConfig) -> Path:
         if not connection.remote_addrs:

@@ -1,74 +1,209 @@
-"""Keeps up the children that the configuration starts by itself: at once, and again 30 s after an attempt or an SA failed.
+"""Brings up what the configuration wants up, by start_action, dpd_action and close_action, and again when it is lost.
 
-What the operator took down, and what the peer deleted in order, stays down. Called by gateway.daemon; time is an argument.
+A child is begun at once, and again 1 s after an attempt or an SA failed, then 2 s, 4 s, up to 60 s between two beginnings, each with
+jitter; a tunnel that stood for a minute begins anew at 1 s. An attempt whose peer does not answer lasts longer than that and is
+followed by the next. A silent peer's children are begun anew at once, while the old IKE SA still waits. A trapped child is begun by
+its packets, no sooner than the same intervals allow. What the operator took down stays down until somebody brings it up.
+Called by gateway.daemon and control.manager; time is an argument.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import random
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 
 from ..errors import IpsecFastError
-from ..ike.events import ChildFailed, ChildUp, IkeDown, IkeView, Notice
+from ..ike.config import Action, ChildConfig, ConnectionConfig
+from ..ike.events import ChildDown, ChildFailed, ChildUp, IkeDown, IkeView, Notice, PeerBack, PeerSilent
 
-RETRY_S = 30.0
+FIRST_S, MOST_S, FACTOR = 1.0, 60.0, 2.0
+JITTER = 0.25
+STOOD_S = 60.0  # a tunnel that stood that long was a good one
+LOOK_AGAIN_S = 2.0  # a child that went without anybody's fault may come back by the peer
 
 Key = tuple[str, str]  # connection, child
 
 
+@dataclass(slots=True)
+class _Child:
+    connection: ConnectionConfig
+    config: ChildConfig
+    is_wanted: bool = False  # until it stands; start_action = start wants it for good
+    is_held: bool = False  # the operator took it down
+    due: float | None = None
+    began_at: float | None = None
+    wait_s: float = FIRST_S
+    up_since: float | None = None
+
+    @property
+    def key(self) -> Key:
+        return self.connection.name, self.config.name
+
+
 class Starter:
-    """`initiate` starts one child and raises if that cannot even begin; `is_up` says whether it stands already."""
+    """`initiate` starts one child and raises if that cannot even begin; `is_up` says whether it stands or is being set up;
+    `trap` makes its packets begin it from now on; `chance` gives 0..1.
+    """
 
     def __init__(
         self,
-        started: Iterable[Key],
+        connections: Iterable[ConnectionConfig],
         initiate: Callable[[str, str], None],
         is_up: Callable[[str, str], bool],
         log: Callable[[str], None],
+        *,
+        trap: Callable[[ConnectionConfig, ChildConfig], None] = lambda connection, child: None,
+        chance: Callable[[], float] = random.random,
     ) -> None:
-        self._started = tuple(started)
         self._initiate = initiate
         self._is_up = is_up
         self._log = log
-        self._due: dict[Key, float] = {}
-        self._now = 0.0
+        self._trap = trap
+        self._chance = chance
+        self._children: dict[Key, _Child] = {}
+        for connection in connections:
+            self.load(connection)
 
-    def start(self, now: float) -> None:
-        self._now = now
-        self._due = dict.fromkeys(self._started, now)
+    def load(self, connection: ConnectionConfig) -> None:
+        """From now on this connection's actions hold; `start` begins what it starts."""
+        self.unload(connection.name)
+        for config in connection.children:
+            self._children[connection.name, config.name] = _Child(connection, config)
+
+    def unload(self, connection: str) -> None:
+        for child in list(self._of(connection)):
+            del self._children[child.key]
+
+    def start(self, now: float, connection: str | None = None) -> None:
+        """Begin what start_action starts: of one connection, or of all."""
+        for child in self._children.values():
+            if connection in (None, child.connection.name) and child.config.start_action.starts:
+                child.is_wanted, child.due = True, now
+
+    # --- time
 
     def get_timer(self) -> float | None:
-        return min(self._due.values(), default=None)
+        return min((child.due for child in self._children.values() if child.due is not None), default=None)
 
     def handle_timer(self, now: float) -> None:
-        self._now = now
-        for key in [key for key, at in self._due.items() if at <= now]:
-            del self._due[key]
-            if self._is_up(*key):
-                continue
-            try:
-                self._initiate(*key)
-            except IpsecFastError as error:
-                self._log(f"{key[0]} {key[1]} failed: {error}")
-                self._due[key] = now + RETRY_S
+        for child in tuple(self._children.values()):
+            if child.due is not None and child.due <= now:
+                child.due = None
+                if child.is_wanted and not child.is_held and not self._is_up(*child.key):
+                    self._begin(child, now)
+
+    def _begin(self, child: _Child, now: float) -> None:
+        child.began_at = now
+        try:
+            self._initiate(*child.key)
+        except IpsecFastError as error:
+            self._log(f"{child.key[0]} {child.key[1]} failed: {error}")
+            self._plan_retry(child, now)
+
+    def _plan_retry(self, child: _Child, now: float) -> None:
+        """Not before `wait_s` after the last beginning, and not at once."""
+        began_at = now if child.began_at is None else child.began_at
+        at = max(now + self._jittered(FIRST_S), began_at + self._jittered(child.wait_s))
+        child.wait_s = min(child.wait_s * FACTOR, MOST_S)
+        child.due = at if child.due is None else min(child.due, at)
+
+    def _jittered(self, seconds: float) -> float:
+        return seconds * (1 - JITTER * self._chance())
+
+    # --- what happens
 
     def tell(self, notice: Notice, view: IkeView | None, now: float) -> None:
         match notice:
-            case ChildUp():
-                self._due.pop((notice.connection, notice.name), None)
+            case ChildUp(replaces=None):
+                self._note_up(notice, now)
+            case ChildDown(replaced_by=None):
+                self._note_down(notice, now)
             case ChildFailed():
-                self._retry((notice.connection, notice.name), now)
-            case IkeDown(failed=True):
-                for key in self._started:
-                    if key[0] == notice.connection:
-                        self._retry(key, now)
+                child = self._children.get((notice.connection, notice.name))
+                if child is not None and child.is_wanted and not child.is_held:
+                    self._plan_retry(child, now)
+            case IkeDown():
+                self._note_ike_down(notice, view, now)
+            case PeerSilent():
+                for child in self._standing(notice.connection, view):
+                    if child.config.start_action.starts or child.config.dpd_action.starts:
+                        child.is_wanted, child.due = True, now
+            case PeerBack():
+                for child in self._of(notice.connection):
+                    child.due = None if self._is_up(*child.key) else child.due
             case _:
                 pass
 
-    def forget(self, connection: str, child: str | None = None) -> None:
-        """The operator took it down."""
-        for key in [key for key in self._due if key[0] == connection and child in (None, key[1])]:
-            del self._due[key]
+    def acquire(self, connection: str, name: str, now: float) -> None:
+        """A packet for a child without an SA was dropped."""
+        child = self._children.get((connection, name))
+        if child is None or child.due is not None or self._is_up(connection, name):
+            return
+        if child.is_held and not child.config.start_action.traps:
+            return
+        if child.began_at is None or now - child.began_at >= child.wait_s:
+            child.wait_s = min(child.wait_s * FACTOR, MOST_S)
+            self._begin(child, now)
+            child.due = child.due if child.is_wanted else None  # the next packet will do
 
-    def _retry(self, key: Key, now: float) -> None:
-        if key in self._started and not self._is_up(*key):
-            self._due.setdefault(key, now + RETRY_S)
+    def forget(self, connection: str, name: str | None = None) -> None:
+        """The operator took it down."""
+        for child in self._of(connection):
+            if name in (None, child.config.name):
+                child.is_held, child.due = True, None
+
+    # --- one by one
+
+    def _note_up(self, notice: ChildUp, now: float) -> None:
+        child = self._children.get((notice.connection, notice.name))
+        if child is not None:
+            child.is_held, child.due, child.up_since = False, None, now
+            child.is_wanted = child.config.start_action.starts
+
+    def _note_down(self, notice: ChildDown, now: float) -> None:
+        child = self._children.get((notice.connection, notice.name))
+        if child is None or child.is_held:
+            return
+        if child.up_since is not None and now - child.up_since >= STOOD_S:
+            child.wait_s, child.began_at = FIRST_S, None
+        child.up_since = None
+        if notice.by_peer:
+            self._act(child, child.config.close_action, now)
+            if not child.config.close_action.starts:
+                child.is_wanted = False
+        elif child.is_wanted or child.config.start_action.starts:
+            child.is_wanted = True
+            child.due = now + LOOK_AGAIN_S if child.due is None else child.due
+
+    def _note_ike_down(self, notice: IkeDown, view: IkeView | None, now: float) -> None:
+        """Its children's ChildDown came before. One that failed: the peer went, or an attempt did."""
+        if not notice.failed:
+            return
+        if view is not None and view.established_at is not None:
+            for child in self._standing(notice.connection, view):
+                if not child.is_held:
+                    self._act(child, child.config.dpd_action, now)
+        for child in self._of(notice.connection):
+            if child.is_wanted and not child.is_held and not self._is_up(*child.key):
+                self._plan_retry(child, now)
+
+    def _act(self, child: _Child, action: Action, now: float) -> None:
+        if self._is_up(*child.key):
+            return
+        if action.starts:
+            child.is_wanted = True
+            self._plan_retry(child, now)
+        elif action.traps:
+            try:
+                self._trap(child.connection, child.config)
+            except IpsecFastError as error:
+                self._log(f"{child.key[0]} {child.key[1]}: {error}")
+
+    def _of(self, connection: str) -> Iterator[_Child]:
+        return (child for key, child in tuple(self._children.items()) if key[0] == connection)
+
+    def _standing(self, connection: str, view: IkeView | None) -> Iterator[_Child]:
+        """The configured children that an IKE SA had."""
+        names = {child.name for child in view.children} if view is not None else set()
+        return (child for child in self._of(connection) if child.config.name in names)
