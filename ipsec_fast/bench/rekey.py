@@ -128,6 +128,10 @@ def find_rate(ground: Ground, seconds: float, say: Say) -> int:
         rate = int((good * bad) ** 0.5)
         good, bad = (rate, bad) if _probe(ground, rate) else (good, rate)
     rate = good or FIRST_PPS
+    if carries(ground, rate, seconds):  # if the host was busy for a while, there is more
+        while (more := int(rate * 1.5)) < LAST_PPS and _probe(ground, more) and carries(ground, more, seconds):
+            rate = more
+        return rate
     while not carries(ground, rate, seconds):
         say(f"{rate} packets/s each way lose some in {seconds:g} s")
         rate = int(rate * 0.85)

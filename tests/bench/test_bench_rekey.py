@@ -125,6 +125,18 @@ def test_the_rate_that_is_found_is_carried_and_near_the_highest(highest: int) ->
     assert highest * 0.8 <= found <= highest
 
 
+def test_a_host_that_was_busy_at_first_is_measured_when_it_is_not() -> None:
+    ground = CarriesUpTo(4000)
+
+    def busy(packets_per_s: int, during: Any, *, limit_s: float) -> Count:
+        if limit_s > 5 + rekey.PROBE_S:  # the long run after the probes
+            ground.rate = 100_000
+        return CarriesUpTo(ground.rate).measure(packets_per_s, during, limit_s=limit_s)
+
+    found = rekey.find_rate(type("Busy", (), {"measure": staticmethod(busy)})(), 1.0, lambda text: None)
+    assert found > 50_000
+
+
 def test_a_host_that_carries_nothing_is_an_error() -> None:
     with pytest.raises(HostError, match="too busy"):
         rekey.find_rate(CarriesUpTo(0), 1.0, lambda text: None)  # type: ignore[arg-type]
