@@ -16,7 +16,9 @@ from ipsec_fast.dataplane.ip cimport (
     IP_OK, csum_add, csum_fold, csum_ipv4_header, csum_pseudo6, ecn_decapsulate, ip_info, ip_parse, ip_tos,
 )
 from ipsec_fast.dataplane.openssl cimport iv_generator, iv_generator_fill, iv_generator_free, iv_generator_new
-from ipsec_fast.dataplane.sad cimport OUTER_IPV4, SA, SA_INBOUND, SA_OUTBOUND, esp_padding, esp_sa, esp_sealed_length, load_u64, store_u64
+from ipsec_fast.dataplane.sad cimport (
+    OUTER_IPV4, SA, SA_INBOUND, SA_OUTBOUND, esp_last_number, esp_padding, esp_sa, esp_sealed_length, load_u64, store_u64
+)
 from ipsec_fast.dataplane.status cimport *
 
 from ipsec_fast.dataplane.status import verdict_text
@@ -191,7 +193,10 @@ cdef inline uint8_t prepare_outbound(esp_batch_ctx *ctx, esp_packet *packet, cry
         return VERDICT_TOO_BIG
     # the number is taken last: what is dropped above uses none
     if sa.seq >= sa.hard_limit:
-        return VERDICT_SEQ_EXHAUSTED
+        return VERDICT_SEQ_EXHAUSTED if sa.hard_limit == esp_last_number(sa) else VERDICT_LIFETIME
+    if length > sa.hard_bytes - sa.bytes:
+        sa.hard_limit = sa.seq
+        return VERDICT_LIFETIME
     if sa.seq >= load_u64(&sa.granted):
         return VERDICT_NO_GRANT
     if not sa.is_aead:
@@ -200,6 +205,7 @@ cdef inline uint8_t prepare_outbound(esp_batch_ctx *ctx, esp_packet *packet, cry
             return VERDICT_CRYPTO_FAILED
     seq = sa.seq + 1
     store_u64(&sa.seq, seq)
+    sa.bytes += length
 
     padding = esp_padding(sa, length)
     sealed = length + padding + 2
@@ -281,11 +287,11 @@ cdef void outbound_chunk(esp_batch_ctx *ctx, esp_packet *packets, uint32_t n) no
             memset(packet.data, 0, packet.length)
             packet.verdict = VERDICT_CRYPTO_FAILED
             sa.drops[VERDICT_CRYPTO_FAILED] += 1
+            sa.bytes -= ctx.inner_lengths[i]
             continue
         if sa.encap and sa.outer != OUTER_IPV4:
             write_udp6_checksum(sa, packet.data, packet.length)
         sa.packets += 1
-        sa.bytes += ctx.inner_lengths[i]
 
 
 # --- inbound ---------------------------------------------------------------------------------------------------------------------------------------
@@ -387,6 +393,11 @@ cdef inline uint8_t finish_inbound(esp_batch_ctx *ctx, esp_packet *packet, uint3
         return VERDICT_BAD_NEXT_HEADER if result == ESP_TRAILER_NEXT_HEADER else VERDICT_BAD_INNER
     if sa.outer_length and ecn_decapsulate(op.data, ctx.outer_tos[slot]) != 0:
         return VERDICT_BAD_ECN
+    if sa.packets >= sa.hard_limit:
+        return VERDICT_LIFETIME
+    if inner_length > sa.hard_bytes - sa.bytes:
+        sa.hard_limit = sa.packets
+        return VERDICT_LIFETIME
     packet.data = op.data
     packet.length = inner_length
     return VERDICT_OK

@@ -70,9 +70,8 @@ cdef class SA:
         memcpy(&self.hot.spi_be, <const char *> spi_bytes, 4)
         self.hot.direction = SA_OUTBOUND if direction == "out" else SA_INBOUND
         self.hot.esn = bool(esn)
-        self.hot.hard_limit = last
-        self.hot.soft_limit = last // 4 * 3
         self.hot.seq = seq
+        self.set_limits()
         self.hot.outer_id = spi & 0xFFFF  # where it starts does not matter, DF is set (RFC 6864)
         if direction == "in":
             self.hot.window = replay_new(window, seq)
@@ -109,6 +108,18 @@ cdef class SA:
         cdef uint64_t now = load_u64(&self.hot.seq)
         store_u64(&self.hot.grant_ask, now + (end - now) // 2 if end > now else end)
         store_u64(&self.hot.granted, end)
+
+    def set_limits(self, soft_packets=0, hard_packets=0, soft_bytes=0, hard_bytes=0):
+        """Lifetimes from now on, before this SA is published; sad.pyi tells more."""
+        cdef uint64_t last = esp_last_number(self.hot), used
+        for value in (soft_packets, hard_packets, soft_bytes, hard_bytes):
+            if not isinstance(value, int) or not 0 <= value < 1 << 63:
+                raise UsageError(f"lifetime {value!r}: it is a number of packets or bytes, 0 for none")
+        used = self.hot.packets if self.hot.direction == SA_INBOUND else load_u64(&self.hot.seq)
+        self.hot.hard_limit = min(last, used + <uint64_t> hard_packets) if hard_packets else last
+        self.hot.soft_limit = min(last // 4 * 3, used + <uint64_t> soft_packets) if soft_packets else last // 4 * 3
+        self.hot.hard_bytes = self.hot.bytes + <uint64_t> hard_bytes if hard_bytes else <uint64_t> -1
+        self.hot.soft_bytes = self.hot.bytes + <uint64_t> soft_bytes if soft_bytes else <uint64_t> -1
 
     def sealed_length(self, uint32_t inner_length):
         return esp_sealed_length(self.hot, inner_length)
@@ -174,7 +185,8 @@ cdef class SA:
 
     @property
     def soft_limit_reached(self):
-        return self.seq >= self.hot.soft_limit
+        used = self.hot.packets if self.hot.direction == SA_INBOUND else self.hot.seq
+        return used >= self.hot.soft_limit or self.hot.bytes >= self.hot.soft_bytes
 
     @property
     def mss_ipv4(self):

@@ -34,6 +34,7 @@ _ROWS = (
     (VERDICT_PMTU_EXCEEDED, "pmtu_exceeded", "larger than the path takes; the sender was told"),
     (VERDICT_NO_ROOM, "no_room", "no free buffer or ring slot"),
     (VERDICT_SEND_FAILED, "send_failed", "the system refused to send"),
+    (VERDICT_LIFETIME, "lifetime", "the SA has carried as many packets or bytes as its lifetime allows"),
 )
 assert tuple(row[0] for row in _ROWS) == tuple(range(VERDICT_COUNT)), "status.pxd and status.pyx do not agree"
 

@@ -20,7 +20,7 @@ from ipsec_fast.dataplane.ip cimport IP_OK, ecn_decapsulate, ip_info, ip_parse
 from ipsec_fast.dataplane.pmtu cimport ANSWER_BYTES, answer_too_big, clamp_mss
 from ipsec_fast.dataplane.port cimport *
 from ipsec_fast.dataplane.ring cimport Ring, record_ring, ring_push
-from ipsec_fast.dataplane.sad cimport esp_sa, load_u64
+from ipsec_fast.dataplane.sad cimport esp_last_number, esp_sa, load_u64
 from ipsec_fast.dataplane.segment cimport (
     segment_fragmented, segment_header_length, segment_single, segment_super, segment_target, vnet_header
 )
@@ -116,6 +116,9 @@ cdef enum:
     UNKNOWN_SPI = 5
     NO_SA = 6
     TUN_LOST = 7
+    LIFE_OVER = 8
+    IN_REKEY_SOON = 9
+    IN_LIFE_OVER = 10
 
 # esp_sa.flags: what control was told of this SA; esp_sa.user is one more than the `granted` for which GRANT_WANTED went up
 cdef enum:
@@ -210,6 +213,11 @@ cdef inline uint64_t spi_number(uint32_t spi_be) noexcept nogil:
     return <uint64_t>at[0] << 24 | <uint64_t>at[1] << 16 | <uint64_t>at[2] << 8 | at[3]
 
 
+cdef void tell_once(worker_state *w, esp_sa *sa, uint16_t told, uint8_t kind) noexcept nogil:
+    if not sa.flags & told and tell(w, kind, spi_number(sa.spi_be)):
+        sa.flags |= told
+
+
 cdef inline void tell_of_outbound(worker_state *w, esp_sa *sa) noexcept nogil:
     """Lifetime and grant of an SA that is in use; each is told once (a new grant: again)."""
     cdef uint64_t granted
@@ -217,10 +225,19 @@ cdef inline void tell_of_outbound(worker_state *w, esp_sa *sa) noexcept nogil:
         granted = load_u64(&sa.granted)
         if granted < sa.hard_limit and <uint64_t>sa.user != granted + 1 and tell(w, GRANT_WANTED, spi_number(sa.spi_be)):
             sa.user = <void *>(granted + 1)
-    if sa.seq >= sa.soft_limit and not sa.flags & TOLD_REKEY and tell(w, REKEY_SOON, spi_number(sa.spi_be)):
-        sa.flags |= TOLD_REKEY
-    if sa.seq >= sa.hard_limit and not sa.flags & TOLD_EXHAUSTED and tell(w, SEQ_EXHAUSTED, spi_number(sa.spi_be)):
-        sa.flags |= TOLD_EXHAUSTED
+    if sa.seq >= sa.soft_limit or sa.bytes >= sa.soft_bytes:
+        tell_once(w, sa, TOLD_REKEY, REKEY_SOON)
+    if sa.seq >= sa.hard_limit:
+        tell_once(w, sa, TOLD_EXHAUSTED, SEQ_EXHAUSTED if sa.hard_limit == esp_last_number(sa) else LIFE_OVER)
+
+
+cdef inline void tell_of_inbound(worker_state *w, esp_sa *sa, uint8_t verdict) noexcept nogil:
+    if not sa.flags & TOLD_FIRST:
+        tell_once(w, sa, TOLD_FIRST, FIRST_INBOUND)
+    if sa.packets >= sa.soft_limit or sa.bytes >= sa.soft_bytes:
+        tell_once(w, sa, TOLD_REKEY, IN_REKEY_SOON)
+    if verdict == VERDICT_LIFETIME:
+        tell_once(w, sa, TOLD_EXHAUSTED, IN_LIFE_OVER)
 
 
 cdef inline void tell_no_sa(worker_state *w, dataplane_tables *tables, policy_row *row) noexcept nogil:
@@ -322,7 +339,7 @@ cdef inline void handle_from_tun(
     verdict = send_protected(w, row.sa, vnet, packet, &info)
     if verdict == VERDICT_OK:
         w.counters.value[C_BYTES_OUT] += info.total_length
-        if row.sa.seq < load_u64(&row.sa.granted):  # what is dropped keeps no NAT mapping alive
+        if row.sa.seq < load_u64(&row.sa.granted) and row.sa.seq < row.sa.hard_limit:  # what is dropped keeps no NAT mapping alive
             row.sa.last_use_ns = w.now_ns
     else:
         drop(w, row.sa, verdict)
@@ -361,10 +378,9 @@ cdef inline void deliver(worker_state *w, esp_packet *packet, uint8_t outer_tos)
     cdef ip_info info
     cdef flow_key key
     cdef uint16_t mss
-    if packet.verdict == VERDICT_OK or packet.verdict == VERDICT_DUMMY:
+    if packet.verdict == VERDICT_OK or packet.verdict == VERDICT_DUMMY or packet.verdict == VERDICT_LIFETIME:
         sa.last_use_ns = w.now_ns
-        if not sa.flags & TOLD_FIRST and tell(w, FIRST_INBOUND, spi_number(sa.spi_be)):
-            sa.flags |= TOLD_FIRST
+        tell_of_inbound(w, sa, packet.verdict)
     if packet.verdict != VERDICT_OK:
         w.counters.drops[packet.verdict] += 1
         return

@@ -222,7 +222,9 @@ class Children:
         sa_in = SA("in", ask.spi_in, suite, ask.key_in, esn=ask.esn, engine=engine)
         end = self._grants.next_end(ask.child_id, _highest(ask.esn))
         sa_out = SA("out", ask.spi_out, suite, ask.key_out, esn=ask.esn, granted=end, engine=engine)
+        limits = ask.limits
         for sa in (sa_in, sa_out):
+            sa.set_limits(limits.soft_packets, limits.hard_packets, limits.soft_bytes, limits.hard_bytes)
             sa.mss_ipv4, sa.mss_ipv6, sa.max_inner = mtu.mss_ipv4, mtu.mss_ipv6, mtu.max_inner_bytes
             sa.tag = ask.child_id
         set_selectors(sa_in, ask.local_ts, ask.remote_ts)

@@ -110,6 +110,15 @@ class Manager:
                 case NoticeKind.REKEY_SOON:
                     for child in self._children.sending_with(notice.spi):
                         self._endpoint.rekey_child(child.child_id, now)
+                case NoticeKind.IN_REKEY_SOON:
+                    if (child := self._children.receiving_with(notice.spi)) is not None and child.inbound_until is None:
+                        self._endpoint.rekey_child(child.child_id, now)
+                case NoticeKind.LIFE_OVER:
+                    for child in self._children.sending_with(notice.spi):
+                        self._endpoint.child_expired(child.child_id, "its lifetime is over", now)
+                case NoticeKind.IN_LIFE_OVER:
+                    if (child := self._children.receiving_with(notice.spi)) is not None:
+                        self._endpoint.child_expired(child.child_id, "its lifetime is over", now)
                 case NoticeKind.SEQ_EXHAUSTED:
                     for child in self._children.sending_with(notice.spi):
                         self._log(

@@ -12,12 +12,15 @@ class NoticeKind(IntEnum):
     """Why control should look; each is reported once per cause, not once per packet."""
 
     FIRST_INBOUND = 1  # the first valid packet of an inbound SA
-    REKEY_SOON = 2  # an outbound SA passed its soft limit of sequence numbers
+    REKEY_SOON = 2  # an outbound SA passed a soft limit: 75 % of the sequence numbers, or a lifetime
     GRANT_WANTED = 3  # half of the granted block of an outbound SA is used
     SEQ_EXHAUSTED = 4  # an outbound SA has no number left: nothing leaves any more
     UNKNOWN_SPI = 5  # ESP for an SPI we do not have, at most one a second
     NO_SA = 6  # a protect policy without an SA, at most one a second and policy; `spi` is the policy's tag
     TUN_LOST = 7  # the TUN device is gone: nothing is read from it any more
+    LIFE_OVER = 8  # an outbound SA reached a hard limit of its lifetime: nothing leaves any more
+    IN_REKEY_SOON = 9  # an inbound SA passed a soft limit
+    IN_LIFE_OVER = 10  # an inbound SA reached a hard limit: nothing of it is delivered any more
 
 
 @dataclass(frozen=True, slots=True)

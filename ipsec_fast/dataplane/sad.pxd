@@ -49,15 +49,17 @@ cdef struct esp_sa:
     uint64_t seq             # out: the last number used
     uint64_t granted         # out: numbers up to this may be used
     # second line
-    uint64_t hard_limit      # out: numbers up to this exist (2^32-1 without ESN)
-    uint64_t soft_limit      # out: from here a new SA is wanted (75 %)
+    uint64_t hard_limit      # out: numbers up to this may ever be used (2^32-1 without ESN, or a lifetime); in: packets
+    uint64_t soft_limit      # from here a new SA is wanted (75 %, or a lifetime); counts as hard_limit does
     uint64_t grant_ask       # out: from here a new grant is wanted (half of the granted block)
     void *window             # in: struct replay_window of ext/include/replay.h
     uint64_t packets
     uint64_t bytes           # of inner packets
+    uint64_t soft_bytes      # as soft_limit, of `bytes`
+    uint64_t hard_bytes      # no packet takes `bytes` past it: hard_limit is set to what was used, and the SA is at its end
+    # third line
     uint64_t last_use_ns     # CLOCK_MONOTONIC, kept by whoever has a clock (worker)
     void *endpoint           # owned by the I/O side, as are the next two
-    # third line
     void *selectors
     void *user
     sa_release_fn release    # NULL, or called once, before this struct is freed
@@ -70,6 +72,10 @@ cdef struct esp_sa:
     uint8_t outer_header[48] # template: IPv4 or IPv6, UDP
     uint64_t drops[VERDICT_SLOTS]
 
+
+# The last sequence number that exists.
+cdef inline uint64_t esp_last_number(const esp_sa *sa) noexcept nogil:
+    return <uint64_t> -1 if sa.esn else 0xFFFFFFFF
 
 # Bytes of ESP around an inner packet of this length, outer headers of the SA included.
 cdef inline uint32_t esp_padding(const esp_sa *sa, uint32_t inner_length) noexcept nogil:

@@ -57,9 +57,18 @@ class SA:
     def set_grant(self, granted: int) -> None:
         """Numbers up to `granted` may be used (design decision 4); the next grant is wanted at half of what this one adds."""
 
+    def set_limits(
+        self, soft_packets: int = 0, hard_packets: int = 0, soft_bytes: int = 0, hard_bytes: int = 0
+    ) -> None:
+        """What this SA may carry from now on, 0 for no limit; to be called before it is in use.
+
+        From a soft limit on a new SA is wanted; past a hard one every packet gets the verdict `lifetime`. 75 % and the end of
+        the sequence numbers hold besides. Bytes are those of inner packets.
+        """
+
     @property
     def soft_limit_reached(self) -> bool:
-        """75 % of the numbers are used: a new SA is wanted."""
+        """75 % of the numbers are used, or a lifetime: a new SA is wanted."""
 
     def sealed_length(self, inner_length: int) -> int:
         """Bytes of the sealed packet, outer headers of this SA included."""

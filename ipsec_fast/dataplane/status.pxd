@@ -32,6 +32,8 @@ cdef enum:
     VERDICT_PMTU_EXCEEDED = 24
     VERDICT_NO_ROOM = 25
     VERDICT_SEND_FAILED = 26
-    VERDICT_COUNT = 27
+    # said in both directions, before and after
+    VERDICT_LIFETIME = 27
+    VERDICT_COUNT = 28
     # room for more without a change of esp_sa
     VERDICT_SLOTS = 32

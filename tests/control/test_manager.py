@@ -27,10 +27,12 @@ from ipsec_fast.ike.events import (
     AskKeyPair,
     AskSharedSecret,
     AskSpi,
+    CheckIdle,
     ChildDown,
     ChildUp,
     SwitchOutbound,
 )
+from ipsec_fast.ike.lifetimes import NO_LIMITS, TrafficLimits
 from ipsec_fast.model import Identity, Path, TrafficSelector
 from ipsec_fast.policy.credentials import Credentials
 from ipsec_fast.policy.peers import Peers
@@ -47,6 +49,8 @@ class FakeEndpoint:
         self.answers: dict[int, object] = {}
         self.seen: list[int] = []
         self.rekeyed: list[int] = []
+        self.expired: list[int] = []
+        self.used: list[tuple] = []
 
     def next_event(self):
         return self.events.popleft() if self.events else None
@@ -59,6 +63,12 @@ class FakeEndpoint:
 
     def rekey_child(self, child_id, now):
         self.rekeyed.append(child_id)
+
+    def child_expired(self, child_id, reason, now):
+        self.expired.append(child_id)
+
+    def child_used(self, child_id, used_at, now):
+        self.used.append((child_id, used_at))
 
     def views(self):
         return []
@@ -135,11 +145,11 @@ def ask(
     child_id: int, *, deferred: bool = False, encap: bool = True, suite: str = "aes128gcm16", **more
 ) -> AskInstallChild:
     row = esp_suite(suite)
-    values = {"replaces": None, "remote_ts": (REMOTE,), "name": "net"} | more
+    values = {"replaces": None, "remote_ts": (REMOTE,), "name": "net", "limits": NO_LIMITS} | more
     return AskInstallChild(
         100 + child_id, 1, child_id, "paris", values["name"], row, True, 1000 + child_id, 2000 + child_id,
         random_secret(row.keymat_bytes), random_secret(row.keymat_bytes), (LOCAL,), values["remote_ts"],
-        PATH, encap, True, deferred, values["replaces"],
+        PATH, encap, True, deferred, values["replaces"], values["limits"],
     )  # fmt: skip
 
 
@@ -272,6 +282,26 @@ def test_numbers_used_up_bring_grants_and_a_rekey():
     site.manager.take_notices([Notice(NoticeKind.SEQ_EXHAUSTED, 2001)], 0.0)
     assert site.endpoint.rekeyed == [1, 1]
     assert "no sequence number left" in site.lines[-1]
+
+
+def test_lifetimes_reach_both_sas_and_come_back_as_rekeys_and_ends():
+    site = Site()
+    site.hear(ask(1, limits=TrafficLimits(10, 20, 3, 4)), ChildUp(1, 1, "paris", "net"))
+    child = site.children.get(1)
+    assert [(sa.soft_limit, sa.hard_limit) for sa in (child.sa_in, child.sa_out)] == [(3, 4), (3, 4)]
+    kinds = (NoticeKind.REKEY_SOON, NoticeKind.LIFE_OVER), (NoticeKind.IN_REKEY_SOON, NoticeKind.IN_LIFE_OVER)
+    for spi, (soft, hard) in zip((2001, child.sa_in.spi), kinds, strict=True):
+        site.manager.take_notices([Notice(soft, spi), Notice(hard, spi), Notice(soft, 77), Notice(hard, 77)], 0.0)
+    assert site.endpoint.rekeyed == site.endpoint.expired == [1, 1]
+    site.hear(ChildDown(1, 1, "paris", "net", "replaced", 5.0))
+    site.manager.take_notices([Notice(soft, child.sa_in.spi)], 0.0)
+    assert site.endpoint.rekeyed == [1, 1], "a child in its grace is not rekeyed"
+
+
+def test_the_endpoint_is_told_when_a_child_was_used():
+    site = Site()
+    site.hear(ask(1), CheckIdle(1), CheckIdle(9))
+    assert site.endpoint.used == [(1, None), (9, None)]
 
 
 def test_a_listener_hears_every_notice_until_it_ends():
