@@ -60,10 +60,23 @@ def run_down(arguments: argparse.Namespace) -> int:
         known: dict[str, list[str]] = {}
         for name, section in collect(client, "list-sas", "list-sa"):
             known.setdefault(name, []).extend(child["name"] for child in section.get("child-sas", {}).values())
-        request = _choose(arguments.name, known, "nothing named {!r} is up")
-        request |= {"timeout": _timeout_ms(arguments), "force": arguments.force}
-        response = client.stream("terminate", "control-log", _print_log, request)
+        options = {"timeout": _timeout_ms(arguments), "force": arguments.force}
+        try:
+            request = _choose(arguments.name, known, "nothing named {!r} is up")
+        except StateError:  # then it may be one that is tried again and again
+            if not _stop_trying(client, arguments.name, options):
+                raise
+            return _finish({"success": b"yes"}, f"{arguments.name} is down")
+        response = client.stream("terminate", "control-log", _print_log, request | options)
     return _finish(response, f"{arguments.name} is down")
+
+
+def _stop_trying(client: ViciClient, name: str, options: Tree) -> bool:
+    configured = collect(client, "list-conns", "list-conn")
+    known = {ike: list(section.get("children", {})) for ike, section in configured}
+    request = _choose(name, known, "nothing named {!r} is up")
+    response = to_text(client.stream("terminate", "control-log", _print_log, request | options))
+    return bool(response.get("success") == "yes")
 
 
 def _add_socket(parser: argparse.ArgumentParser) -> None:

@@ -15,7 +15,7 @@ from ..control.manager import Listener, Manager
 from ..control.views import child_counters, child_mtu
 from ..errors import StateError, UsageError
 from ..ike.config import ConnectionConfig
-from ..ike.events import ChildDown, ChildFailed, ChildUp, IkeDown, IkeUp, IkeView, Notice, Progress
+from ..ike.events import ChildDown, ChildFailed, ChildUp, ChildView, IkeDown, IkeUp, IkeView, Notice, Progress
 from ..model import Address, Path
 from ..policy.peers import Peers
 from .ike_io import IKE_PORT, source_for
@@ -91,7 +91,7 @@ class Operations:
         now: Callable[[], float],
         pump: Callable[[], None],
         stats: Callable[[], GatewayStats],
-        taken_down: Callable[[str, str | None], None],
+        taken_down: Callable[[str, str | None], int],
     ) -> None:
         self._endpoint = endpoint
         self._manager = manager
@@ -170,12 +170,14 @@ class Operations:
 
     async def terminate(self, selection: Selection, force: bool, log: ControlLog) -> int:
         picked = selection.pick(self.views())
+        planned = self._stop_planned(selection)
+        picked += self._rising_for(selection)
         waiter = Waiter(log)
         waiter.ike_ids = {view.ike_id for view, _ in picked}
         unsubscribe = self._manager.subscribe(waiter.hear)
         try:
             for view, children in picked:
-                if selection.names_child:
+                if selection.names_child and view.established_at is not None:
                     for one in children:
                         self._taken_down(view.connection, one.name)
                         waiter.going.add(("child", one.child_id))
@@ -184,7 +186,7 @@ class Operations:
                     self._taken_down(view.connection, None)
                     waiter.going.add(("ike", view.ike_id))
                     self._endpoint.terminate_ike(view.ike_id, self._now(), force)
-            count = len(waiter.going)
+            count = len(waiter.going) or planned
             self._pump()
             if selection.names_child and force:
                 return count
@@ -192,6 +194,21 @@ class Operations:
         finally:
             unsubscribe()
         return count
+
+    def _stop_planned(self, selection: Selection) -> int:
+        """What a name means of the configuration is not begun again; how many were about to be."""
+        if selection.ike_id is not None or selection.child_id is not None:
+            return 0
+        connections = (one for one in self._peers.connections if selection.ike in (None, one.name))
+        keys = [(one.name, child.name) for one in connections for child in one.children]
+        return sum(self._taken_down(*key) for key in keys if selection.child in (None, key[1]))
+
+    def _rising_for(self, selection: Selection) -> list[tuple[IkeView, tuple[ChildView, ...]]]:
+        """Attempts that are for the named child alone: they have no Child SA yet that a selection would find."""
+        if selection.child is None:
+            return []
+        alone = {ike_id for ike_id, names in self._asked.items() if names == {selection.child}}
+        return [(view, ()) for view in self.views() if view.ike_id in alone and selection.matches_ike(view)]
 
     def rekey(self, selection: Selection) -> int:
         count = 0

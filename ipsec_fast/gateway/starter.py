@@ -147,11 +147,14 @@ class Starter:
             self._begin(child, now)
             child.due = child.due if child.is_wanted else None  # the next packet will do
 
-    def forget(self, connection: str, name: str | None = None) -> None:
-        """The operator took it down."""
+    def forget(self, connection: str, name: str | None = None) -> int:
+        """The operator took it down. How many were waiting to be begun again."""
+        count = 0
         for child in self._of(connection):
             if name in (None, child.config.name):
+                count += child.due is not None
                 child.is_held, child.due = True, None
+        return count
 
     # --- one by one
 

@@ -85,13 +85,13 @@ class Endpoint:
         outbound.submit(sa, RekeyChild(child))
 
     def terminate_ike(self, ike_id: int, now: float, force: bool = False) -> None:
-        """By a DELETE, which waits for the outstanding request; `force` does not wait for an answer."""
+        """By a DELETE, which waits for the outstanding request; `force` does not wait for an answer, nor do we where the peer is silent."""
         sa = self._sa(ike_id, now)
         if sa.established_at is None:
             sa.close("given up by us", failed=True)
         elif not any(isinstance(exchange, DeleteIke) for exchange in (sa.active, *sa.queue)):
             outbound.submit(sa, DeleteIke())
-        if force:
+        if force or sa.silent_since is not None:
             sa.close("deleted by us", failed=False)
 
     def terminate_child(self, child_id: int, now: float) -> None:

@@ -33,7 +33,8 @@ def sh(line: str, *, check: bool = True) -> str:
 
 
 def write_config(directory: Path, side: str, *, start: str = "none", psk: str = PSK, **changes: str) -> Path:
-    """`changes`: outer and inner ("4" or "6"), local_id, remote_id, local_ts, remote_ts, proposals, esp, gateway (more lines)."""
+    """`gateway`, `connection`, `child` are more lines of those sections; other
+    `changes`: outer and inner ("4" or "6"), local_id, remote_id, local_ts, remote_ts, proposals, esp."""
     own, other, peer = SIDES[side]
     outer, inner = OUTER[changes.get("outer", "4")], INNER[changes.get("inner", "4")]
     values = {
@@ -44,6 +45,8 @@ def write_config(directory: Path, side: str, *, start: str = "none", psk: str = 
         "proposals": "aes128gcm16-prfsha256-x25519",
         "esp": "aes128gcm16",
         "gateway": "",
+        "connection": "",
+        "child": "",
     } | changes
     secret = directory / f"{side}.psk"
     secret.write_text(psk)
@@ -59,11 +62,13 @@ remote_addrs = ["{outer}{other}"]
 proposals = ["{values["proposals"]}"]
 local = {{ auth = "psk", id = "{values["local_id"]}" }}
 remote = {{ auth = "psk", id = "{values["remote_id"]}" }}
+{values["connection"]}
 [connections.site.children.net]
 local_ts = ["{values["local_ts"]}"]
 remote_ts = ["{values["remote_ts"]}"]
 esp_proposals = ["{values["esp"]}"]
 start_action = "{start}"
+{values["child"]}
 [secrets.ike-1]
 file = "{secret}"
 """)

@@ -139,9 +139,13 @@ class Commands:
     async def terminate(self, request: Decoded, session: Session) -> Encodable:
         selection = _required(_selection(request), "terminate")
         matches = self._count(selection)
-        if not matches:
+        post = _control_log(request, session)
+        timeout_ms, force = number(request, "timeout"), flag(request, "force")
+        if not matches:  # but something may be tried again and again
+            stopped = await self._control.terminate(selection, force, post)
+            if stopped:
+                return {"success": "yes", "matches": stopped, "terminated": stopped}
             return {"success": "no", "errmsg": "no matching SAs to terminate found", "matches": 0, "terminated": 0}
-        timeout_ms, force, post = number(request, "timeout"), flag(request, "force"), _control_log(request, session)
         gone: list[int] = []
 
         async def work() -> None:
