@@ -15,7 +15,8 @@ def render(status: Tree) -> str:
     workers = gateway.get("workers", 1)
     lines = [
         f"ipsec-fast {status['version']}: {gateway.get('state', 'running')}, engine {gateway.get('engine', 'unknown')}, "
-        f"{workers} worker{'' if workers == 1 else 's'}"
+        f"{workers} worker{'' if workers == 1 else 's'}",
+        *([f"state of the SAs: {gateway['state_store']}"] if "state_store" in gateway else []),
     ]
     for sa in status["ike_sas"]:
         lines += ["", *_ike_lines(sa)]

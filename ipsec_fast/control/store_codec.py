@@ -110,8 +110,8 @@ def _dataclass(kind: type) -> _Coder:
 
 
 def _union(kinds: tuple[Any, ...]) -> _Coder:
-    """One byte says which."""
-    coders = [_coder(kind) for kind in kinds]
+    """One byte says which: an index into the sorted members, since Python takes `A | B` and `B | A` for the same cached type."""
+    coders = sorted((_coder(kind) for kind in kinds), key=lambda coder: (coder.text == "float", coder.text))
 
     def put(value: object, parts: list[Part]) -> None:
         for index, coder in enumerate(coders):

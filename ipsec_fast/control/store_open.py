@@ -27,12 +27,12 @@ class OpenedStore:
     line: str
 
 
-def open_store(directory: Path, key: Secret | None, mark: Path | None = None) -> OpenedStore:
+def open_store(directory: Path | str, key: Secret | None, mark: Path | str | None = None) -> OpenedStore:
     """The key is copied; it may be closed afterwards."""
     if key is None:
         return OpenedStore(MemoryStore(NO_KEY), (), f"state is kept in memory, {NO_KEY}")
     try:
-        store = DirectoryStore(directory, key, mark=mark)
+        store = DirectoryStore(Path(directory), key, mark=Path(mark) if mark is not None else None)
     except HostError as error:
         return OpenedStore(MemoryStore(str(error)), (), f"state is kept in memory: {error}")
     try:

@@ -17,6 +17,7 @@ from typing import TypeVar
 
 from pydantic import BaseModel, ValidationError
 
+from ..crypto.secret import Secret
 from ..dataplane.offload import Offload
 from ..errors import ConfigError, Problem, SecretError
 from ..ike.config import ConnectionConfig
@@ -25,6 +26,7 @@ from .config_check import check_connections, warn_connections
 from .config_keys import did_you_mean
 from .config_model import ConnectionSection, GatewaySection, Mss, SecretSection, section_at
 from .config_secrets import check_private, decode_inline_secret, read_secret_file
+from .config_state import DEFAULT_STATE_DIR, default_state_dir, read_state_key
 from .config_tree import Location, Tree, fold_tree
 from .vici import DEFAULT_SOCKET
 
@@ -41,13 +43,15 @@ class GatewaySettings:
     workers: int = 1
     engine: str = "auto"
     offload: Offload = field(default_factory=Offload)
+    state_dir: str = DEFAULT_STATE_DIR
+    state_mark: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class LoadedConfig:
     """`start`: (connection, child) pairs to initiate at once; `trap`: those that packets begin. `mss`: by connection name.
 
-    `warnings`: one line each.
+    `warnings`: one line each. `state_key`: None where no state is to be written.
     """
 
     settings: GatewaySettings
@@ -57,6 +61,7 @@ class LoadedConfig:
     mss: Mapping[str, Mss]
     secrets: tuple[SharedKey, ...]
     warnings: tuple[str, ...] = ()
+    state_key: Secret | None = None
 
 
 def load_config(path: Path) -> LoadedConfig:
@@ -69,6 +74,7 @@ def load_config(path: Path) -> LoadedConfig:
     if tree.inline_secrets:
         _check_inline_allowed(tree, status, path)
     secrets = _load_secrets(tree, sections, path.absolute().parent)
+    state_key = _load_state_key(tree, gateway, path.absolute().parent)
     secrets_known = len(sections) == len(tree.secrets) and not any(p.path.startswith("secrets") for p in tree.problems)
     secret_ids = {name: section.id for name, section in sections.items()}
     for location, message in check_connections(connections, secret_ids, secrets_known):
@@ -76,12 +82,18 @@ def load_config(path: Path) -> LoadedConfig:
     if tree.problems or gateway is None:
         for entry in secrets:
             entry.secret.close()
+        if state_key is not None:
+            state_key.close()
         raise ConfigError(tree.problems)
-    return _build(tree, gateway, connections, secrets)
+    return _build(tree, gateway, connections, secrets, state_key)
 
 
 def _build(
-    tree: Tree, gateway: GatewaySection, connections: Mapping[str, ConnectionSection], secrets: tuple[SharedKey, ...]
+    tree: Tree,
+    gateway: GatewaySection,
+    connections: Mapping[str, ConnectionSection],
+    secrets: tuple[SharedKey, ...],
+    state_key: Secret | None,
 ) -> LoadedConfig:
     built = tuple(section.build(name) for name, section in connections.items())
     warnings = [str(Problem(tree.path_text(where), message)) for where, message in warn_connections(built)]
@@ -89,7 +101,15 @@ def _build(
         names = ", ".join(f"secrets.{name}" for name in tree.inline_secrets)
         warnings.append(f'{names}: secret = "..." leaves copies of the secret in memory; file = "..." does not')
     return LoadedConfig(
-        settings=GatewaySettings(gateway.socket, gateway.tun, gateway.workers, gateway.engine, gateway.offload.build()),
+        settings=GatewaySettings(
+            socket=gateway.socket,
+            tun=gateway.tun,
+            workers=gateway.workers,
+            engine=gateway.engine,
+            offload=gateway.offload.build(),
+            state_dir=gateway.state_dir or default_state_dir(gateway.socket),
+            state_mark=gateway.state_mark,
+        ),
         connections=built,
         start=tuple(
             (name, child_name)
@@ -101,6 +121,7 @@ def _build(
         mss={name: section.mss for name, section in connections.items()},
         secrets=secrets,
         warnings=tuple(warnings),
+        state_key=state_key,
     )
 
 
@@ -176,6 +197,19 @@ def _check_inline_allowed(tree: Tree, status: os.stat_result, path: Path) -> Non
     except SecretError as error:
         first = next(iter(tree.inline_secrets))
         tree.blame(("secrets", first, "secret"), f"stands in a file that is not private: {error}")
+
+
+def _load_state_key(tree: Tree, gateway: GatewaySection | None, folder: Path) -> Secret | None:
+    if gateway is None:
+        return None
+    state_dir = gateway.state_dir or default_state_dir(gateway.socket)
+    if gateway.state_mark is not None and Path(gateway.state_mark).is_relative_to(state_dir):
+        tree.blame(("gateway", "state_mark"), "must not lie in state_dir: a copy of the directory would hold it")
+    try:
+        return read_state_key(gateway.state_key, folder)
+    except SecretError as error:
+        tree.blame(("gateway", "state_key"), str(error))
+        return None
 
 
 def _load_secrets(tree: Tree, sections: Mapping[str, SecretSection], folder: Path) -> tuple[SharedKey, ...]:

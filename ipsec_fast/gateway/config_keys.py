@@ -63,7 +63,6 @@ AUTH_LATER: dict[str, frozenset[str]] = {
         frozenset(),
     ),
 }  # fmt: skip
-GATEWAY_LATER: dict[str, frozenset[str]] = dict.fromkeys(("state_dir", "state_key"), frozenset())
 TOP_LATER: dict[str, frozenset[str]] = dict.fromkeys(("pools", "authorities", "include"), frozenset())
 SECRETS_LATER = ("eap", "xauth", "ntlm", "ppk", "private", "rsa", "ecdsa", "pkcs8", "pkcs12", "token")
 

@@ -30,6 +30,7 @@ from .config_fields import (
     parse_identity,
     parse_words,
 )
+from .config_state import parse_key_file, parse_state_path
 from .vici import DEFAULT_SOCKET
 
 MAX_SOCKET_PATH_BYTES = 107  # sun_path, less its zero byte
@@ -161,6 +162,9 @@ class GatewaySection(Section):
     workers: Annotated[int, PlainValidator(_parse_workers)] = 1
     engine: Annotated[str, PlainValidator(_parse_engine)] = "auto"
     offload: OffloadSection = OffloadSection()
+    state_dir: Annotated[str | None, PlainValidator(parse_state_path)] = None
+    state_mark: Annotated[str | None, PlainValidator(parse_state_path)] = None
+    state_key: Annotated[str | None, PlainValidator(parse_key_file)] = None
 
 
 class AuthSection(Section):

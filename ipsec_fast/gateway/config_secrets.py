@@ -20,7 +20,7 @@ MAX_SECRET_BYTES = 4096
 HOW_TO_MAKE = "make one with: (umask 077; openssl rand -base64 32 > FILE)"
 
 
-def read_secret_file(path: Path) -> Secret:
+def read_secret_file(path: Path, *, at_least: int = MIN_SECRET_BYTES, group_may_read: bool = False) -> Secret:
     """The bytes of a file, less one newline at the end. SecretError says what is wrong with the file."""
     try:
         # O_NONBLOCK: a FIFO must not hold us up before fstat has unmasked it
@@ -29,23 +29,23 @@ def read_secret_file(path: Path) -> Secret:
         hint = f"; {HOW_TO_MAKE}" if isinstance(error, FileNotFoundError) else ""
         raise SecretError(f"cannot read {path}: {error.strerror}{hint}") from None
     try:
-        check_private(os.fstat(fd), path)
+        check_private(os.fstat(fd), path, group_may_read=group_may_read)
         secret = secret_from_fd(fd, limit=MAX_SECRET_BYTES)
     except OSError as error:
         raise SecretError(f"cannot read {path}: {error.strerror}") from None
     finally:
         os.close(fd)
-    return _check_length(secret, str(path))
+    return _check_length(secret, str(path), at_least)
 
 
-def check_private(status: os.stat_result, path: Path) -> None:
+def check_private(status: os.stat_result, path: Path, *, group_may_read: bool = False) -> None:
     """SecretError unless this is a regular file of ours (or root's) that nobody else may read or write."""
     if not stat.S_ISREG(status.st_mode):
         raise SecretError(f"{path} is not a regular file")
     if status.st_uid not in (os.geteuid(), 0):
         raise SecretError(f"{path} belongs to user {status.st_uid}; it must belong to us (user {os.geteuid()}) or root")
     mode = stat.S_IMODE(status.st_mode)
-    if mode & 0o077:
+    if mode & (0o037 if group_may_read else 0o077):
         raise SecretError(f"{path} may be read or changed by others (mode {mode:04o}); run: chmod 600 {path}")
 
 
@@ -73,9 +73,9 @@ def decode_inline_secret(value: object) -> Secret:
         raise SecretError(str(error)) from None
 
 
-def _check_length(secret: Secret, where: str) -> Secret:
+def _check_length(secret: Secret, where: str, at_least: int = MIN_SECRET_BYTES) -> Secret:
     size = len(secret)
-    if size >= MIN_SECRET_BYTES:
+    if size >= at_least:
         return secret
     secret.close()
-    raise SecretError(f"{where} holds {size} bytes; a secret must have at least {MIN_SECRET_BYTES}; {HOW_TO_MAKE}")
+    raise SecretError(f"{where} holds {size} bytes; it must hold at least {at_least}; {HOW_TO_MAKE}")

@@ -57,7 +57,6 @@ def fold_tree(document: Mapping[str, object]) -> Tree:
             tree.blame((name,), SECTION)
         elif name == "gateway":
             tree.gateway = dict(value)
-            _drop_later(tree, tree.gateway, ("gateway",), keys.GATEWAY_LATER)
         else:
             _fold_named(tree, name, value)
     return tree

@@ -2,7 +2,7 @@
 
 After every input the order is: the endpoint's events are acted on, its records stored, its datagrams sent, the timer set anew
 (`_pump`). What cannot be opened (a port in use, no TUN device) is one line on stderr and exit code 1, with nothing left behind. A
-failed connection never ends the gateway. Left out: state on disk, more than one worker. Called by cli (`ipsec-fast gateway`).
+failed connection never ends the gateway. Left out: more than one worker. Called by cli (`ipsec-fast gateway`).
 """
 
 from __future__ import annotations
@@ -25,6 +25,8 @@ from ..control.manager import Manager
 from ..control.mtu import tun_mtu
 from ..control.routing import Routing
 from ..control.spi import SpiPool
+from ..control.store import MemoryStore, StateStore
+from ..control.store_open import open_store
 from ..crypto.secret import harden_process
 from ..dataplane.engine import engines
 from ..dataplane.offload import Offload
@@ -98,6 +100,8 @@ class Gateway:
         self._timer_at: float | None = None
         self._pumping = False
         self._narrator = Narrator()
+        self._store: StateStore = MemoryStore()
+        self._orderly = False
 
     # --- life
 
@@ -121,6 +125,7 @@ class Gateway:
         routes = Routes(netlink, tun.name)
         routing = Routing(routes, index, lambda: self._links.addresses(but=tun.name))
         self._worker = Worker(tun, self._nat.sockets, engine=self._engine, offload=offload)
+        self._open_store()
         self._build(routing)
         vici = ViciServer(settings.socket, self.operations)
         self._closing.push_async_callback(vici.close)
@@ -141,6 +146,16 @@ class Gateway:
                     self._children.trap(connection, child)
         self._starter.start(self._now())
         self._pump()
+
+    def _open_store(self) -> None:
+        settings, key = self._config.settings, self._config.state_key
+        opened = open_store(settings.state_dir, key, settings.state_mark)
+        if key is not None:
+            key.close()
+        self._store = opened.store
+        # what a start that fails finds there is left for the next one
+        self._closing.callback(lambda: self._store.close(keep=not self._orderly))
+        self._log(opened.line)
 
     def _build(self, routing: Routing) -> None:
         """The parts above the descriptors; nothing here can fail."""
@@ -195,6 +210,7 @@ class Gateway:
         until = self._now() + GOODBYE_S
         while self._endpoint.views() and self._now() < until:
             await asyncio.sleep(0.01)
+        self._orderly = True
 
     async def close(self) -> None:
         """Undo what `open` did, in the opposite order; what fails is logged and the rest goes on."""
@@ -305,6 +321,7 @@ class Gateway:
             "state": "stopping" if self._stopping else "running",
             "engine": self._worker.engine,
             "workers": 1,
+            "state_store": self._store.keeps,
             "uptime_s": self._now() - self._started_at,
             "counters": counters,
         }

@@ -131,7 +131,12 @@ def test_status_json_has_numbers_as_numbers(run: Run, gateway: tuple[FakeControl
     status, out, err = run("status", "--json", "--socket", gateway[1])
     document = json.loads(out)
     assert (status, err) == (0, "")
-    assert document["gateway"] == {"state": "running", "engine": "openssl", "workers": 1}
+    assert document["gateway"] == {
+        "state": "running",
+        "engine": "openssl",
+        "workers": 1,
+        "state_store": "directory /run/x.state",
+    }
     sa = document["ike_sas"][0]
     assert (sa["name"], sa["uniqueid"], sa["local-port"], sa["initiator-spi"]) == ("paris", 1, 4500, "3a902cfcdd0b42e2")
     (child,) = sa["child-sas"]
@@ -145,7 +150,7 @@ def test_status_for_people(run: Run, gateway: tuple[FakeControl, str], tmp_path:
     status, out, _ = run("status", "--config", str(config))
     assert status == 0
     for text in (
-        "running, engine openssl, 1 worker\n",
+        "running, engine openssl, 1 worker\nstate of the SAs: directory /run/x.state\n",
         "paris #1  ESTABLISHED  IKEv2 initiator",
         "london.example 192.0.2.1[4500]",
         "net #7  INSTALLED  10.1.0.0/24 - 10.2.0.0/24[tcp/443]",

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import subprocess
+import sys
 from enum import Enum
 from ipaddress import IPv4Address, IPv6Address
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,6 +23,7 @@ from ipsec_fast.iana import Encr
 from ipsec_fast.ike.records import IkeRecord
 from ipsec_fast.model import TrafficSelector
 
+ROOT = Path(__file__).parents[2]
 KEY = RestKey(random_secret(32))
 
 
@@ -156,6 +160,26 @@ def test_no_part_that_is_bytes_holds_a_secret() -> None:
     as_bytes = b"".join(part for part in parts if isinstance(part, bytes))
     assert not [key for key in secrets_of(record) if key in as_bytes]
     assert sum(isinstance(part, Secret) for part in parts) == len(secrets_of(record))
+
+
+def test_the_order_of_a_union_s_members_does_not_matter() -> None:
+    """Python holds `A | B` and `B | A` for equal, and a cache gives whichever came first in this process."""
+    for one, other in (
+        (int | None, None | int),
+        (IPv4Address | IPv6Address, IPv6Address | IPv4Address),
+        (int | float, float | int),
+    ):
+        assert schema(one) == schema(other)
+    assert [stream(value, float | int) for value in (1, 1.0)] != [stream(1, float | int)] * 2
+    script = (
+        "from ipaddress import *; from ipsec_fast.control.store_codec import encode, schema; kinds = (IPv4Address | IPv6Address | None,"
+        "None | IPv6Address | IPv4Address); kinds = kinds[::{}]; print([schema(k).hex() for k in kinds], encode(None, kinds[0]))"
+    )
+    made = [
+        subprocess.run([sys.executable, "-c", script.format(way)], capture_output=True, text=True, check=True, cwd=ROOT)
+        for way in (1, -1)
+    ]
+    assert made[0].stdout == made[1].stdout
 
 
 def test_the_schema_changes_with_any_name_and_type() -> None:

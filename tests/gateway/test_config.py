@@ -99,11 +99,24 @@ BAD = [
         "true or false",
         id="offload",
     ),
-    pytest.param(
-        replaced("[connections.paris]", 'state_dir = "/run/x"\n[connections.paris]'),
-        "gateway.state_dir",
-        "not supported",
-        id="state",
+    *(
+        pytest.param(
+            replaced("[connections.paris]", f"{line}\n[connections.paris]"), f"gateway.{key}", text, id=f"{key}-{n}"
+        )
+        for n, (key, line, text) in enumerate(
+            (
+                ("state_dir", 'state_dir = "state"', "absolute path, for example /run/ipsec-fast.state"),
+                ("state_dir", "state_dir = 5", "absolute path"),
+                ("state_dir", 'state_dir = "/x/.."', "a directory of its own"),
+                ("state_mark", 'state_mark = "mark"', "absolute path"),
+                ("state_mark", 'state_dir = "/run/x"\nstate_mark = "/run/x/mark"', "must not lie in state_dir"),
+                ("state_mark", 'state_mark = "/run/other.state"', "must not lie in state_dir"),
+                ("state_key", "state_key = 5", "path of a file"),
+                ("state_key", 'state_key = ""', "path of a file"),
+                ("state_key", 'state_key = "missing.key"', "missing.key: No such file"),
+                ("state_key", 'state_key = "paris.psk"', "at least 32"),
+            )
+        )
     ),
     pytest.param(
         in_connection('remote_adrs = ["x"]'), "connections.paris.remote_adrs", "did you mean 'remote_addrs'", id="typo"

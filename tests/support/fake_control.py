@@ -134,6 +134,7 @@ class FakeControl:
     def stats(self) -> GatewayStats:
         return {
             "state": "running", "engine": "openssl", "workers": 1, "uptime_s": 180.0, "scheduled": 2,
+            "state_store": "directory /run/x.state",
             "counters": {"punted": 4},
         }  # fmt: skip
 

@@ -110,6 +110,7 @@ class Commands:
                 "state": stats.get("state", "running"),
                 "engine": stats.get("engine", ""),
                 "workers": workers,
+                "state_store": stats.get("state_store", "memory"),
             },
             "counters": dict(stats.get("counters", {})),
         }

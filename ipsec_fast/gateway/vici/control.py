@@ -45,6 +45,7 @@ class GatewayStats(TypedDict, total=False):
     workers: int
     uptime_s: float
     scheduled: int
+    state_store: str  # "directory /run/ipsec-fast.state", or "memory (why)"
     counters: dict[str, int]
 
 
