@@ -94,6 +94,9 @@ class DirectoryStore:
         if not self._instance:
             self._begin()
         self._marks = {one.record.ike_id: dict(one.grants) for one in stored}
+        for name in [name for name in self._tags if name.startswith("marks-")]:
+            if (ike_id := int(name.removeprefix("marks-"))) not in self._marks:  # a crash fell between two removals
+                self.remove(ike_id)
         return stored
 
     def put(self, record: IkeRecord, grants: Mapping[int, GrantMark]) -> None:
@@ -111,6 +114,7 @@ class DirectoryStore:
         self._marks[ike_id] = marks
 
     def remove(self, ike_id: int) -> None:
+        # the record first: alone, it would be read with the lower marks that it holds itself
         for name in (_record_name(ike_id), _marks_name(ike_id)):
             if name in self._tags:
                 total = (self._sum - self._tags[name]) % MODULUS
@@ -227,7 +231,9 @@ class DirectoryStore:
                     raise StateError(f"{name} holds the record of IKE SA {one.record.ike_id}")
                 beside = _marks_name(one.record.ike_id)
                 later: Marks = self._open(beside, sealed[beside], Marks) if beside in sealed else ()
+                children = {child.child_id for child in one.record.children}
                 marks = merge_grants(dict(one.marks), dict(later))
+                marks = {child_id: mark for child_id, mark in marks.items() if child_id in children}
                 stored.append(StoredIke(one.record, MappingProxyType(marks)))
         return sorted(stored, key=lambda one: one.record.ike_id)
 

@@ -328,6 +328,7 @@ def test_a_crash_at_any_call_leaves_the_state_before_or_after(
         elif change == "remove":
             outcomes.add("after")
             assert sorted(found) == [2]
+            assert not (private / "state/marks-1").exists()  # also where the crash fell between the two files
         else:
             outcomes.add("after")
             assert found[1].grants[100] == GrantMark(8, 8)
@@ -392,9 +393,10 @@ def test_a_record_comes_back_with_the_highest_of_its_marks(private: Path) -> Non
 def test_marks_of_a_child_that_is_gone_are_dropped(private: Path) -> None:
     store = begun(private)
     store.put(ike_record(1), {100: GrantMark(10, 5), 101: GrantMark(1, 0)})
-    store.put(ike_record(1, children=0, **{}), {})
+    store.put_grants(1, {100: GrantMark(11, 5)})
+    store.put(ike_record(1, children=1), {})
     store.close(keep=True)
-    assert loaded(private)[1].grants == {}
+    assert loaded(private)[1].grants == {100: GrantMark(11, 5)}
 
 
 def test_marks_of_an_unknown_ike_sa_write_nothing(private: Path) -> None:
