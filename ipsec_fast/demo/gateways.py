@@ -31,6 +31,8 @@ SITES = {
 CONFIG = """\
 [gateway]
 socket = "{folder}/vici"
+state_dir = "{folder}/state"
+state_key = "{folder}/state.key"
 {gateway}
 
 [connections.{connection}]
@@ -55,7 +57,10 @@ TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
 def write_psk(folder: Path) -> Path:
     """A random pre-shared key, readable by its owner only."""
-    path = folder / PSK_FILE
+    return write_secret(folder / PSK_FILE)
+
+
+def write_secret(path: Path) -> Path:
     with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "wb") as file:
         file.write(os.urandom(24).hex().encode() + b"\n")
     return path
@@ -69,6 +74,7 @@ class DemoGateway:
         self.connection, local, remote, local_id, remote_id, here, there = SITES[node]
         self.folder = folder
         folder.mkdir(mode=0o700)
+        write_secret(folder / "state.key")
         self.config = folder / "site.toml"
         self.config.write_text(
             CONFIG.format(
