@@ -171,7 +171,9 @@ class Starter:
         if child.up_since is not None and now - child.up_since >= STOOD_S:
             child.wait_s, child.began_at = FIRST_S, None
         child.up_since = None
-        if notice.by_peer:
+        if notice.idle:
+            child.is_wanted, child.due = False, None
+        elif notice.by_peer:
             self._act(child, child.config.close_action, now)
             if not child.config.close_action.starts:
                 child.is_wanted = False

@@ -18,12 +18,12 @@ from .events import Event, IkeView
 from .header import FLAG_RESPONSE, IkeHeader
 from .records import IkeGone, IkeRecord
 from .timers import TimerKey, TimerKind
-from .v2 import hints, inbound, liveness, outbound, sa_init, sa_init_answer, unique
+from .v2 import hints, inbound, liveness, outbound, reauth, sa_init, sa_init_answer, unique
 from .v2.child_sa import ChildSA, switch_outbound
 from .v2.create_child import CreateChild
 from .v2.expire import expire_child
 from .v2.ike_sa import ZERO_SPI, IkeSA
-from .v2.informational import DeleteChild, DeleteIke, Liveness
+from .v2.informational import DeleteChild, DeleteIdleChild, DeleteIke, Liveness
 from .v2.lifetime import ask_idle, note_used
 from .v2.message import encode_message
 from .v2.payloads import NotifyPayload
@@ -80,6 +80,10 @@ class Endpoint:
     def rekey_ike(self, ike_id: int, now: float) -> None:
         outbound.submit(self._sa(ike_id, now), RekeyIke())
 
+    def reauthenticate(self, ike_id: int, now: float) -> None:
+        """A new IKE SA with its children beside this one, then the end of this one (RFC 7296 section 2.8.3)."""
+        self._reauthenticate(self._sa(ike_id, now))
+
     def rekey_child(self, child_id: int, now: float) -> None:
         sa, child = self._child(child_id, now)
         outbound.submit(sa, RekeyChild(child))
@@ -120,8 +124,7 @@ class Endpoint:
         sa = self._core.owners.get(child_id)
         if sa is not None and note_used(sa, sa.children[child_id], used_at):
             child = sa.children[child_id]
-            idle_s = child.config.lifetimes.inactivity_s
-            outbound.submit(sa, DeleteChild(child, f"nothing passed for {idle_s:g} s"))
+            outbound.submit(sa, DeleteIdleChild(child, child.config.lifetimes.inactivity_s))
 
     def check_liveness(self, ike_id: int, now: float) -> None:
         self._ask(self._sa(ike_id, now))
@@ -287,6 +290,8 @@ class Endpoint:
             unique.end_duplicate(sa)
         elif kind is TimerKind.REKEY:
             outbound.submit(sa, RekeyIke())
+        elif kind is TimerKind.REAUTH:
+            self._reauthenticate(sa)
         elif kind is TimerKind.LIFE:
             outbound.submit(sa, DeleteIke("its lifetime is over", failed=True))
         elif kind is TimerKind.CHILDLESS and not sa.children:
@@ -301,10 +306,18 @@ class Endpoint:
             outbound.submit(sa, RekeyChild(child))
         elif kind is TimerKind.CHILD_LIFE:
             expire_child(sa, child, "its lifetime is over")
+        elif kind is TimerKind.CHILD_SWITCH:
+            switch_outbound(sa, child)
         elif kind is TimerKind.CHILD_IDLE:
             ask_idle(sa, child)
         elif kind is TimerKind.CHILD_EXPIRE and child.state is not ChildState.DELETING:
             outbound.submit(sa, DeleteChild(child, "replaced, and the peer did not close it"))
+
+    def _reauthenticate(self, sa: IkeSA) -> None:
+        begun = reauth.begin(sa)
+        if begun is not None:
+            new, names = begun
+            self._core.run(new, sa_init.start(new, names))
 
     def _end_half_open(self, sa: IkeSA) -> None:
         if sa.half_open_key is not None:  # from now on a copy of its first request would be a new one

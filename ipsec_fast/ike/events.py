@@ -200,6 +200,7 @@ class ChildDown:
     inbound_grace_s: float = 0.0
     replaced_by: int | None = None
     by_peer: bool = False  # the peer deleted it, alone or with its IKE SA
+    idle: bool = False  # we deleted it because nothing passed (inactivity)
 
 
 @dataclass(frozen=True, slots=True)

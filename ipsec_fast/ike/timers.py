@@ -25,6 +25,7 @@ class TimerKind(Enum):
     CHILD_REKEY = auto()
     CHILD_EXPIRE = auto()
     CHILD_LIFE = auto()  # the hard limit of a Child SA
+    CHILD_SWITCH = auto()  # the peer has not used the child of a reauthentication yet
     CHILD_IDLE = auto()  # a Child SA may have carried nothing for too long
     ASK = auto()  # an ask that nobody answered
     TOMBSTONE = auto()  # the stored response of a deleted IKE SA

@@ -229,6 +229,15 @@ def test_a_child_that_went_without_anybodys_fault_is_looked_at_again():
     assert site.calls == [KEY]
 
 
+def test_what_was_closed_because_it_was_idle_stays_down():
+    site = Site().begin().rise(1.0)
+    site.up.discard(KEY)
+    site.starter.tell(ChildDown(1, 7, *KEY, "nothing passed for 30 s", idle=True), SA, 100.0)
+    assert site.starter.get_timer() is None
+    site.rise(200.0).fall(300.0, failed=True)
+    assert site.starter.get_timer() is not None, "brought up again it is kept up again"
+
+
 def test_a_rekey_is_no_loss():
     site = Site().rise(1.0)
     site.starter.tell(replace(ChildDown(1, 7, *KEY, "rekeyed"), replaced_by=8), SA, 100.0)

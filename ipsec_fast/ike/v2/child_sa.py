@@ -181,7 +181,9 @@ def switch_outbound(sa: IkeSA, child: ChildSA) -> None:
         sa.core.emit(SwitchOutbound(child.child_id))
 
 
-def close_child(sa: IkeSA, child: ChildSA, reason: str, *, grace_s: float = 0.0, by_peer: bool = False) -> None:
+def close_child(
+    sa: IkeSA, child: ChildSA, reason: str, *, grace_s: float = 0.0, by_peer: bool = False, idle: bool = False
+) -> None:
     """Out of the dataplane: outbound at once, inbound after the grace. Sends nothing to the peer."""
     if sa.children.pop(child.child_id, None) is None:
         return
@@ -191,8 +193,22 @@ def close_child(sa: IkeSA, child: ChildSA, reason: str, *, grace_s: float = 0.0,
     close_keys(child)
     sa.core.mark_changed(sa)
     down = ChildDown(sa.ike_id, child.child_id, sa.name, child.name, reason)
-    sa.core.emit(replace(down, inbound_grace_s=grace_s, replaced_by=child.replaced_by, by_peer=by_peer))
+    sa.core.emit(replace(down, inbound_grace_s=grace_s, replaced_by=child.replaced_by, by_peer=by_peer, idle=idle))
     sa.progress(f"CHILD SA {child.name}{{{child.child_id}}} closed: {reason}", group="chd")
+
+
+def close_succeeded_child(sa: IkeSA, child: ChildSA, reason: str) -> bool:
+    """The child of an IKE SA that a reauthentication has replaced, if the new one carries the same: without a gap."""
+    new = sa.core.sas.get(sa.reauthenticated_by or 0)
+    carried = (child.name, child.local_ts, child.remote_ts)
+    for successor in new.children.values() if new is not None else ():
+        standing = successor.state in (ChildState.INSTALLED, ChildState.REKEYING) and not successor.is_redundant
+        if new is not None and standing and (successor.name, successor.local_ts, successor.remote_ts) == carried:
+            switch_outbound(new, successor)
+            child.replaced_by = successor.child_id
+            close_child(sa, child, reason, grace_s=sa.core.settings.old_inbound_s)
+            return True
+    return False
 
 
 def close_keys(child: ChildSA) -> None:

@@ -21,6 +21,7 @@ from .ike_sa import REPLACED_S, IkeSA
 from .message import Message
 from .negotiate import wanted_group
 from .payloads import KePayload, NoncePayload, NotifyPayload, SaPayload
+from .reauth import is_carried
 from .rekey_ike import answer_ike_rekey
 from .states import ChildState
 
@@ -103,7 +104,7 @@ def _make_child(sa: IkeSA, message: Message, old: ChildSA | None) -> Steps[tuple
             shared=shared,
             initiator=False,
             replaces=old,
-            outbound_deferred=old is not None,
+            outbound_deferred=old is not None or is_carried(sa, choice),
         )
     except LocalError as error:
         raise RemoteError(str(error), NotifyType.TEMPORARY_FAILURE) from error

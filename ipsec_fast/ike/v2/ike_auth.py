@@ -25,6 +25,7 @@ from .informational import DeleteChild, DeleteIke
 from .message import Message
 from .outbound import submit
 from .payloads import AuthPayload, IdPayload, NotifyPayload, Payload, SaPayload
+from .reauth import FinishReauth, is_carried, note_successor
 from .states import State
 from .unique import admit, is_first_contact, same_peer, settle
 
@@ -58,7 +59,7 @@ class IkeAuth(Exchange):
             raise LocalError(f"connection {config.name} has no child {self._child_names[0]}")
         self._offer = yield from make_offer(sa, child, with_ke=False)
         payloads: list[Payload] = [idi]
-        if is_first_contact(sa):
+        if sa.reauthenticates is None and is_first_contact(sa):
             sa.displaces = frozenset(other.ike_id for other in same_peer(sa))
             payloads.append(NotifyPayload(NotifyType.INITIAL_CONTACT))
         if config.remote_id is not None:
@@ -87,6 +88,8 @@ class IkeAuth(Exchange):
         for child in (sa.config.child(name) for name in self._child_names[1:]):
             if child is not None:
                 submit(sa, CreateChild(child))
+        if sa.reauthenticates is not None:
+            submit(sa, FinishReauth())
 
     def _authenticate(self, sa: IkeSA, peer_id: IdPayload, auth: AuthPayload) -> Steps[None]:
         wanted = sa.config.remote_id
@@ -168,6 +171,8 @@ def answer_ike_auth(sa: IkeSA, message: Message, path: Path) -> Steps[Reply]:
     nonces = sa.init_octets.nonces
     sa.establish()
     settle(sa, initial_contact=initial_contact)
+    if not initial_contact:
+        note_successor(sa)
     child = yield from _answer_child(sa, message, nonces)
     # <-- HDR, SK {IDr, AUTH, SAr2, TSi, TSr}
     return Reply((IdPayload(PayloadType.IDR, own_identity(sa.config, path)), own_auth, *child))
@@ -195,7 +200,15 @@ def _answer_child(sa: IkeSA, message: Message, nonces: Nonces) -> Steps[Payloads
     try:
         choice = choose_child(sa, message, sa.config.children, with_ke=False)
         spi = yield from ask_spi()
-        yield from establish_child(sa, choice, spi_in=spi, nonces=nonces, shared=None, initiator=False)
+        yield from establish_child(
+            sa,
+            choice,
+            spi_in=spi,
+            nonces=nonces,
+            shared=None,
+            initiator=False,
+            outbound_deferred=is_carried(sa, choice),
+        )
     except IpsecFastError as error:
         notify = (error.notify if isinstance(error, RemoteError) else None) or NotifyType.NO_PROPOSAL_CHOSEN
         reason = f"refused with {name_of(NotifyType, notify)}: {error}"

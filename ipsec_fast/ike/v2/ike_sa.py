@@ -18,7 +18,7 @@ from ..events import IkeDown, IkeUp, IkeView, Progress
 from ..nat import NatResult
 from ..records import IkeRecord
 from ..timers import TimerKey, TimerKind
-from .child_sa import ChildSA, close_child
+from .child_sa import ChildSA, close_child, close_succeeded_child
 from .collide import Doing, Nonces
 from .exchange import Exchange
 from .keymat import IkeKeymat
@@ -87,6 +87,9 @@ class IkeSA:
     peer_rekey: PeerIkeRekey | None = None
     rekey_failures: int = 0
     replaced: tuple[IkeSA, ...] = ()  # by this one, in a row, and not closed by the peer yet
+    reauthenticates: int | None = None  # the IKE SA that this one is to replace (as responder: probably)
+    reauthenticated_by: int | None = None
+    reauth_failures: int = 0
     was_announced: bool = False  # IkeUp has been told, or it is ours to report
 
     def __post_init__(self) -> None:
@@ -143,11 +146,17 @@ class IkeSA:
         return self.is_authenticated and self.established_at is not None and self.keymat is not None
 
     @property
+    def is_being_reauthenticated(self) -> bool:
+        """By us: until that is over no exchange changes it."""
+        new = self.core.sas.get(self.reauthenticated_by or 0)
+        return new is not None and new.began_here
+
+    @property
     def doing(self) -> Doing:
         """For the rules of crossing exchanges (collide.py)."""
         if self.state in (State.DELETING, State.DELETED):
             return Doing.CLOSING
-        if self.state is State.REKEYED or self.peer_rekey is not None:
+        if self.state is State.REKEYED or self.peer_rekey is not None or self.is_being_reauthenticated:
             return Doing.REKEYED
         if self.own_rekey is not None:
             return Doing.REKEYING_IKE
@@ -174,6 +183,7 @@ class IkeSA:
         if replaces is not None:
             self.began_here = replaces.began_here
             self.created_at, self.authenticated_at = replaces.created_at, replaces.authenticated_at
+            self._inherit_reauthentication(replaces)
         self.init = None
         self.attempt = None
         self.leave_half_open()
@@ -197,7 +207,8 @@ class IkeSA:
         self.enter(State.DELETED)
         self.leave_half_open()
         for child in list(self.children.values()):
-            close_child(self, child, reason, by_peer=by_peer)
+            if not close_succeeded_child(self, child, reason):
+                close_child(self, child, reason, by_peer=by_peer)
         own = [exchange for exchange in (self.active, *self.queue) if exchange is not None]
         self.active, self.queue = None, []
         for exchange in own:
@@ -208,8 +219,32 @@ class IkeSA:
         self.replaced = ()  # or each would keep all before it in memory
         if self.peer_rekey is not None:  # it stood aside and now has nobody to follow
             self.peer_rekey.new.close(reason, failed=failed)
+        self._end_reauthentication()
         if self.was_announced:
             self.core.emit(IkeDown(self.ike_id, self.name, reason, failed, by_peer))
+
+    def _end_reauthentication(self) -> None:
+        """One that came to nothing is tried again, by the IKE SA that it was to replace."""
+        old = self.core.sas.get(self.reauthenticates or 0)
+        if old is None or old.reauthenticated_by != self.ike_id:
+            return
+        old.reauthenticated_by = None
+        if self.began_here and old.state is State.ESTABLISHED:
+            wait_s = self.core.jittered(min(5.0 * 2.0**old.reauth_failures, 60.0), 0.5)
+            old.reauth_failures += 1
+            old.progress(f"reauthentication of IKE SA {old.label} failed; again in {wait_s:.0f} s")
+            old.set_timer(TimerKind.REAUTH, wait_s)
+
+    def _inherit_reauthentication(self, old: IkeSA) -> None:
+        """A rekey gives this one the place of `old` between its predecessor and its successor."""
+        sas = self.core.sas
+        self.reauthenticates, self.reauthenticated_by = old.reauthenticates, old.reauthenticated_by
+        before = sas.get(self.reauthenticates or 0)
+        if before is not None and before.reauthenticated_by == old.ike_id:
+            before.reauthenticated_by = self.ike_id
+        after = sas.get(self.reauthenticated_by or 0)
+        if after is not None and after.reauthenticates == old.ike_id:
+            after.reauthenticates = self.ike_id
 
     def _close_secrets(self) -> None:
         if self.attempt is not None:

@@ -93,6 +93,17 @@ class DeleteChild(Exchange):
             close_child(sa, self.child, self._reason, grace_s=self._grace_s)
 
 
+class DeleteIdleChild(DeleteChild):
+    """The end of a Child SA that carries nothing; nobody brings it up again but a packet or the operator."""
+
+    def __init__(self, child: ChildSA, idle_s: float) -> None:
+        super().__init__(child, f"nothing passed for {idle_s:g} s")
+        self._idle = child
+
+    def failed(self, sa: IkeSA, reason: str) -> None:
+        close_child(sa, self._idle, self._reason, idle=True)
+
+
 class Liveness(Exchange):
     """An empty request; a peer that answers lives (section 2.4). Silence ends the IKE SA by the retransmissions' end."""
 

@@ -18,7 +18,17 @@ if TYPE_CHECKING:
     from .child_sa import ChildSA
     from .ike_sa import IkeSA
 
+DEFERRED_S = 10.0  # a second child for the same traffic that is no rekey: if the peer does not use it first, we do
 EARLIEST_S = 1.0  # a rekey begins so much later at the earliest, whatever was configured
+
+
+_CHILD_TIMERS = (
+    TimerKind.CHILD_REKEY,
+    TimerKind.CHILD_EXPIRE,
+    TimerKind.CHILD_LIFE,
+    TimerKind.CHILD_SWITCH,
+    TimerKind.CHILD_IDLE,
+)
 
 
 def draw_time(core: Core, rekey_s: float, rand_s: float) -> float | None:
@@ -70,13 +80,15 @@ def start_child_timers(sa: IkeSA, child: ChildSA) -> None:
         sa.set_timer(TimerKind.CHILD_REKEY, max(child.rekey_at - core.now, EARLIEST_S), child.child_id)
     if child.life_at is not None:
         sa.set_timer(TimerKind.CHILD_LIFE, max(child.life_at - core.now, 0.0), child.child_id)
+    if child.outbound_deferred and child.replaces is None:
+        sa.set_timer(TimerKind.CHILD_SWITCH, DEFERRED_S, child.child_id)
     if limits.inactivity_s:
         left = child.quiet_since + limits.inactivity_s - core.now
         sa.set_timer(TimerKind.CHILD_IDLE, max(left, EARLIEST_S), child.child_id)
 
 
 def stop_child_timers(sa: IkeSA, child: ChildSA) -> None:
-    for kind in (TimerKind.CHILD_REKEY, TimerKind.CHILD_EXPIRE, TimerKind.CHILD_LIFE, TimerKind.CHILD_IDLE):
+    for kind in _CHILD_TIMERS:
         sa.set_timer(kind, None, child.child_id)
 
 

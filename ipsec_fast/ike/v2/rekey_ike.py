@@ -65,7 +65,7 @@ class RekeyIke(Exchange):
         self._ni = b""
 
     def is_wanted(self, sa: IkeSA) -> bool:
-        return sa.state is State.ESTABLISHED or sa.own_rekey is self
+        return sa.own_rekey is self or (sa.state is State.ESTABLISHED and not sa.is_being_reauthenticated)
 
     def request(self, sa: IkeSA) -> Steps[Payloads]:
         """HDR, SK {SA, Ni, KEi} -->"""

@@ -124,5 +124,6 @@ def end_duplicate(sa: IkeSA) -> None:
         carried = {(child.local_ts, child.remote_ts) for child in other.children.values()}
         is_winner = other.state in _STANDING and other.silent_since is None and _crosses(sa, other)
         if is_winner and wanted <= carried:
+            sa.reauthenticated_by = other.ike_id  # what is under way on its children is received for their grace
             submit(sa, DeleteIke("redundant: both sides had begun one"))
             return

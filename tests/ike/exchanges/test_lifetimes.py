@@ -133,7 +133,7 @@ def test_an_expiry_while_its_rekey_is_under_way_makes_one_child() -> None:
 def test_an_idle_child_is_closed_by_a_delete() -> None:
     pair = sides(lives=ChildLifetimes(NEVER, inactivity_s=30.0))
     pair.run(35)
-    assert reasons(pair.a) == ["nothing passed for 30 s"]
+    assert [(down.reason, down.idle) for down in pair.a.of(ChildDown)] == [("nothing passed for 30 s", True)]
     assert reasons(pair.b) == ["deleted by the peer"]
     pair.run(100)
     assert len(pair.a.of(ChildUp)) == 1, "it stays closed"
