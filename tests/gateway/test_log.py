@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ipsec_fast.gateway.log import BURST, Log, Narrator, line_of
-from ipsec_fast.ike.events import ChildFailed, IkeDown, IkeUp, Progress
+from ipsec_fast.ike.events import ChildFailed, IkeDown, IkeUp, PeerBack, PeerSilent, Progress
 
 
 def test_text_that_a_peer_chose_cannot_write_a_second_line_or_move_the_cursor():
@@ -30,6 +30,8 @@ def test_failures_have_a_line_and_progress_has_none():
         line_of(ChildFailed(1, "paris", "net", "offered A, wanted B"), None) == "paris net failed: offered A, wanted B"
     )
     assert line_of(IkeDown(1, "paris", "no answer", failed=True), None) == "paris failed (IKE SA 1): no answer"
+    assert line_of(PeerSilent(1, "paris", "192.0.2.2 is silent"), None) == "paris: 192.0.2.2 is silent (IKE SA 1)"
+    assert line_of(PeerBack(1, "paris"), None) == "paris: the peer is there again (IKE SA 1)"
     assert line_of(Progress(1, "paris", "sending IKE_SA_INIT"), None) is None
 
 
