@@ -84,7 +84,7 @@ class Driver:
             if time.monotonic() > deadline:
                 words = "; ".join(gateway.last_words(2) for gateway in self._gateways)
                 raise HostError(f"the two gateways do not agree after {TAKES_S:.0f} s ({what or 'set up'}): {words}")
-            time.sleep(0.005)
+            time.sleep(0.02)
 
     def pair(self) -> Pair | None:
         first, second = (_alone(client) for client in self._clients)

@@ -9,6 +9,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -310,3 +311,11 @@ def in_namespace_socket(name: str) -> Iterator[socket.socket]:
     made = in_namespace(f"/run/netns/{name}", lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
     with made:
         yield made
+
+
+def test_the_worker_comes_before_the_thread_that_negotiates() -> None:
+    may = subprocess.run(["nice", "-n", "-5", "nice"], capture_output=True, text=True).stdout.strip() == "-5"
+    with Pair(4) as pair:
+        tasks = Path(f"/proc/{pair.a.process.pid}/task").iterdir()
+        nices = [int((task / "stat").read_text().rpartition(")")[2].split()[16]) for task in tasks]
+        assert max(nices) - min(nices) == (5 if may else 0)
