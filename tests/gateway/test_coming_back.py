@@ -64,8 +64,12 @@ def pinging(pair: SitePair) -> Iterator[None]:
 
 def up(pair: SitePair, a: dict[str, str], b: dict[str, str]) -> tuple[Gateway, Gateway]:
     other = pair.gateway("b", **b).wait_for("listening")
-    one = pair.gateway("a", **a).wait_for("net installed")
-    other.wait_for("net installed")
+    one = pair.gateway("a", **a)
+    try:
+        one.wait_for("net installed", 20.0)
+        other.wait_for("net installed")
+    except AssertionError as error:
+        raise AssertionError(f"{error}\n--- b\n{other.text()}") from None
     return one, other
 
 
