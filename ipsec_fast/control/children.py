@@ -95,6 +95,9 @@ class Children:
         if self._waiting.pop(key, None) is not None:
             self.changed = True
 
+    def is_trapped(self, key: Key) -> bool:
+        return key in self._trapped
+
     def wanted_by(self, tag: int) -> Key | None:
         """Which waiting child a NO_SA notice is about."""
         return next((key for key, policies in self._waiting.items() for p in policies if p.tag == tag), None)

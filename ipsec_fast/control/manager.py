@@ -84,8 +84,12 @@ class Manager:
                 self._answer(event, now)
                 continue
             seen = not isinstance(event, Progress) or seen
-            self._act(event, now)
-            self._tell(event)
+            if isinstance(event, ChildDown):  # a listener may still want the counters of what goes
+                self._tell(event)
+                self._act(event, now)
+            else:
+                self._act(event, now)
+                self._tell(event)
         if seen:
             self._views = {view.ike_id: view for view in self._endpoint.views()}
         if self._children.changed:

@@ -37,11 +37,21 @@ class Routing:
 
     def start(self, connections: Iterable[ConnectionConfig], started: Iterable[tuple[str, str]]) -> None:
         """Adopt what a crash left for children that are still configured, and refuse in clear what `started` children will carry."""
-        remote = {(one.name, child.name): _remote_of(one, child) for one in connections for child in one.children}
+        connections = tuple(connections)
+        remote = _remotes(connections)
         self._table.adopt(_networks(ts for selectors in remote.values() for ts in selectors))
-        self._closed = set(_networks(ts for key in started for ts in remote.get(key, ())))
-        for network in self._closed:
+        self.expect(connections, started)
+
+    def expect(self, connections: Iterable[ConnectionConfig], started: Iterable[tuple[str, str]]) -> None:
+        """The configuration is this now: refuse in clear what `started` children will carry, and nothing else that no child carries."""
+        remote = _remotes(connections)
+        closed = set(_networks(ts for key in started for ts in remote.get(key, ())))
+        for network in closed:
             self._table.prohibit(network)
+        gone, self._closed = self._closed - closed, closed
+        for network in gone:
+            if not self._users.get(network):
+                self._table.remove(network, keep_prohibit=False)
 
     def add_child(
         self, child_id: Hashable, local_ts: Sequence[TrafficSelector], remote_ts: Sequence[TrafficSelector]
@@ -66,6 +76,10 @@ class Routing:
             if not users:
                 del self._users[network]
                 self._table.remove(network, keep_prohibit=network in self._closed)
+
+
+def _remotes(connections: Iterable[ConnectionConfig]) -> dict[tuple[str, str], Sequence[TrafficSelector]]:
+    return {(one.name, child.name): _remote_of(one, child) for one in connections for child in one.children}
 
 
 def _remote_of(connection: ConnectionConfig, child: ChildConfig) -> Sequence[TrafficSelector]:

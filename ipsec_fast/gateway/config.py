@@ -51,7 +51,7 @@ class GatewaySettings:
 class LoadedConfig:
     """`start`: (connection, child) pairs to initiate at once; `trap`: those that packets begin. `mss`: by connection name.
 
-    `warnings`: one line each. `state_key`: None where no state is to be written.
+    `warnings`: one line each. `state_key`: None where no state is to be written. `path`: its file.
     """
 
     settings: GatewaySettings
@@ -62,6 +62,7 @@ class LoadedConfig:
     secrets: tuple[SharedKey, ...]
     warnings: tuple[str, ...] = ()
     state_key: Secret | None = None
+    path: Path | None = None
 
 
 def load_config(path: Path) -> LoadedConfig:
@@ -69,8 +70,8 @@ def load_config(path: Path) -> LoadedConfig:
     text, status = _read_text(path)
     tree = fold_tree(_parse_toml(text))
     gateway = _validate(tree, ("gateway",), GatewaySection, tree.gateway)
-    connections = _validate_all(tree, "connections", ConnectionSection, tree.connections)
-    sections = _validate_all(tree, "secrets", SecretSection, tree.secrets)
+    connections = validate_all(tree, "connections", ConnectionSection, tree.connections)
+    sections = validate_all(tree, "secrets", SecretSection, tree.secrets)
     if tree.inline_secrets:
         _check_inline_allowed(tree, status, path)
     secrets = _load_secrets(tree, sections, path.absolute().parent)
@@ -85,7 +86,7 @@ def load_config(path: Path) -> LoadedConfig:
         if state_key is not None:
             state_key.close()
         raise ConfigError(tree.problems)
-    return _build(tree, gateway, connections, secrets, state_key)
+    return _build(tree, gateway, connections, secrets, state_key, path)
 
 
 def _build(
@@ -94,6 +95,7 @@ def _build(
     connections: Mapping[str, ConnectionSection],
     secrets: tuple[SharedKey, ...],
     state_key: Secret | None,
+    path: Path,
 ) -> LoadedConfig:
     built = tuple(section.build(name) for name, section in connections.items())
     warnings = [str(Problem(tree.path_text(where), message)) for where, message in warn_connections(built)]
@@ -122,6 +124,7 @@ def _build(
         secrets=secrets,
         warnings=tuple(warnings),
         state_key=state_key,
+        path=path,
     )
 
 
@@ -152,7 +155,7 @@ def _parse_toml(text: str) -> dict[str, object]:
         raise ConfigError("not a configuration: nested too deeply") from None
 
 
-def _validate_all(
+def validate_all(
     tree: Tree, kind: str, model: type[SectionT], sections: Mapping[str, dict[str, object]]
 ) -> dict[str, SectionT]:
     found = ((name, _validate(tree, (kind, name), model, section)) for name, section in sections.items())

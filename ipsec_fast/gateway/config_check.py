@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
+from ..control.children import POLICIES_MAX, ROUTES_MAX
 from ..iana import IdType
 from ..ike.config import Action, ConnectionConfig
 from ..model import Identity
@@ -41,6 +42,14 @@ def check_connections(
             versions = [{ts.version for ts in side} for side in (child.local_ts, child.remote_ts)]
             if all(versions) and not versions[0] & versions[1]:
                 yield where, "local_ts and remote_ts have no IP version in common"
+            policies = max(1, len(child.local_ts)) * max(1, len(child.remote_ts))
+            routes = sum(len(ts.networks()) for ts in child.remote_ts)
+            if policies > POLICIES_MAX or routes > ROUTES_MAX:
+                needs = f"needs {policies} policies (local_ts times remote_ts) and {routes} routes"
+                yield (
+                    where,
+                    f"{needs}; at most {POLICIES_MAX} and {ROUTES_MAX} are possible: split it into several children",
+                )
         if connection.local_addrs and connection.remote_addrs:
             local, remote = ({a.version for a in side} for side in (connection.local_addrs, connection.remote_addrs))
             if not local & remote:
@@ -58,7 +67,7 @@ def _actions(child: ChildSection) -> Iterator[tuple[str, Action]]:
 
 def warn_connections(connections: Sequence[ConnectionConfig]) -> Iterator[Blame]:
     if not connections:
-        yield (), "no connections: this gateway would do nothing; add a section such as [connections.paris]"
+        yield (), "no connections: this gateway waits until `swanctl --load-all` loads some; or add [connections.paris]"
     owner: dict[str, str] = {}
     for connection in connections:
         if not connection.children:

@@ -35,7 +35,7 @@ def read_secret_file(path: Path, *, at_least: int = MIN_SECRET_BYTES, group_may_
         raise SecretError(f"cannot read {path}: {error.strerror}") from None
     finally:
         os.close(fd)
-    return _check_length(secret, str(path), at_least)
+    return check_length(secret, str(path), at_least)
 
 
 def check_private(status: os.stat_result, path: Path, *, group_may_read: bool = False) -> None:
@@ -68,12 +68,13 @@ def decode_inline_secret(value: object) -> Secret:
     if len(data) > MAX_SECRET_BYTES:
         raise SecretError(f"is longer than {MAX_SECRET_BYTES} bytes")
     try:
-        return _check_length(secret_from_buffer(data, wipe=True), "the secret")
+        return check_length(secret_from_buffer(data, wipe=True), "the secret")
     except IpsecFastError as error:
         raise SecretError(str(error)) from None
 
 
-def _check_length(secret: Secret, where: str, at_least: int = MIN_SECRET_BYTES) -> Secret:
+def check_length(secret: Secret, where: str, at_least: int = MIN_SECRET_BYTES) -> Secret:
+    """The secret; closed, and SecretError, where it is too short to resist guessing."""
     size = len(secret)
     if size >= at_least:
         return secret

@@ -33,17 +33,16 @@ from ..dataplane.offload import Offload
 from ..dataplane.tun import Tun
 from ..dataplane.udp import UdpSocket
 from ..dataplane.worker import Worker
-from ..errors import HostError, IpsecFastError
-from ..ike.config import EndpointSettings
+from ..errors import ConfigError, HostError, IpsecFastError, Problem
+from ..ike.config import ConnectionConfig, EndpointSettings
 from ..ike.endpoint import Endpoint
 from ..ike.events import IkeDown, IkeUp, IkeView, Notice
 from ..model import Address, Path
-from ..policy.credentials import Credentials, SharedKey
-from ..policy.peers import Peers
 from ..system.links import Links
 from ..system.netlink import Netlink
 from ..system.routes import MARK, Routes
 from .config import LoadedConfig
+from .configuration import Configuration, Surroundings
 from .ike_io import KEEPALIVE, NAT_PORT, IkeSockets, NatSockets, listening_addresses
 from .keepalive import Keepalives
 from .log import Log, Narrator
@@ -51,6 +50,7 @@ from .operations import Operations
 from .starter import Starter
 from .vici.control import GatewayStats
 from .vici.server import ViciServer
+from .waiting import Change, Waiting
 
 DEFAULT_MTU = 1500
 GOODBYE_S = 1.0  # how long an orderly stop waits for the peers' answers to DELETE
@@ -73,6 +73,7 @@ async def _main(config: LoadedConfig, log: Callable[[str], None]) -> int:
     gateway = Gateway(config, log)
     try:
         await gateway.open()
+        loop.add_signal_handler(signal.SIGHUP, gateway.reload_or_log)
         await stop.wait()
         log("stopping")
         await gateway.say_goodbye()
@@ -110,9 +111,11 @@ class Gateway:
         config, settings = self._config, self._config.settings
         self._engine = _pick_engine(settings.engine)
         offload = Offload(**dataclasses.asdict(settings.offload))
-        self._credentials = Credentials(SharedKey(one.name, one.ids, one.secret) for one in config.secrets)
-        self._closing.callback(self._credentials.close)
-        addresses = listening_addresses([one.local_addrs for one in config.connections])
+        self._configuration = Configuration(
+            config, Surroundings(self._check_addresses, lambda change: self._waiting.apply(change), self._begin)
+        )
+        self._closing.callback(self._configuration.close)
+        self._addresses = addresses = listening_addresses([one.local_addrs for one in config.connections])
         # first what another gateway may have, so that we fail before we touch a route
         self._ike = self._closing.enter_context(contextlib.closing(IkeSockets(self._receive)))
         self._ike.open(addresses)
@@ -131,8 +134,7 @@ class Gateway:
         self._closing.push_async_callback(vici.close)
         await vici.start()
         self._closing.callback(routes.close)
-        routing.start(config.connections, (*config.start, *config.trap))
-        self._children.expect(config.connections, config.start)
+        self._waiting.start(config.connections)
         self._closing.callback(self._worker.stop)
         self._worker.start()
         self._listen()
@@ -140,10 +142,6 @@ class Gateway:
         self._log(
             f"listening on {where}; device {tun.name}, engine {self._worker.engine}, control socket {settings.socket}"
         )
-        for connection in config.connections:
-            for child in connection.children:
-                if child.start_action.traps:
-                    self._children.trap(connection, child)
         self._starter.start(self._now())
         self._pump()
 
@@ -161,10 +159,11 @@ class Gateway:
         """The parts above the descriptors; nothing here can fail."""
         config = self._config
         self._endpoint = Endpoint(EndpointSettings(), os.urandom)
-        peers, spis = Peers(config.connections), SpiPool(os.urandom)
-        host = Host(self._nat.index_of, self._path_mtu, lambda name: config.mss.get(name, "auto"), self._worker.engine)
+        spis = SpiPool(os.urandom)
+        host = Host(self._nat.index_of, self._path_mtu, self._configuration.mss, self._worker.engine)
         self._children = Children(host, routing, spis, Grants(MemoryGrantStore()))
-        answers = Answers(peers, self._credentials, spis)
+        self._waiting = Waiting(self._children, routing)
+        answers = Answers(self._configuration.peers, self._configuration.credentials, spis)
         self._manager = Manager(
             self._endpoint,
             answers,
@@ -178,11 +177,13 @@ class Gateway:
             self._endpoint,
             self._manager,
             self._children,
-            peers,
+            self._configuration,
+            self._waiting,
             now=self._now,
             pump=self._pump,
             stats=self._stats,
             taken_down=lambda connection, child: self._starter.forget(connection, child),
+            reload=self.reload,
         )
         self._starter = Starter(
             config.connections,
@@ -220,6 +221,40 @@ class Gateway:
             await self._closing.aclose()
         except Exception as error:
             self._log(f"while stopping: {error}")
+
+    # --- a configuration that changes
+
+    def reload(self) -> None:
+        """Read the file again; IpsecFastError, and nothing changed, where that cannot be done."""
+        for line in self._configuration.reload():
+            self._log(line)
+
+    def reload_or_log(self) -> None:
+        try:
+            self.reload()
+        except IpsecFastError as error:
+            self._log(f"reload failed, everything stays as it was: {error}")
+
+    def _check_addresses(self, connection: ConnectionConfig) -> None:
+        """The worker's sockets are fixed at the start; a wildcard socket has every address."""
+        for address in connection.local_addrs:
+            if not any(
+                one == address or (one.is_unspecified and one.version == address.version) for one in self._addresses
+            ):
+                have = ", ".join(map(str, self._addresses))
+                reason = (
+                    f"{address}: this gateway listens on {have} only, as its file said when it started; add a connection "
+                    "without local_addrs to the file, or none at all, and restart: then it listens on every address"
+                )
+                raise ConfigError([Problem(f"connections.{connection.name}.local_addrs", reason)])
+
+    def _begin(self, change: Change) -> None:
+        for connection in change.gone:
+            self._starter.unload(connection.name)
+        for connection in change.fresh:
+            self._starter.load(connection)
+            self._starter.start(self._now(), connection.name)
+        self._pump()
 
     # --- input
 

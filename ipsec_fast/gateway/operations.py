@@ -14,12 +14,13 @@ from ..control.children import Children
 from ..control.manager import Listener, Manager
 from ..control.views import child_counters, child_mtu
 from ..errors import StateError, UsageError
-from ..ike.config import ConnectionConfig
+from ..ike.config import ChildConfig, ConnectionConfig
 from ..ike.events import ChildDown, ChildFailed, ChildUp, ChildView, IkeDown, IkeUp, IkeView, Notice, Progress
 from ..model import Address, Path
-from ..policy.peers import Peers
+from .configuration import Configuration
 from .ike_io import IKE_PORT, source_for
 from .vici.control import ChildCounters, ChildMtu, ControlLog, GatewayStats, Selection
+from .waiting import Waiting
 
 if TYPE_CHECKING:
     from ..ike.endpoint import Endpoint
@@ -86,21 +87,26 @@ class Operations:
         endpoint: Endpoint,
         manager: Manager,
         children: Children,
-        peers: Peers,
+        configuration: Configuration,
+        waiting: Waiting,
         *,
         now: Callable[[], float],
         pump: Callable[[], None],
         stats: Callable[[], GatewayStats],
         taken_down: Callable[[str, str | None], int],
+        reload: Callable[[], None],
     ) -> None:
         self._endpoint = endpoint
         self._manager = manager
         self._children = children
-        self._peers = peers
+        self.configuration = configuration
+        self._peers = configuration.peers
+        self._waiting = waiting
         self._now = now
         self._pump = pump
         self._stats = stats
         self._taken_down = taken_down
+        self.reload = reload
         self._asked: dict[int, set[str]] = {}  # per IKE SA that is being set up: the children that come with it
         self._creating: dict[tuple[str, str], int] = {}  # asked for on an IKE SA that stands
         manager.subscribe(self._forget_asked)
@@ -222,6 +228,21 @@ class Operations:
                 count += 1
         self._pump()
         return count
+
+    # --- trap policies
+
+    def trapped(self) -> Sequence[tuple[ConnectionConfig, ChildConfig]]:
+        return self._waiting.trapped()
+
+    def install(self, ike: str | None, child: str) -> None:
+        connection, (one,) = self._peers.find(ike, child)
+        self._waiting.install(connection, one)
+        self._pump()
+
+    def uninstall(self, ike: str | None, child: str) -> None:
+        connection, (one,) = self._peers.find(ike, child)
+        self._waiting.uninstall(connection, one)
+        self._pump()
 
     # --- beginning
 

@@ -35,6 +35,10 @@ class Credentials:
     def __init__(self, keys: Iterable[SharedKey]) -> None:
         self._keys = tuple(keys)
 
+    def replace(self, keys: Iterable[SharedKey]) -> None:
+        """From now on these. Who calls wipes those that are in no use any more."""
+        self._keys = tuple(keys)
+
     def shared_key(self, local: Identity, remote: Identity) -> Secret:
         """SecretError, with both identities, where no entry fits."""
         best: tuple[int, SharedKey] | None = None

@@ -19,6 +19,10 @@ class Peers:
     def __init__(self, connections: Iterable[ConnectionConfig]) -> None:
         self.connections = tuple(connections)
 
+    def replace(self, connections: Iterable[ConnectionConfig]) -> None:
+        """From now on these; an IKE SA goes on with the one that it was made with."""
+        self.connections = tuple(connections)
+
     def by_path(self, path: Path) -> tuple[ConnectionConfig, ...]:
         """Those whose addresses allow this path, best first: a named remote address weighs more than a named local one."""
         fitting = [one for one in self.connections if _allows(one, path)]

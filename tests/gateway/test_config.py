@@ -392,7 +392,7 @@ def test_secret_without_id_serves_everybody(folder: Folder) -> None:
 @pytest.mark.parametrize(
     ("text", "word"),
     [
-        ("", "would do nothing"),
+        ("", "swanctl --load-all"),
         (GOOD.split("[connections.paris.children.net]")[0] + GOOD[GOOD.index("[secrets") :], "no children"),
         (
             GOOD

@@ -129,8 +129,8 @@ def test_other_commands(session: vici.Session, gateway: tuple[FakeControl, str])
     assert gateway[0].calls[-1] == ("terminate", Selection(ike="paris"), False)
     with pytest.raises(vici.exception.CommandException, match="no matching"):
         list(session.terminate({"ike": "paris"}))
-    with pytest.raises(vici.exception.SessionException):
-        session.get_pools()
+    with pytest.raises(vici.exception.CommandException, match="not supported by this version"):
+        session.load_pool({"office": {"addrs": "10.9.0.0/24"}})
 
 
 @needs_swanctl

@@ -10,9 +10,12 @@ from dataclasses import replace
 from ipaddress import ip_address
 
 from ipsec_fast.algorithms import esp_suite, parse_esp_proposal, parse_ike_proposal
-from ipsec_fast.errors import NegotiationError
+from ipsec_fast.errors import ConfigError, NegotiationError, Problem
+from ipsec_fast.gateway.config import GatewaySettings, LoadedConfig
+from ipsec_fast.gateway.configuration import Configuration, Surroundings
 from ipsec_fast.gateway.vici.control import ChildCounters, ChildMtu, ControlLog, GatewayStats, Listener, Selection
 from ipsec_fast.gateway.vici.server import ViciServer
+from ipsec_fast.gateway.waiting import Change
 from ipsec_fast.ike.config import ChildConfig, ConnectionConfig
 from ipsec_fast.ike.events import ChildView, IkeView, Notice, Progress
 from ipsec_fast.model import Identity, Path, TrafficSelector
@@ -88,6 +91,23 @@ class FakeControl:
         self.listeners: list[Listener] = []
         self.released = asyncio.Event()
         self.calls: list[object] = []
+        self.applied: list[tuple[str, ...]] = []  # names of the connections, per change
+        self.begun: list[tuple[str, str]] = []
+        self.traps: list[tuple[str, str]] = []
+        config = LoadedConfig(GatewaySettings(), CONNECTIONS, start=(), trap=(), mss={}, secrets=())
+        self.configuration = Configuration(config, Surroundings(self._check, self._apply, self._begin))
+
+    def _check(self, connection: ConnectionConfig) -> None:
+        if ip_address("198.51.100.1") in connection.local_addrs:
+            raise ConfigError([Problem(f"connections.{connection.name}.local_addrs", "this gateway listens elsewhere")])
+
+    def _apply(self, change: Change) -> None:
+        self.applied.append(tuple(one.name for one in change.all))
+
+    def _begin(self, change: Change) -> None:
+        self.begun += [
+            (one.name, child.name) for one in change.fresh for child in one.children if child.start_action.starts
+        ]
 
     def views(self) -> Sequence[IkeView]:
         return self.sas
@@ -103,7 +123,22 @@ class FakeControl:
         return {"mtu": 1430, "mss_ipv4": 1390, "mss_ipv6": 1370}
 
     def connections(self) -> Sequence[ConnectionConfig]:
-        return CONNECTIONS
+        return self.configuration.connections
+
+    def trapped(self) -> Sequence[tuple[ConnectionConfig, ChildConfig]]:
+        found = (self.configuration.peers.find(*key) for key in self.traps)
+        return [(connection, child) for connection, (child,) in found]
+
+    def install(self, ike: str | None, child: str) -> None:
+        connection, (one,) = self.configuration.peers.find(ike, child)
+        self.traps.append((connection.name, one.name))
+
+    def uninstall(self, ike: str | None, child: str) -> None:
+        connection, (one,) = self.configuration.peers.find(ike, child)
+        self.traps.remove((connection.name, one.name))
+
+    def reload(self) -> None:
+        self.configuration.reload()
 
     async def initiate(self, ike: str | None, child: str | None, log: ControlLog) -> None:
         self.calls.append(("initiate", ike, child))

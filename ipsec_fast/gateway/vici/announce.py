@@ -14,6 +14,7 @@ from .commands import progress_section
 from .control import GatewayControl
 from .views import child_section, ike_section, sa_section
 
+MAX_ENDED = 256
 Broadcast = Callable[[str, Callable[[], Encodable]], None]  # the message is only built where somebody listens
 
 
@@ -24,6 +25,7 @@ class Announcer:
         self._last_seen: dict[int, IkeView] = {}
         self._up: set[int] = set()
         self._replaced: set[int] = set()
+        self._ended: dict[int, dict[str, Any]] = {}  # children as they went, with their last counters
 
     def hear(self, notice: Notice, view: IkeView | None) -> None:
         match notice:
@@ -36,6 +38,7 @@ class Announcer:
             case ChildUp():
                 self._child_up(notice, view)
             case ChildDown() if notice.replaced_by is None:
+                self._keep(notice, view)
                 message = self._child_updown(notice, view, notice.child_id, None)
                 self._broadcast("child-updown", message)
         if view is not None and not isinstance(notice, IkeDown):
@@ -79,6 +82,12 @@ class Announcer:
 
         self._broadcast("child-rekey", rekeyed)
 
+    def _keep(self, notice: ChildDown, view: IkeView | None) -> None:
+        """The dataplane forgets it now; its own event, and that of its IKE SA, which may follow, shall still show it."""
+        self._ended[notice.child_id] = self._child(notice.ike_id, view, notice.child_id, notice.name)
+        while len(self._ended) > MAX_ENDED:
+            del self._ended[next(iter(self._ended))]
+
     def _child_updown(
         self, notice: ChildUp | ChildDown, view: IkeView | None, child_id: int, up: str | None
     ) -> Callable[[], Encodable]:
@@ -90,12 +99,20 @@ class Announcer:
         return build
 
     def _sa(self, ike_id: int, view: IkeView | None) -> Encodable:
-        return {"uniqueid": ike_id} if view is None else sa_section(view, self._control)
+        if view is None:
+            return {"uniqueid": ike_id}
+        section = sa_section(view, self._control)
+        for child in view.children:
+            if child.child_id in self._ended:
+                section["child-sas"][f"{child.name}-{child.child_id}"] = self._ended[child.child_id]
+        return section
 
     def _ike(self, ike_id: int, view: IkeView | None) -> dict[str, Any]:
         return {"uniqueid": ike_id} if view is None else ike_section(view, self._control.now())
 
     def _child(self, ike_id: int, view: IkeView | None, child_id: int, name: str) -> dict[str, Any]:
+        if child_id in self._ended:
+            return self._ended[child_id]
         child = _find(view, child_id) or _find(self._last_seen.get(ike_id), child_id)
         return {"name": name, "uniqueid": child_id} if child is None else child_section(child, self._control)
 

@@ -151,6 +151,14 @@ def text(message: Mapping[str, Any], key: str) -> str | None:
     return value.decode("utf-8", "replace")
 
 
+def text_list(message: Mapping[str, Any], key: str) -> list[str]:
+    """A list's items as text, empty where it is absent; ViciError where it is anything else."""
+    value = message.get(key, [])
+    if not isinstance(value, list):
+        raise ViciError(f"{key} must be a list")
+    return [item.decode("utf-8", "replace") for item in value]
+
+
 def number(message: Mapping[str, Any], key: str) -> int | None:
     value = text(message, key)
     if value is None or value == "":

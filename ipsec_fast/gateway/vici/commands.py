@@ -10,44 +10,21 @@ import asyncio
 import logging
 import platform
 import time
-from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any, Protocol
+from collections.abc import Coroutine
+from typing import Any
 
 from ... import __version__
 from ...errors import IpsecFastError, StateError, UsageError
 from ...ike.events import Progress
 from .codec import Decoded, Encodable, flag, number, text
-from .control import ChildCounters, ChildMtu, ControlLog, GatewayControl, GatewayStats, Listener, Selection
+from .config_commands import ConfigCommands
+from .control import ControlLog, GatewayControl, Handler, Selection, Session
 from .views import connection_section, sa_section
-
-__all__ = [
-    "ChildCounters",
-    "ChildMtu",
-    "Commands",
-    "ControlLog",
-    "GatewayControl",
-    "GatewayStats",
-    "Listener",
-    "Selection",
-    "progress_section",
-]
 
 log = logging.getLogger("ipsec_fast.cfg")
 DEFAULT_LOGLEVEL = 1
+MAX_ERRMSG = 8192
 NOT_ESTABLISHED = ("CREATED", "CONNECTING")
-
-
-class Session(Protocol):
-    """The connection that a command came from."""
-
-    async def send_event(self, name: str, message: Encodable) -> None:
-        """An event of a streamed command; waits while the client is slow. Nothing where it did not register."""
-
-    def post_event(self, name: str, message: Encodable) -> None:
-        """An event that nobody waits for. Nothing where the client did not register."""
-
-
-Handler = Callable[[Decoded, Session], Awaitable[Encodable]]
 
 
 class Commands:
@@ -63,6 +40,7 @@ class Commands:
             "initiate": self.initiate,
             "terminate": self.terminate,
             "rekey": self.rekey,
+            **ConfigCommands(control).table,
         }
 
     async def run(self, name: str, request: Decoded, session: Session) -> Encodable:
@@ -70,7 +48,7 @@ class Commands:
         try:
             return await self.table[name](request, session)
         except IpsecFastError as error:
-            return {"success": "no", "errmsg": str(error)}
+            return {"success": "no", "errmsg": _one_line(str(error))}
         except Exception:
             log.exception("command %s failed", name)
             return {"success": "no", "errmsg": f"internal error in {name}; the gateway's log has the details"}
@@ -200,6 +178,11 @@ class Commands:
         self._background.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None and not isinstance(error, IpsecFastError):
             log.error("a command's work failed: %r", error)
+
+
+def _one_line(text: str) -> str:
+    line = "".join(c if c.isprintable() else " " for c in text)
+    return line if len(line) <= MAX_ERRMSG else f"{line[:MAX_ERRMSG]} ... ({len(line) - MAX_ERRMSG} characters more)"
 
 
 def progress_section(progress: Progress) -> dict[str, object]:

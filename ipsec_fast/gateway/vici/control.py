@@ -6,12 +6,17 @@ becomes `errmsg`. Called by commands.py and announce.py.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypedDict
+from typing import TYPE_CHECKING, Protocol, TypedDict
 
-from ...ike.config import ConnectionConfig
+from ...ike.config import ChildConfig, ConnectionConfig
 from ...ike.events import ChildView, IkeView, Notice, Progress
+from .codec import Decoded, Encodable
+
+if TYPE_CHECKING:
+    from ...crypto.secret import Secret
+    from ..config_load import LoadedConnection
 
 ControlLog = Callable[[Progress], None]
 # a notice, with the IKE SA it is about: as it is now, or, for a *Down notice, as it was last seen (None: not known)
@@ -77,8 +82,50 @@ class Selection:
         return [(view, children) for view, children in found if children or not self.names_child]
 
 
+class Session(Protocol):
+    """The connection that a command came from."""
+
+    async def send_event(self, name: str, message: Encodable) -> None:
+        """An event of a streamed command; waits while the client is slow. Nothing where it did not register."""
+
+    def post_event(self, name: str, message: Encodable) -> None:
+        """An event that nobody waits for. Nothing where the client did not register."""
+
+
+Handler = Callable[[Decoded, Session], Awaitable[Encodable]]
+
+
+class Configurable(Protocol):
+    """What was loaded over the socket, and how it changes; the file's connections and secrets are not its own."""
+
+    def parse_connection(self, name: str, section: Mapping[str, object]) -> LoadedConnection:
+        """ConfigError names every problem with its path."""
+
+    def load_connection(self, new: LoadedConnection) -> bool:
+        """Add or replace it; False where just that was loaded already."""
+
+    def unload_connection(self, name: str) -> None: ...
+
+    def loaded_connections(self) -> list[str]: ...
+
+    def load_secret(self, name: str, kind: str, owners: Sequence[str], secret: Secret) -> None:
+        """The secret is the gateway's from now on, also where this raises."""
+
+    def unload_secret(self, name: str) -> None: ...
+
+    def loaded_secrets(self) -> list[str]: ...
+
+    def clear_secrets(self) -> None: ...
+
+
 class GatewayControl(Protocol):
     """The daemon, seen from its control socket."""
+
+    @property
+    def configuration(self) -> Configurable: ...
+
+    def reload(self) -> None:
+        """Read the gateway's file again."""
 
     def views(self) -> Sequence[IkeView]:
         """Every IKE SA with its children."""
@@ -105,6 +152,14 @@ class GatewayControl(Protocol):
 
     def rekey(self, selection: Selection) -> int:
         """Start a rekey of what `selection` means, return how many."""
+
+    def trapped(self) -> Sequence[tuple[ConnectionConfig, ChildConfig]]:
+        """The children whose packets begin them."""
+
+    def install(self, ike: str | None, child: str) -> None:
+        """Trap a child; nothing where it is trapped already."""
+
+    def uninstall(self, ike: str | None, child: str) -> None: ...
 
     def stats(self) -> GatewayStats: ...
 

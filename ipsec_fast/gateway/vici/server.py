@@ -13,6 +13,7 @@ import os
 import socket
 from collections.abc import Callable
 
+from ...crypto.secret import wipe
 from .announce import Announcer
 from .codec import (
     Encodable,
@@ -31,8 +32,11 @@ from .listener import file_identity, open_listener, peer_uid, remove_listener
 
 log = logging.getLogger("ipsec_fast.cfg")
 EVENTS = frozenset(
-    {"log", "control-log", "list-sa", "list-conn", "ike-updown", "child-updown", "ike-rekey", "child-rekey"}
-)
+    (
+        "log", "control-log", "list-sa", "list-policy", "list-conn", "list-cert", "list-authority",
+        "ike-updown", "ike-rekey", "child-updown", "child-rekey",
+    )
+)  # fmt: skip
 MAX_CONNECTIONS = 64
 MAX_WAITING_PACKETS = 16
 MAX_UNREAD_BYTES = 1024 * 1024
@@ -165,11 +169,17 @@ class Connection:
     async def _read_all(self) -> None:
         while True:
             length = segment_length(await self._reader.readexactly(4))
-            await self._packets.put(decode_packet(await self._reader.readexactly(length)))
+            data = await self._reader.readexactly(length)
+            await self._packets.put(decode_packet(data))
+            wipe(data)
 
     async def _answer_all(self) -> None:
         while True:
-            await self._answer(await self._packets.get())
+            packet = await self._packets.get()
+            try:
+                await self._answer(packet)
+            finally:
+                wipe(packet.body)  # it may hold a secret
             await self._writer.drain()
 
     async def _answer(self, packet: Packet) -> None:

@@ -13,9 +13,10 @@ from ...iana import Encr, Group, IdType, Integ, Prf, TransformType, name_of
 from ...ike.config import Action, ChildConfig, ConnectionConfig
 from ...ike.events import ChildView, IkeView
 from ...model import Identity, Proposal, TrafficSelector
-from .control import GatewayControl
+from .control import ChildCounters, GatewayControl
 
 Section = dict[str, Any]
+NOTHING_YET: ChildCounters = {"bytes_in": 0, "packets_in": 0, "bytes_out": 0, "packets_out": 0}  # not in the dataplane
 
 
 def sa_section(view: IkeView, control: GatewayControl, children: Iterable[ChildView] | None = None) -> Section:
@@ -58,7 +59,7 @@ def ike_section(view: IkeView, now: float) -> Section:
 
 def child_section(child: ChildView, control: GatewayControl) -> Section:
     now = control.now()
-    counters = control.child_counters(child.child_id)
+    counters = control.child_counters(child.child_id) or NOTHING_YET
     integrity = child.suite.integrity
     return {
         "name": child.name,
@@ -104,6 +105,15 @@ def connection_section(connection: ConnectionConfig) -> Section:
         "local-1": _auth_section(connection.local_id),
         "remote-1": _auth_section(connection.remote_id),
         "children": {child.name: _child_config_section(child) for child in connection.children},
+    }
+
+
+def policy_section(child: ChildConfig) -> Section:
+    """A child that is trapped, as list-policy shows it."""
+    return {
+        "mode": "TUNNEL",
+        "local-ts": _selector_texts(child.local_ts) or ["dynamic"],
+        "remote-ts": _selector_texts(child.remote_ts) or ["dynamic"],
     }
 
 
