@@ -38,15 +38,18 @@ def lab() -> Iterator[Lab]:
 
 @pytest.fixture
 def connect(lab: Lab) -> Iterator[Callable[..., Peers]]:
-    """Start both daemons: `connect(ours=Site, charon=Site)`; changes to both: `connect(esp=("aes256gcm16",))`."""
+    """Start both daemons: `connect(ours=Site, charon=Site)`; changes to both: `connect(esp=("aes256gcm16",))`.
+
+    `settings` go into charon's strongswan.conf.
+    """
     with ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="interop")))
 
-        def start(ours: Site = LEFT, charon: Site = RIGHT, **changes: object) -> Peers:
+        def start(ours: Site = LEFT, charon: Site = RIGHT, settings: str = "", **changes: object) -> Peers:
             peers = Peers(
                 lab,
                 OurGateway(lab.a, directory / "ours", ours.but(**changes)),
-                Charon(lab.b, directory / "charon", charon.but(**changes)),
+                Charon(lab.b, directory / "charon", charon.but(**changes), settings=settings),
             )
             stack.callback(lambda: print(peers.logs()))  # shown for a test that fails
             stack.enter_context(peers.charon)

@@ -191,7 +191,9 @@ class Daemon:
 class Charon(Daemon):
     """charon-systemd, which needs no systemd, no pid file and stays in the foreground. level 4 logs the key material."""
 
-    def __init__(self, namespace: Namespace, directory: Path, site: Site, *, level: int = 1) -> None:
+    def __init__(
+        self, namespace: Namespace, directory: Path, site: Site, *, level: int = 1, settings: str = ""
+    ) -> None:
         super().__init__(namespace, directory)
         self.program = [shutil.which("charon-systemd") or "charon-systemd"]
         (directory / "strongswan.conf").write_text(f"""charon-systemd {{
@@ -213,6 +215,7 @@ class Charon(Daemon):
   }}
   retransmit_timeout = 1.0
   retransmit_tries = 3
+  {settings}
 }}
 """)
         self.configure(site)
