@@ -27,11 +27,6 @@ def pings_lost(peers: Peers, seconds: float, during: Callable[[], object] = lamb
     return int(sent) - int(received)
 
 
-def ike_spis(peers: Peers) -> tuple[str, str]:
-    one_of_each(peers)
-    return peers.ours.established()[0].spis
-
-
 @both_roles
 def test_our_reauthentication(connect: Connect, initiator: str) -> None:
     peers = connect(LEFT.but(options=REAUTH, child_options=QUIET), RIGHT.but(child_options=QUIET))
@@ -41,7 +36,6 @@ def test_our_reauthentication(connect: Connect, initiator: str) -> None:
     assert pings_lost(peers, 10) <= int(peers.ours.call("stats")["counters"]["drop_unknown_spi"])
     wait_for("another IKE SA", lambda: peers.ours.established() and peers.ours.established()[0].spis != before)
     assert peers.ours.log().count("closed (child") >= 2
-    assert peers.lab.l.ping("10.2.0.10") == 3
 
 
 @both_roles
@@ -56,7 +50,6 @@ def test_charons_reauthentication_made_before_it_is_broken(connect: Connect, ini
     assert pings_lost(peers, 10) == 0
     assert "reauthenticating IKE_SA" in peers.charon.log()
     wait_for("another IKE SA", lambda: peers.ours.established() and peers.ours.established()[0].spis != before)
-    assert peers.lab.l.ping("10.2.0.10") == 3
 
 
 @both_roles
