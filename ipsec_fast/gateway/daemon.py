@@ -43,6 +43,7 @@ from ..system.netlink import Netlink
 from ..system.routes import MARK, Routes
 from .config import LoadedConfig
 from .configuration import Configuration, Surroundings
+from .exchange_counters import ExchangeCounters
 from .ike_io import KEEPALIVE, NAT_PORT, IkeSockets, NatSockets, listening_addresses
 from .keepalive import Keepalives
 from .log import Log, Narrator
@@ -173,6 +174,7 @@ class Gateway:
             resize=self._resize_tun,
             acquire=lambda connection, child: self._starter.acquire(connection, child, self._now()),
         )
+        counters = ExchangeCounters(lambda: self._endpoint.messages, lambda: self._endpoint.counters)
         self.operations = Operations(
             self._endpoint,
             self._manager,
@@ -184,6 +186,7 @@ class Gateway:
             stats=self._stats,
             taken_down=lambda connection, child: self._starter.forget(connection, child),
             reload=self.reload,
+            exchange_counters=counters,
         )
         self._starter = Starter(
             config.connections,
@@ -194,6 +197,7 @@ class Gateway:
         )
         self._watch = TrafficWatch(self._endpoint, self._children)
         self._keepalives = Keepalives(self._endpoint.views, self._children.last_sent_s, self._send_keepalive)
+        self._manager.subscribe(counters.hear)
         self._manager.subscribe(self._hear)
 
     def _listen(self) -> None:

@@ -18,6 +18,7 @@ from ..ike.config import ChildConfig, ConnectionConfig
 from ..ike.events import ChildDown, ChildFailed, ChildUp, ChildView, IkeDown, IkeUp, IkeView, Notice, Progress
 from ..model import Address, Path
 from .configuration import Configuration
+from .exchange_counters import ExchangeCounters
 from .ike_io import IKE_PORT, source_for
 from .vici.control import ChildCounters, ChildMtu, ControlLog, GatewayStats, Selection
 from .waiting import Waiting
@@ -95,6 +96,7 @@ class Operations:
         stats: Callable[[], GatewayStats],
         taken_down: Callable[[str, str | None], int],
         reload: Callable[[], None],
+        exchange_counters: ExchangeCounters,
     ) -> None:
         self._endpoint = endpoint
         self._manager = manager
@@ -107,6 +109,7 @@ class Operations:
         self._stats = stats
         self._taken_down = taken_down
         self.reload = reload
+        self.exchange_counters = exchange_counters
         self._asked: dict[int, set[str]] = {}  # per IKE SA that is being set up: the children that come with it
         self._creating: dict[tuple[str, str], int] = {}  # asked for on an IKE SA that stands
         manager.subscribe(self._forget_asked)

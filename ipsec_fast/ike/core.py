@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("ipsec_fast.ike")
 
 Datagrams = tuple[bytes, ...]
+MessageKind = tuple[str, int, bool, bool]  # connection ("": not known yet), exchange, inbound, response
 HalfOpenKey = tuple[Any, int, bytes]  # remote address, remote port, SPIi
 
 ASK_DEADLINE_S = 30.0
@@ -58,6 +59,7 @@ class Core:
         self.random = random
         self.now = 0.0
         self.counters: Counter[str] = Counter(internal_errors=0)
+        self.messages: Counter[MessageKind] = Counter()
         self.timers = Timers()
         self.hint_limit = Limiter(1.0)  # what we tell an address of SPIs that we do not have
         self.clear_hint_limit = Limiter(1.0)  # what an address may tell us of them in clear
@@ -154,6 +156,10 @@ class Core:
         self._resting[ticket] = Resting(sa, steps)
         self.timers.set(TimerKey(sa.ike_id, TimerKind.ASK, ticket), self.now + ASK_DEADLINE_S)
         self.emit(make_ask(ticket))
+
+    def count_message(self, connection: str, exchange: int, *, inbound: bool, response: bool) -> None:
+        """One that was sound (its ICV too), or that we made; repetitions are not counted again."""
+        self.messages[connection, exchange, inbound, response] += 1
 
     def count_internal_error(self, where: str) -> None:
         self.counters["internal_errors"] += 1

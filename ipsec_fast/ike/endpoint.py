@@ -7,13 +7,13 @@ answers what needs no IKE SA; the rest is v2/. No datagram makes it raise: one g
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from ..errors import RemoteError, StateError, UsageError
 from ..iana import ExchangeType, NotifyType
 from ..model import Address, Path
 from .config import ChildConfig, ConnectionConfig, EndpointSettings
-from .core import Core, Datagrams
+from .core import Core, Datagrams, MessageKind
 from .events import Event, IkeView
 from .header import FLAG_RESPONSE, IkeHeader
 from .records import IkeGone, IkeRecord
@@ -44,6 +44,11 @@ class Endpoint:
     @property
     def counters(self) -> dict[str, int]:
         return self._core.counters
+
+    @property
+    def messages(self) -> Mapping[MessageKind, int]:
+        """IKE messages by connection, exchange and direction."""
+        return self._core.messages
 
     # --- in
 

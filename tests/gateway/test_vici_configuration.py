@@ -17,8 +17,9 @@ from ipsec_fast.errors import HostError
 from ipsec_fast.gateway import configuration as configuration_module
 from ipsec_fast.gateway.vici.codec import MAX_SEGMENT_BYTES, Packet, PacketType, encode_message, encode_segment
 from ipsec_fast.gateway.waiting import Change
+from ipsec_fast.ike.events import ChildUp, IkeUp
 from ipsec_fast.model import Identity
-from tests.support.fake_control import FakeControl, running_server
+from tests.support.fake_control import FakeControl, ike_view, running_server
 
 PSK = b"a long shared secret, swordfish"
 SITE: dict[str, Any] = {
@@ -285,6 +286,35 @@ def test_algorithms_are_named_as_list_sas_names_them(session: vici.Session) -> N
     assert known["aead"]["AES_GCM_16"] == b"openssl"
     assert "CURVE_25519" in known["ke"]
     assert "PRF_HMAC_SHA2_256" in known["prf"]
+
+
+# --- counters
+
+
+def test_counters_of_all_of_one_and_of_each(session: vici.Session, control: FakeControl) -> None:
+    control.messages = {("", 34, True, False): 3, ("oslo", 35, False, False): 2, ("rome", 35, False, False): 1}
+    control.exchange_counters.hear(IkeUp(2, "oslo", replaces=1), ike_view(2, "oslo"))
+    control.exchange_counters.hear(ChildUp(2, 8, "oslo", "net", replaces=7), None)
+    control.exchange_counters.hear(ChildUp(2, 9, "oslo", "net"), None)
+    everything = session.get_counters()["counters"][""]
+    assert len(everything) == 21
+    wanted = {"ike-init-in-req": b"3", "ike-auth-out-req": b"3", "ike-rekey-init": b"1", "child-rekey": b"1",
+              "invalid": b"2", "invalid-spi": b"1", "info-in-req": b"0"}  # fmt: skip
+    assert {name: everything[name] for name in wanted} == wanted
+    assert session.get_counters({"name": "oslo"})["counters"]["oslo"]["ike-auth-out-req"] == b"2"
+    assert list(session.get_counters({"all": "yes"})["counters"]) == ["oslo", "rome"]
+    assert "no counters found" in refusal(session, "get-counters", {"name": "nowhere"})
+    assert "no counters found" in refusal(session, "reset-counters", {"name": "nowhere"})
+
+
+def test_a_reset_counts_from_there_on_and_only_that_one(session: vici.Session, control: FakeControl) -> None:
+    control.messages = {("oslo", 35, False, False): 2}
+    session.reset_counters({"name": "oslo"})
+    control.messages = {("oslo", 35, False, False): 5}
+    assert session.get_counters({"name": "oslo"})["counters"]["oslo"]["ike-auth-out-req"] == b"3"
+    assert session.get_counters()["counters"][""]["ike-auth-out-req"] == b"5"
+    session.reset_counters()
+    assert set(session.get_counters()["counters"][""].values()) == {b"0"}
 
 
 # --- hostile

@@ -118,6 +118,9 @@ def test_two_gateways_configured_by_swanctl_alone_carry_a_ping(pair: SitePair) -
     with captured(pair.netns("b")) as seen:
         assert "initiate completed successfully" in run_swanctl(pair, "a", "--initiate", "--child", "net")
         assert pair.ping("a") == pair.ping("b") == 3
+    for side, counted in (("a", "ike-auth-out-req"), ("b", "ike-auth-out-resp")):
+        lines = [line.split() for line in run_swanctl(pair, side, "--counters", "--name", "site").splitlines()]
+        assert [counted, ":", "1"] in lines, lines
     assert [packet for packet in seen if packet.is_clear] == []
     assert PSK not in "".join(gateway.text() for gateway in gateways)
     assert all(gateway.stop() == 0 for gateway in gateways)
@@ -259,6 +262,8 @@ def test_every_other_view_of_swanctl_answers(pair: SitePair) -> None:
         ("--list-authorities", ""),
         ("--list-algs", "AES_GCM_16[openssl]"),
         ("--stats", "uptime"),
+        ("--counters", "ike-init-out-req"),
+        ("--counters --reset --all", ""),
         ("--version --daemon", "ipsec-fast"),
         ("--load-pools", "no pools found, 0 unloaded"),
         ("--load-authorities", "no authorities found, 0 unloaded"),

@@ -13,6 +13,7 @@ from ipsec_fast.algorithms import esp_suite, parse_esp_proposal, parse_ike_propo
 from ipsec_fast.errors import ConfigError, NegotiationError, Problem
 from ipsec_fast.gateway.config import GatewaySettings, LoadedConfig
 from ipsec_fast.gateway.configuration import Configuration, Surroundings
+from ipsec_fast.gateway.exchange_counters import ExchangeCounters
 from ipsec_fast.gateway.vici.control import ChildCounters, ChildMtu, ControlLog, GatewayStats, Listener, Selection
 from ipsec_fast.gateway.vici.server import ViciServer
 from ipsec_fast.gateway.waiting import Change
@@ -93,6 +94,8 @@ class FakeControl:
         self.calls: list[object] = []
         self.applied: list[tuple[str, ...]] = []  # names of the connections, per change
         self.begun: list[tuple[str, str]] = []
+        self.messages: dict[tuple[str, int, bool, bool], int] = {}
+        self.exchange_counters = ExchangeCounters(lambda: self.messages, lambda: {"malformed": 2, "unknown_spi": 1})
         self.traps: list[tuple[str, str]] = []
         config = LoadedConfig(GatewaySettings(), CONNECTIONS, start=(), trap=(), mss={}, secrets=())
         self.configuration = Configuration(config, Surroundings(self._check, self._apply, self._begin))

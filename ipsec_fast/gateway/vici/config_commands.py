@@ -1,4 +1,4 @@
-"""The commands that change what a gateway is configured with: connections, pre-shared keys, trap policies, and the lists of them.
+"""The commands that change what a gateway is configured with: connections, keys, trap policies; and what it has of them, with counters.
 
 What this version has no use for (certificates, keys, pools, authorities) is answered by an error that says so where something would be
 lost, and by an empty list where there is nothing to show: so `swanctl --load-all` goes through. Called by commands.py.
@@ -10,7 +10,7 @@ from collections.abc import Iterable
 
 from ...algorithms import ENCRYPTION, GROUPS, INTEGRITY, PRFS
 from ...crypto.secret import secret_from_buffer, wipe
-from ...errors import UsageError
+from ...errors import StateError, UsageError
 from .codec import MAX_SEGMENT_BYTES, Decoded, Encodable, encode_message, flag, text, text_list, to_text
 from .control import GatewayControl, Handler, Session
 from .views import connection_section, policy_section
@@ -47,6 +47,8 @@ class ConfigCommands:
             "install": self.install,
             "uninstall": self.uninstall,
             "reload-settings": self.reload_settings,
+            "get-counters": self.get_counters,
+            "reset-counters": self.reset_counters,
             "get-algorithms": self.get_algorithms,
             "get-keys": _answer({"keys": []}),
             "get-authorities": _answer({"authorities": []}),
@@ -117,6 +119,24 @@ class ConfigCommands:
     async def reload_settings(self, request: Decoded, session: Session) -> Encodable:
         self._control.reload()
         return {"success": "yes"}
+
+    async def get_counters(self, request: Decoded, session: Session) -> Encodable:
+        """Of one connection, of `all` that have any, or of all together, whose section has no name."""
+        counting = self._control.exchange_counters
+        names = counting.connections() if flag(request, "all") else [self._counted(request)]
+        return {"success": "yes", "counters": {name: counting.read(name) for name in names}}
+
+    async def reset_counters(self, request: Decoded, session: Session) -> Encodable:
+        counting = self._control.exchange_counters
+        for name in counting.connections() if flag(request, "all") else [self._counted(request)]:
+            counting.reset(name)
+        return {"success": "yes"}
+
+    def _counted(self, request: Decoded) -> str:
+        name = text(request, "name") or ""
+        if name and name not in self._control.exchange_counters.connections():
+            raise StateError(f"no counters found for connection {name!r}")
+        return name
 
     async def get_algorithms(self, request: Decoded, session: Session) -> Encodable:
         """What we can negotiate, under the names that list-sas uses."""

@@ -118,11 +118,24 @@ class Configurable(Protocol):
     def clear_secrets(self) -> None: ...
 
 
+class Counting(Protocol):
+    """IKE messages and rekeys under charon's names, per connection; "" means all connections together."""
+
+    def connections(self) -> list[str]: ...
+
+    def read(self, connection: str) -> dict[str, int]: ...
+
+    def reset(self, connection: str) -> None: ...
+
+
 class GatewayControl(Protocol):
     """The daemon, seen from its control socket."""
 
     @property
     def configuration(self) -> Configurable: ...
+
+    @property
+    def exchange_counters(self) -> Counting: ...
 
     def reload(self) -> None:
         """Read the gateway's file again."""

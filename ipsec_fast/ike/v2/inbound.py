@@ -67,6 +67,7 @@ def _receive_request(sa: IkeSA, header: IkeHeader, data: bytes, path: Path, hand
     opened = _open(sa, data)
     if opened is None:
         return
+    sa.core.count_message(sa.name, header.exchange, inbound=True, response=False)
     sa.window.accept(digest)
     sa.core.run(sa, _answer(sa, header.exchange, opened, path, handler))
 
@@ -114,6 +115,7 @@ def _receive_response(sa: IkeSA, header: IkeHeader, data: bytes) -> None:
     opened = _open(sa, data)
     if opened is None:
         return
+    sa.core.count_message(sa.name, header.exchange, inbound=True, response=True)
     own.answered = True
     sa.set_timer(TimerKind.RETRANSMIT, None)
     sa.set_timer(TimerKind.SILENT, None)

@@ -128,6 +128,7 @@ def respond(sa: IkeSA, exchange: int, payloads: Sequence[Payload], path: Path) -
 
 
 def _header(sa: IkeSA, exchange: int, message_id: int, *, response: bool) -> IkeHeader:
+    sa.core.count_message(sa.name, exchange, inbound=False, response=response)
     return IkeHeader.make(sa.spi_i, sa.spi_r, exchange, message_id, initiator=sa.initiator, response=response)
 
 

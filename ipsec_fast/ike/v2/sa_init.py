@@ -113,6 +113,7 @@ def receive_response(sa: IkeSA, data: bytes, path: Path) -> None:
     except RemoteError as error:
         _remember(sa, attempt, f"an IKE_SA_INIT response that cannot be used: {error}")
         return
+    sa.core.count_message(sa.name, ExchangeType.IKE_SA_INIT, inbound=True, response=True)
     own.answered = True  # further copies are dropped while this one is worked on
     sa.core.run(sa, _take_response(sa, attempt, message, data, path))
 

@@ -48,6 +48,7 @@ def receive_request(core: Core, header: IkeHeader, data: bytes, path: Path) -> N
         if error.notify is not None:
             _refuse(core, header, path, NotifyPayload(error.notify, error.data))
         return
+    core.count_message("", header.exchange, inbound=True, response=False)
     wants_cookie = core.settings.cookie_always or core.half_open_count >= core.settings.cookie_from_half_open
     if wants_cookie and not _has_cookie(core, message, path):
         return
@@ -90,6 +91,7 @@ def _has_cookie(core: Core, message: Message, path: Path) -> bool:
 def _refuse(core: Core, header: IkeHeader, path: Path, payload: Payload) -> None:
     """<-- HDR(A,0), N(...)"""
     reply = IkeHeader.make(header.spi_i, ZERO_SPI, header.exchange, header.message_id, initiator=False, response=True)
+    core.count_message("", header.exchange, inbound=False, response=True)
     core.send(path, (encode_message(reply, (payload,)),))
 
 
