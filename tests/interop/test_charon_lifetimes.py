@@ -72,9 +72,9 @@ def test_charons_rekeys_by_time(connect: Connect, initiator: str) -> None:
 
 
 def test_our_hard_limit_deletes_and_makes_anew(connect: Connect) -> None:
-    peers = connect(LEFT.but(child_options=(("life_packets", "50"),)), RIGHT.but(child_options=QUIET))
+    peers = connect(LEFT.but(child_options=(("life_packets", "80"),)), RIGHT.but(child_options=QUIET))
     before = up(peers, "ours")
-    pings_lost(peers, 2)
+    pings_lost(peers, 2)  # 100, so that the second child is far from its own end
     assert "its lifetime is over" in peers.ours.log()
     assert set(one_of_each(peers)).isdisjoint(before)
     assert peers.lab.l.ping("10.2.0.10") == 3
