@@ -80,10 +80,10 @@ def run_trials(case: Case, ground: Ground, driver: Driver, load: int, seconds: f
 
 def _trial(case: Case, ground: Ground, driver: Driver, load: int, seconds: float, voided: int, say: Say) -> Result:
     before = _control(ground, load, seconds)
-    overflows = ground.overflows()
+    overflows, stolen = ground.overflows(), stolen_s()
     rekeys = case.child + case.ike
     main = ground.measure(load, lambda: driver.run(case.child, case.ike), limit_s=30 + rekeys * REKEY_LIMIT_S)
-    for text in _explain(main, overflows, ground):
+    for text in _explain(main, overflows, ground, stolen_s() - stolen):
         say(f"{case.peer}: {text}")
     after = _control(ground, load, seconds)
     say(
@@ -106,13 +106,21 @@ def _control(ground: Ground, load: int, seconds: float) -> Count:
     return ground.measure(load, lambda: time.sleep(seconds), limit_s=seconds + 5)
 
 
-def _explain(count: Count, before: dict[str, int], ground: Ground) -> Iterator[str]:
+def stolen_s() -> float:
+    """CPU seconds that a hypervisor has kept from this host so far: while it does, queues overflow that are no rekey's."""
+    return int(Path("/proc/stat").read_text().split()[8]) / os.sysconf("SC_CLK_TCK")
+
+
+def _explain(count: Count, before: dict[str, int], ground: Ground, stolen: float) -> Iterator[str]:
     """Where lost packets may have gone."""
     if not count.lost and not count.duplicates:
         return
     full = {name: drops - before.get(name, 0) for name, drops in ground.overflows().items()}
     full = {name: drops for name, drops in full.items() if drops > 0}
-    yield f"lost {count.lost}, twice {count.duplicates}; first numbers missing {count.missing}; no room: {full or 'nowhere'}"
+    yield (
+        f"lost {count.lost}, twice {count.duplicates}; no room: {full or 'nowhere'}; a hypervisor kept {stolen:.1f} CPU s, senders had no CPU "
+        f"{count.late} times; first numbers missing {count.missing}"
+    )
 
 
 # --- the rate
