@@ -14,8 +14,11 @@ import pytest
 import pytest_asyncio
 
 from ipsec_fast.errors import HostError
+from ipsec_fast.gateway.vici import channel as channel_module
+from ipsec_fast.gateway.vici import config_commands as config_commands_module
 from ipsec_fast.gateway.vici import server as server_module
 from ipsec_fast.gateway.vici.codec import (
+    MAX_SEGMENT_BYTES,
     Packet,
     PacketType,
     decode_message,
@@ -270,6 +273,57 @@ async def test_a_client_that_leaves_in_a_stream_holds_up_nobody_and_leaves_nothi
     while len(host.server._connections) > 1:
         await asyncio.sleep(0)
     assert len(host.server._tasks) == 1
+
+
+async def test_requests_that_pile_up_close_that_connection_and_end_its_waiting(host: Host) -> None:
+    client = await host.connect()
+    for _ in range(200):
+        client.send(PacketType.CMD_REQUEST, "initiate", {"child": "slow"})
+    assert await client.is_closed()
+    while host.server._connections:
+        await asyncio.sleep(0)
+    assert "version" in await (await host.connect()).command("version")
+
+
+async def test_a_packet_in_small_pieces_and_the_longest_are_understood(host: Host) -> None:
+    client = await host.connect()
+    for byte in encode_segment(Packet(PacketType.CMD_REQUEST, "version", encode_message({"a": "b"}))):
+        client.writer.write(bytes([byte]))
+        await client.writer.drain()
+        await asyncio.sleep(0)
+    assert "version" in decode_message((await client.receive()).body)
+    room = MAX_SEGMENT_BYTES - 1 - len("version") - 1
+    items = ["x" * 65000] * (room // 65100)
+    response = await client.command("version", {"big": items})
+    assert "version" in response
+
+
+async def test_a_secret_s_buffers_are_wiped(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    wiped: list[object] = []
+    real = channel_module.wipe
+
+    def spy(buffer: object) -> None:
+        real(buffer)
+        wiped.append(buffer)
+
+    for module in (channel_module, server_module, config_commands_module):
+        monkeypatch.setattr(module, "wipe", spy)
+    client = await host.connect()
+    secret = "a long shared secret, swordfish" * 3000  # the buffer grows on its way
+    response = await client.command("load-shared", {"type": "ike", "id": "s", "data": secret[:4000]})
+    assert response == {"success": b"yes"}
+    assert b"longer than" in (await client.command("load-shared", {"type": "ike", "data": secret[:60000]}))["errmsg"]
+    filled = [buffer for buffer in wiped if len(buffer) > 3900]  # type: ignore[arg-type]
+    assert len(filled) >= 6  # the packet, the message, the value, twice
+    assert all(not any(buffer) for buffer in filled)  # type: ignore[call-overload]
+
+
+async def test_an_answer_that_does_not_fit_is_an_answer_too(host: Host) -> None:
+    host.control.messages = {(f"{n:0100}", 35, True, False): 1 for n in range(3000)}
+    client = await host.connect()
+    response = await client.command("get-counters", {"all": "yes"})
+    assert (response["success"], b"does not fit" in response["errmsg"]) == (b"no", True)
+    assert (await client.command("get-counters"))["success"] == b"yes"
 
 
 async def test_control_log_goes_to_whom_it_concerns(host: Host) -> None:

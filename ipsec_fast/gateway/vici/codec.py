@@ -58,7 +58,7 @@ class Element(IntEnum):
 class Packet:
     type: PacketType
     name: str = ""
-    body: bytes = b""
+    body: bytes | bytearray = b""
 
 
 def encode_segment(packet: Packet) -> bytes:
@@ -78,7 +78,7 @@ def segment_length(header: bytes) -> int:
     return int(length)
 
 
-def decode_packet(data: bytes) -> Packet:
+def decode_packet(data: bytes | bytearray) -> Packet:
     if not data:
         raise ViciError("an empty packet")
     try:
@@ -98,7 +98,7 @@ def encode_message(message: Encodable) -> bytes:
     return bytes(out)
 
 
-def decode_message(data: bytes) -> Decoded:
+def decode_message(data: bytes | bytearray) -> Decoded:
     root: Decoded = {}
     open_sections = [root]
     items: list[bytes] | None = None  # the list that is open
@@ -182,7 +182,7 @@ def to_text(value: Any) -> Any:
     return {key: to_text(item) for key, item in value.items()}
 
 
-def _take_name(data: bytes, position: int) -> tuple[str, int]:
+def _take_name(data: bytes | bytearray, position: int) -> tuple[str, int]:
     if position >= len(data):
         raise ViciError("the data ends before a name")
     end = position + 1 + data[position]
@@ -194,7 +194,7 @@ def _take_name(data: bytes, position: int) -> tuple[str, int]:
         raise ViciError("a name is not UTF-8") from None
 
 
-def _take_value(data: bytes, position: int) -> tuple[bytes, int]:
+def _take_value(data: bytes | bytearray, position: int) -> tuple[bytes, int]:
     if position + 2 > len(data):
         raise ViciError("the data ends before a value")
     end = position + 2 + int.from_bytes(data[position : position + 2])

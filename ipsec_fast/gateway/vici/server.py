@@ -1,6 +1,6 @@
-"""The vici server: one asyncio task pair per connection, one command at a time on each, events to those who registered.
+"""The vici server: one command at a time on each connection, events to those who registered.
 
-A connection's reader goes on while its command runs, so that a client that goes away ends the waiting. Malformed bytes
+Reading goes on while a command runs, so that a client that goes away ends the waiting. Malformed bytes
 close that connection and nothing else. Output nobody reads is bounded. Called by daemon.py.
 """
 
@@ -15,6 +15,7 @@ from collections.abc import Callable
 
 from ...crypto.secret import wipe
 from .announce import Announcer
+from .channel import Channel
 from .codec import (
     Encodable,
     Packet,
@@ -24,7 +25,6 @@ from .codec import (
     decode_packet,
     encode_message,
     encode_segment,
-    segment_length,
 )
 from .commands import Commands
 from .control import GatewayControl
@@ -38,7 +38,6 @@ EVENTS = frozenset(
     )
 )  # fmt: skip
 MAX_CONNECTIONS = 64
-MAX_WAITING_PACKETS = 16
 MAX_UNREAD_BYTES = 1024 * 1024
 
 
@@ -59,7 +58,8 @@ class ViciServer:
     async def start(self) -> None:
         self._listener = open_listener(self.path)
         self._identity = file_identity(self.path)
-        self._server = await asyncio.start_unix_server(self._accept, sock=self._listener)
+        loop = asyncio.get_running_loop()
+        self._server = await loop.create_unix_server(lambda: Channel(self._accept), sock=self._listener)
         self._unsubscribe = self._control.subscribe(Announcer(self._control, self.broadcast).hear)
 
     async def close(self) -> None:
@@ -91,48 +91,43 @@ class ViciServer:
         for connection in listeners:
             connection.post(segment)
 
-    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
+    def _accept(self, channel: Channel) -> None:
+        refusal = self._refuse(channel)
+        if refusal:
+            log.warning("control socket: connection refused: %s", refusal)
+            channel.abort()
+            return
+        connection = Connection(channel, self._commands)
+        self._connections.add(connection)
+        task = asyncio.ensure_future(connection.serve())
         self._tasks.add(task)
-        try:
-            refusal = self._refuse(writer)
-            if refusal:
-                log.warning("control socket: connection refused: %s", refusal)
-                return
-            connection = Connection(reader, writer, self._commands)
-            self._connections.add(connection)
-            try:
-                await connection.serve()
-            finally:
-                self._connections.discard(connection)
-        except asyncio.CancelledError:
-            pass  # the server closes; nothing above this task waits for it
-        finally:
-            self._tasks.discard(task)
-            writer.close()
 
-    def _refuse(self, writer: asyncio.StreamWriter) -> str | None:
+        def forget(task: asyncio.Task[None]) -> None:
+            self._tasks.discard(task)
+            self._connections.discard(connection)
+            channel.close()
+
+        task.add_done_callback(forget)
+
+    def _refuse(self, channel: Channel) -> str | None:
         if len(self._connections) >= MAX_CONNECTIONS:
             return f"{MAX_CONNECTIONS} are open already"
-        uid = peer_uid(writer.get_extra_info("socket"))
+        uid = peer_uid(channel.socket)
         return None if uid in (0, os.geteuid()) else f"user {uid} is neither root nor the gateway's own user"
 
 
 class Connection:
     """One client. `events` is what it registered for."""
 
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, commands: Commands) -> None:
-        self._reader = reader
-        self._writer = writer
+    def __init__(self, channel: Channel, commands: Commands) -> None:
+        self._channel = channel
         self._commands = commands
-        self._packets: asyncio.Queue[Packet] = asyncio.Queue(MAX_WAITING_PACKETS)
         self.events: set[str] = set()
 
     async def serve(self) -> None:
-        """Until the client goes, misbehaves or stops reading."""
+        """Until the client goes, misbehaves or stops reading; whatever it waits for then ends."""
         answering = asyncio.ensure_future(self._answer_all())
-        reading = asyncio.ensure_future(self._read_all())
+        reading = asyncio.ensure_future(self._channel.wait_end())
         try:
             await asyncio.wait((answering, reading), return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -148,7 +143,7 @@ class Connection:
     async def send_event(self, name: str, message: Encodable) -> None:
         if name in self.events:
             self._write(Packet(PacketType.EVENT, name, encode_message(message)))
-            await self._writer.drain()
+            await self._channel.drain()
 
     def post_event(self, name: str, message: Encodable) -> None:
         if name in self.events:
@@ -156,31 +151,27 @@ class Connection:
                 self.post(encode_segment(Packet(PacketType.EVENT, name, encode_message(message))))
 
     def post(self, segment: bytes) -> None:
-        transport = self._writer.transport
-        if transport.is_closing():
+        if self._channel.is_closing:
             return
-        if transport.get_write_buffer_size() + len(segment) > MAX_UNREAD_BYTES:
+        if self._channel.unread_bytes + len(segment) > MAX_UNREAD_BYTES:
             log.warning("control socket: connection closed: it leaves more than %d bytes unread", MAX_UNREAD_BYTES)
             self.events.clear()
-            transport.abort()
+            self._channel.abort()
             return
-        self._writer.write(segment)
-
-    async def _read_all(self) -> None:
-        while True:
-            length = segment_length(await self._reader.readexactly(4))
-            data = await self._reader.readexactly(length)
-            await self._packets.put(decode_packet(data))
-            wipe(data)
+        self._channel.write(segment)
 
     async def _answer_all(self) -> None:
         while True:
-            packet = await self._packets.get()
+            data = await self._channel.receive()
+            try:
+                packet = decode_packet(data)
+            finally:
+                wipe(data)
             try:
                 await self._answer(packet)
             finally:
                 wipe(packet.body)  # it may hold a secret
-            await self._writer.drain()
+            await self._channel.drain()
 
     async def _answer(self, packet: Packet) -> None:
         match packet.type:
@@ -201,7 +192,12 @@ class Connection:
             self._write(Packet(PacketType.CMD_UNKNOWN))
             return
         response = await self._commands.run(packet.name, decode_message(packet.body), self)
-        self._write(Packet(PacketType.CMD_RESPONSE, "", encode_message(response)))
+        try:
+            segment = encode_segment(Packet(PacketType.CMD_RESPONSE, "", encode_message(response)))
+        except ViciError as error:
+            answer = {"success": "no", "errmsg": f"the answer does not fit one vici message: {error}"}
+            segment = encode_segment(Packet(PacketType.CMD_RESPONSE, "", encode_message(answer)))
+        self._channel.write(segment)
 
     def _write(self, packet: Packet) -> None:
-        self._writer.write(encode_segment(packet))
+        self._channel.write(encode_segment(packet))
