@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
@@ -302,3 +303,31 @@ def test_an_address_that_the_gateway_does_not_listen_on_says_what_to_do(pair: Si
     conf.write_text(conf.read_text().replace("  site {", "  other {"))
     text = run_swanctl(pair, "a", "--load-all", check=False)
     assert "connections.other.local_addrs: 192.0.2.2: this gateway listens on 192.0.2.1 only" in text
+
+
+def copies_in_memory(pid: int, what: bytes) -> int:
+    """In all that root may read of a process; the arena is memfd_secret memory, or counted where that is missing."""
+    found = 0
+    with open(f"/proc/{pid}/maps") as maps, open(f"/proc/{pid}/mem", "rb", 0) as memory:
+        for line in maps:
+            span, rights = line.split()[:2]
+            start, end = (int(part, 16) for part in span.split("-"))
+            if "r" not in rights or "[v" in line:
+                continue
+            with contextlib.suppress(OSError, ValueError, OverflowError):
+                memory.seek(start)
+                found += memory.read(end - start).count(what)
+    return found
+
+
+def test_of_a_loaded_secret_nothing_is_left_outside_the_arena(pair: SitePair) -> None:
+    secret = os.urandom(24).hex()
+    gateway = bare_gateway(pair, "a")
+    load_all(pair, "a", psk=secret)
+    loaded = copies_in_memory(gateway.process.pid, secret.encode()[8:])
+    run_swanctl(pair, "a", "--load-creds", "--clear")
+    write_swanctl_conf(pair, "a", psk=PSK)
+    run_swanctl(pair, "a", "--load-creds", "--clear")
+    assert loaded <= 1
+    assert copies_in_memory(gateway.process.pid, secret.encode()[8:]) == 0
+    assert copies_in_memory(gateway.process.pid, b"swanctl --load-all") > 0  # so it would have been found
