@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import time
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ def add_status(parser: argparse.ArgumentParser) -> None:
 
 def add_up(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", metavar="NAME", help="a child, a connection, or CONNECTION/CHILD")
+    parser.add_argument("--json", action="store_true", help="print one JSON document at the end instead of lines")
     _add_waiting(parser)
 
 
@@ -51,8 +53,19 @@ def run_up(arguments: argparse.Namespace) -> int:
         known = {name: list(section.get("children", {})) for name, section in connections}
         request = _choose(arguments.name, known, "no child or connection {!r} in the gateway's configuration")
         request["timeout"] = _timeout_ms(arguments)
-        response = client.stream("initiate", "control-log", _print_log, request)
-    return _finish(response, f"{arguments.name} is up")
+        lines: list[Tree] = []
+        began = time.monotonic()
+        hear = (lambda message: lines.append(to_text(message))) if arguments.json else _print_log
+        response = client.stream("initiate", "control-log", hear, request)
+    if not arguments.json:
+        return _finish(response, f"{arguments.name} is up")
+    answer = to_text(response)
+    is_up = answer.get("success", "yes") == "yes"
+    log = [{"group": line.get("group", ""), "text": line.get("msg", "")} for line in lines]
+    reason = None if is_up else answer.get("errmsg", "")
+    document = {"name": arguments.name, "up": is_up, "reason": reason, "seconds": time.monotonic() - began, "log": log}
+    print(json.dumps(document, indent=2))
+    return 0 if is_up else 1
 
 
 def run_down(arguments: argparse.Namespace) -> int:

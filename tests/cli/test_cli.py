@@ -181,6 +181,18 @@ def test_up(run: Run, gateway: tuple[FakeControl, str], name: str, call: object)
     assert gateway[0].calls == [call]
 
 
+def test_up_json_is_one_document_also_where_it_fails(run: Run, gateway: tuple[FakeControl, str]) -> None:
+    status, out, err = run("up", "net", "--json", "--socket", gateway[1])
+    document = json.loads(out)
+    assert (status, err, document["up"], document["reason"]) == (0, "", True, None)
+    assert document["log"] == [{"group": "IKE", "text": "initiating IKE_SA paris[3] to 192.0.2.2"}]
+    assert document["seconds"] >= 0
+    status, out, err = run("up", "refused", "--json", "--socket", gateway[1])
+    document = json.loads(out)
+    assert (status, err, document["up"]) == (1, "", False)
+    assert "aes256gcm16 wanted" in document["reason"]
+
+
 @pytest.mark.parametrize(
     ("words", "reason"),
     [

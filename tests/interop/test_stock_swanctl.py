@@ -2,14 +2,57 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 from interop.conftest import Peers
 from interop.test_charon_tunnel import one_of_each, up
+from netns.daemon import Charon, OurGatewayBySwanctl
+from netns.lab import Lab
+from netns.site import LEFT, RIGHT
 
 pytestmark = [pytest.mark.interop, pytest.mark.timeout(90)]
 Connect = Callable[..., Peers]
+
+
+@pytest.fixture
+def loaded(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Peers]:
+    """Both daemons configured by `swanctl --load-all` alone."""
+    directory = tmp_path_factory.mktemp("l")
+    with (
+        Charon(lab.b, directory / "charon", RIGHT) as charon,
+        OurGatewayBySwanctl(lab.a, directory / "ours", LEFT) as ours,
+    ):
+        yield Peers(lab, ours, charon)
+
+
+@pytest.mark.parametrize("initiator", ["ours", "charon"])
+def test_load_all_with_a_swanctl_conf_makes_a_tunnel_with_charon(loaded: Peers, initiator: str) -> None:
+    up(loaded, initiator)
+    one_of_each(loaded)
+    assert "t: IKEv2" in loaded.ours.swanctl("--list-conns")
+
+
+def test_load_all_again_leaves_what_stands(loaded: Peers) -> None:
+    up(loaded, "ours")
+    before = loaded.ours.sas()
+    assert isinstance(loaded.ours, OurGatewayBySwanctl)
+    text = loaded.ours.load_all()
+    assert "successfully loaded 1 connections, 0 unloaded" in text
+    assert [one.spis for one in loaded.ours.sas()] == [one.spis for one in before]
+    one_of_each(loaded)
+
+
+def test_counters_agree_with_charon_s(loaded: Peers) -> None:
+    up(loaded, "ours")
+    names = ("ike-init-in-req", "ike-init-in-resp", "ike-auth-in-req", "ike-auth-in-resp")
+    ours = loaded.ours.call("get-counters")["counters"][""]
+    theirs = loaded.charon.call("get-counters")["counters"][""]
+    for name in names:
+        mirrored = name.replace("-in-", "-out-")
+        assert ours[mirrored] == theirs[name]
+        assert theirs[mirrored] == ours[name]
+    assert set(ours) == set(theirs)
 
 
 def test_list_sas_prints_the_tunnel(connect: Connect) -> None:
