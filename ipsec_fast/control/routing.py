@@ -48,6 +48,7 @@ class Routing:
         closed = set(_networks(ts for key in started for ts in remote.get(key, ())))
         for network in closed:
             self._table.prohibit(network)
+            self._closed.add(network)  # one by one, so that the next call undoes what was done before a refusal
         gone, self._closed = self._closed - closed, closed
         for network in gone:
             if not self._users.get(network):
