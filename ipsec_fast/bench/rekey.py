@@ -118,8 +118,8 @@ def _explain(count: Count, before: dict[str, int], ground: Ground, stolen: float
     full = {name: drops - before.get(name, 0) for name, drops in ground.overflows().items()}
     full = {name: drops for name, drops in full.items() if drops > 0}
     yield (
-        f"lost {count.lost}, twice {count.duplicates}; no room: {full or 'nowhere'}; a hypervisor kept {stolen:.1f} CPU s, senders had no CPU "
-        f"{count.late} times; first numbers missing {count.missing}"
+        f"lost {count.lost}, twice {count.duplicates}; no room: {full or 'nowhere'}; a hypervisor kept {stolen:.1f} CPU s, "
+        f"senders had no CPU {count.late} times; first numbers missing {count.missing}"
     )
 
 
