@@ -55,8 +55,8 @@ def pair() -> Iterator[SitePair]:
 def up(pair: SitePair, connection: str = "", child: str = "", **more: str) -> tuple[Gateway, Gateway]:
     """Side a has these lifetimes."""
     two, one = pair.gateway("b"), pair.gateway("a", connection=connection, child=child, **more)
-    two.wait_for("listening")
-    one.wait_for("listening")
+    two.wait_for("listening", limit_s=60)
+    one.wait_for("listening", limit_s=60)
     one.command("up", "net")
     assert pair.ping(count=3) == 3
     return one, two
@@ -122,7 +122,9 @@ def test_reauthentications_lose_none(pair: SitePair) -> None:
     assert last["uniqueid"] >= first["uniqueid"] + 3
     assert "rekey-time" not in last
     assert 0 <= last["reauth-time"] <= 2
-    assert the_child(two)[0]["initiator-spi"] == the_child(one)[0]["initiator-spi"]
+    until = time.monotonic() + 10
+    while the_child(two)[0]["initiator-spi"] != the_child(one)[0]["initiator-spi"]:  # the next one may come in between
+        assert time.monotonic() < until
 
 
 def test_past_its_hard_limit_nothing_is_sent_and_a_new_child_comes(pair: SitePair) -> None:
