@@ -104,7 +104,8 @@ def line_of(notice: Notice, view: IkeView | None) -> str | None:
     match notice:
         case IkeUp():
             who = f": {view.local_id} with {view.remote_id}, {view.path}" if view else ""
-            return f"{notice.connection} {'rekeyed' if notice.replaces is not None else 'established'} (IKE SA {notice.ike_id}){who}"
+            how = "restored" if notice.restored else "rekeyed" if notice.replaces is not None else "established"
+            return f"{notice.connection} {how} (IKE SA {notice.ike_id}){who}"
         case IkeDown():
             name = notice.connection or "somebody"
             return f"{name} {'failed' if notice.failed else 'closed'} (IKE SA {notice.ike_id}): {notice.reason}"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import Enum
+from hashlib import sha256
 
 from ..algorithms import default_esp_proposals, default_ike_proposals
 from ..model import Address, Identity, Proposal, TrafficSelector
@@ -74,6 +75,11 @@ class ConnectionConfig:
 
     def child(self, name: str) -> ChildConfig | None:
         return next((child for child in self.children if child.name == name), None)
+
+
+def digest_of_settings(connection: ConnectionConfig) -> bytes:
+    """Another one for every difference in the connection or its children; within one version of this package."""
+    return sha256(repr(connection).encode()).digest()
 
 
 @dataclass(frozen=True, slots=True)

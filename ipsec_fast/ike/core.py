@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter, OrderedDict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -71,7 +71,7 @@ class Core:
         self.owners: dict[int, IkeSA] = {}  # of each Child SA
         self.tombstones: OrderedDict[bytes, Tombstone] = OrderedDict()
         self._events: deque[Event] = deque()
-        self._outbox: list[tuple[Path, Datagrams]] = []
+        self._outbox: list[tuple[int, Path, Datagrams]] = []  # with the IKE SA whose state it needs, or 0
         self._resting: dict[int, Resting] = {}
         self._changed: dict[int, IkeSA] = {}
         self._gone: list[IkeGone] = []
@@ -83,6 +83,10 @@ class Core:
         """A number for an IKE SA, a Child SA, a ticket or a tombstone; none is ever used again for its kind."""
         self._ids[kind] += 1
         return self._ids[kind]
+
+    def keep_id(self, kind: str, number: int) -> None:
+        """It was handed out before a restart."""
+        self._ids[kind] = max(self._ids[kind], number)
 
     def new_spi(self) -> bytes:
         while True:
@@ -102,12 +106,18 @@ class Core:
     def next_event(self) -> Event | None:
         return self._events.popleft() if self._events else None
 
-    def send(self, path: Path, datagrams: Datagrams) -> None:
-        self._outbox.append((path, datagrams))
+    def send(self, path: Path, datagrams: Datagrams, ike_id: int = 0) -> None:
+        self._outbox.append((ike_id, path, datagrams))
 
     def take_outbox(self) -> list[tuple[Path, Datagrams]]:
         outbox, self._outbox = self._outbox, []
-        return outbox
+        return [(path, datagrams) for _, path, datagrams in outbox]
+
+    def withhold(self, ike_ids: Collection[int]) -> None:
+        """As good as lost: a request of ours goes out again by its timer, a response when the peer asks again."""
+        kept = [entry for entry in self._outbox if entry[0] not in ike_ids]
+        self.counters["withheld"] += len(self._outbox) - len(kept)
+        self._outbox = kept
 
     def mark_changed(self, sa: IkeSA) -> None:
         self._changed[sa.ike_id] = sa

@@ -7,7 +7,7 @@ answers what needs no IKE SA; the rest is v2/. No datagram makes it raise: one g
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 from ..errors import RemoteError, StateError, UsageError
 from ..iana import ExchangeType, NotifyType
@@ -18,7 +18,7 @@ from .events import Event, IkeView
 from .header import FLAG_RESPONSE, IkeHeader
 from .records import IkeGone, IkeRecord
 from .timers import TimerKey, TimerKind
-from .v2 import hints, inbound, liveness, outbound, reauth, sa_init, sa_init_answer, unique
+from .v2 import hints, inbound, liveness, outbound, reauth, restore, sa_init, sa_init_answer, unique
 from .v2.child_sa import ChildSA, switch_outbound
 from .v2.create_child import CreateChild
 from .v2.expire import expire_child
@@ -78,6 +78,20 @@ class Endpoint:
         core.add(sa)
         core.run(sa, sa_init.start(sa, names))
         return sa.ike_id
+
+    def restore(self, record: IkeRecord, connection: ConnectionConfig | None, now: float) -> None:
+        """An IKE SA that stood before a restart goes on, and its children are rekeyed at once (AskInstallChild of each comes first).
+
+        The clock is the one of the record's times. Its secrets are ours then. StateError, and nothing changed, where it must be
+        negotiated anew: one clause for the log.
+        """
+        core = self._core
+        core.now = now
+        reason = restore.why_not(core, record, connection)
+        if reason is not None or connection is None:
+            raise StateError(reason or "no connection")
+        sa = restore.make(core, record, connection)
+        core.run(sa, restore.resume(sa, record))
 
     def initiate_child(self, ike_id: int, child: ChildConfig, now: float) -> None:
         outbound.submit(self._sa(ike_id, now), CreateChild(child))
@@ -175,6 +189,16 @@ class Endpoint:
     def changed_records(self) -> list[IkeRecord | IkeGone]:
         """What must be stored before `datagrams_to_send` may be sent."""
         return self._core.take_records()
+
+    def change_again(self, ike_ids: Collection[int]) -> None:
+        """`changed_records` gives the records of these once more: they could not be stored."""
+        for ike_id in ike_ids:
+            if (sa := self._core.sas.get(ike_id)) is not None:
+                self._core.mark_changed(sa)
+
+    def withhold(self, ike_ids: Collection[int]) -> None:
+        """What waits to be sent for these IKE SAs is dropped, because their records could not be stored; counted as `withheld`."""
+        self._core.withhold(ike_ids)
 
     def datagrams_to_send(self, now: float) -> list[tuple[Path, Datagrams]]:
         """Without non-ESP marker; `path.marker` says whether the shell adds it."""

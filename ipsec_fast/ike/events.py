@@ -125,11 +125,12 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class IkeUp:
-    """An IKE SA is ESTABLISHED (authenticated). `replaces`: the IKE SA whose rekey made it."""
+    """An IKE SA is ESTABLISHED (authenticated). `replaces`: the IKE SA whose rekey made it. `restored`: it stood before a restart."""
 
     ike_id: int
     connection: str
     replaces: int | None = None
+    restored: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,9 @@ from typing import Any
 from ipsec_fast.algorithms import esp_suite, parse_ike_proposal
 from ipsec_fast.crypto.prf import IkeKeys
 from ipsec_fast.crypto.secret import Secret, reveal_for_test, secret_from_buffer
+from ipsec_fast.ike.nat import NatResult
 from ipsec_fast.ike.records import ChildRecord, IkeRecord
+from ipsec_fast.ike.v2.states import ChildState, State
 from ipsec_fast.model import Identity, Path, TrafficSelector
 
 
@@ -19,10 +21,15 @@ def ike_record(ike_id: int = 1, *, children: int = 2, **changes: Any) -> IkeReco
     record = IkeRecord(
         ike_id=ike_id,
         connection="paris",
+        settings=os.urandom(32),
+        state=State.ESTABLISHED,
         initiator=True,
+        began_here=False,
         spi_i=bytes(range(8)),
         spi_r=bytes(range(8, 16)),
         path=Path(ip_address("192.0.2.1"), 4500, ip_address("2001:db8::2"), 4500, True),
+        nat=NatResult(True, local=False, remote=True),
+        nat_fake=True,
         local_id=Identity.parse("london.example"),
         remote_id=None,
         proposal=parse_ike_proposal("aes128gcm16-prfsha256-x25519"),
@@ -34,6 +41,9 @@ def ike_record(ike_id: int = 1, *, children: int = 2, **changes: Any) -> IkeReco
         last_request_digest=os.urandom(32),
         last_response=(b"the first fragment", b"", b"the last"),
         children=tuple(child_record(ike_id * 100 + n) for n in range(children)),
+        created_at=12.5,
+        authenticated_at=None,
+        established_at=13.25,
         rekey_at=1234567890.125,
         reauth_at=1234569999.25,
         life_at=None,
@@ -45,6 +55,8 @@ def child_record(child_id: int) -> ChildRecord:
     return ChildRecord(
         child_id=child_id,
         name="net",
+        state=ChildState.REKEYED if child_id % 2 else ChildState.INSTALLED,
+        initiator=True,
         suite=esp_suite("aes128-sha256" if child_id % 2 else "aes256gcm16"),
         esn=True,
         group=31,
@@ -55,6 +67,11 @@ def child_record(child_id: int) -> ChildRecord:
         key_out=secret_from_buffer(os.urandom(48)),
         local_ts=(TrafficSelector.parse("10.1.0.0/24[tcp/443]"), TrafficSelector.parse("10.3.0.5-10.3.0.9")),
         remote_ts=(TrafficSelector.parse("2001:db8::/64[udp/opaque]"),),
+        outbound_deferred=True,
+        is_redundant=False,
+        replaces=child_id - 1,
+        replaced_by=None,
+        installed_at=14.0,
         rekey_at=None,
         life_at=1234567899.5,
     )

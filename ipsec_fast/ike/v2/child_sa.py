@@ -109,10 +109,12 @@ class ChildSA:
             life_at=self.life_at,
         )
 
-    def record(self, rekey_at: float | None) -> ChildRecord:
+    def record(self) -> ChildRecord:
         return ChildRecord(
             child_id=self.child_id,
             name=self.name,
+            state=self.state,
+            initiator=self.initiator,
             suite=self.suite,
             esn=self.esn,
             group=self.group,
@@ -123,7 +125,12 @@ class ChildSA:
             key_out=self.key_out,
             local_ts=self.local_ts,
             remote_ts=self.remote_ts,
-            rekey_at=rekey_at,
+            outbound_deferred=self.outbound_deferred,
+            is_redundant=self.is_redundant,
+            replaces=self.replaces,
+            replaced_by=self.replaced_by,
+            installed_at=self.installed_at,
+            rekey_at=self.rekey_at,
             life_at=self.life_at,
         )
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from ...model import Identity, Path, Proposal
-from ..config import ConnectionConfig
+from ..config import ConnectionConfig, digest_of_settings
 from ..core import Core, HalfOpenKey
 from ..events import IkeDown, IkeUp, IkeView, Progress
 from ..nat import NatResult
@@ -313,10 +313,15 @@ class IkeSA:
         return IkeRecord(
             ike_id=self.ike_id,
             connection=self.name,
+            settings=digest_of_settings(self.config),
+            state=self.state,
             initiator=self.initiator,
+            began_here=self.began_here,
             spi_i=self.spi_i,
             spi_r=self.spi_r,
             path=self.path,
+            nat=self.nat,
+            nat_fake=self.nat_fake,
             local_id=self.local_id,
             remote_id=self.remote_id,
             proposal=self.proposal,
@@ -327,7 +332,10 @@ class IkeSA:
             own_outstanding=self.window.outstanding is not None,
             last_request_digest=self.window.last_digest,
             last_response=self.window.last_response,
-            children=tuple(child.record(timers.at(child.rekey_timer(self.ike_id))) for child in stored),
+            children=tuple(child.record() for child in stored),
+            created_at=self.created_at,
+            authenticated_at=self.authenticated_at,
+            established_at=self.established_at,
             rekey_at=timers.at(TimerKey(self.ike_id, TimerKind.REKEY)),
             reauth_at=timers.at(TimerKey(self.ike_id, TimerKind.REAUTH)),
             life_at=timers.at(TimerKey(self.ike_id, TimerKind.LIFE)),

@@ -59,7 +59,7 @@ def _receive_request(sa: IkeSA, header: IkeHeader, data: bytes, path: Path, hand
     arrival = sa.window.classify(header.message_id, digest)
     if arrival is Arrival.REPEATED:
         sa.core.counters["requests_repeated"] += 1
-        sa.core.send(path, sa.window.last_response)
+        sa.core.send(path, sa.window.last_response, sa.ike_id)
         return
     if arrival is not Arrival.NEW or handler is None:
         sa.core.counters["wrong_message_id" if arrival is Arrival.WRONG else "requests_resting"] += 1

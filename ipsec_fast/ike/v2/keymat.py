@@ -43,9 +43,14 @@ def ike_suite_of(proposal: Proposal) -> IkeSuite:
 
 
 class IkeKeymat:
-    """Keys and both sealers of one IKE SA; `initiator` is of the IKE SA (I flag, SK_*i or SK_*r)."""
+    """Keys and both sealers of one IKE SA; `initiator` is of the IKE SA (I flag, SK_*i or SK_*r).
 
-    def __init__(self, suite: IkeSuite, keys: IkeKeys, *, initiator: bool, random: Callable[[int], bytes]) -> None:
+    `first_iv`: the `iv_end` that was stored, so that what went out before a crash is not met again.
+    """
+
+    def __init__(
+        self, suite: IkeSuite, keys: IkeKeys, *, initiator: bool, random: Callable[[int], bytes], first_iv: int = 0
+    ) -> None:
         self.suite = suite
         self.keys = keys
         self._random = random
@@ -54,8 +59,7 @@ class IkeKeymat:
         self.outbound = _sealer(suite, out_e, out_a)
         self.inbound = _sealer(suite, in_e, in_a)
         self.own_sk_p, self.peer_sk_p = (keys.sk_pi, keys.sk_pr) if initiator else (keys.sk_pr, keys.sk_pi)
-        self._next_iv = 0
-        self.iv_end = 0
+        self._next_iv = self.iv_end = first_iv
 
     def next_iv(self) -> bytes:
         """For one message of ours. Whoever sends it stores `iv_end` before it leaves."""

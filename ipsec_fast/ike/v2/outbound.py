@@ -85,7 +85,7 @@ def send_request(sa: IkeSA, exchange: ExchangeType, payloads: Sequence[Payload])
     else:
         sa.window.replace_request(datagrams)
     sa.core.mark_changed(sa)
-    sa.core.send(sa.path, datagrams)
+    sa.core.send(sa.path, datagrams, sa.ike_id)
     _arm(sa, 1)
     expect_answer(sa)
     return datagrams
@@ -106,7 +106,7 @@ def retransmit(sa: IkeSA) -> None:
     own.sends += 1
     sa.core.counters["retransmits"] += 1
     sa.progress(f"retransmit {own.sends - 1} of request with message ID {own.message_id}", group="net")
-    sa.core.send(sa.path, own.datagrams)
+    sa.core.send(sa.path, own.datagrams, sa.ike_id)
     _arm(sa, own.sends)
 
 
@@ -123,7 +123,7 @@ def respond(sa: IkeSA, exchange: int, payloads: Sequence[Payload], path: Path) -
     datagrams = _encode(sa, header, payloads)
     sa.window.store_response(datagrams)
     sa.core.mark_changed(sa)
-    sa.core.send(path, datagrams)
+    sa.core.send(path, datagrams, sa.ike_id)
     return datagrams
 
 
