@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from ..dataplane.sad import SA
 from ..dataplane.spd import Policy, Tables, last_received_s, last_sent_s, set_selectors
 from ..dataplane.udp import set_endpoint
-from ..errors import NegotiationError
+from ..errors import HostError, NegotiationError
 from ..iana import NotifyType
 from ..ike.config import ChildConfig, ConnectionConfig
 from ..ike.events import AskInstallChild
@@ -23,6 +23,7 @@ from .grants import Grants
 from .mtu import Mss, TunnelMtu, tunnel_mtu
 from .routing import Routing
 from .spi import SpiPool
+from .store import GrantMark
 
 POLICIES_MAX, ROUTES_MAX = 1024, 1024  # of one child
 Key = tuple[str, str]  # connection, child
@@ -68,6 +69,10 @@ class Children:
         self._trapped: set[Key] = set()
         self._tags = 0
         self._switches = 0
+        self._resumed: dict[
+            int, GrantMark
+        ] = {}  # of children that stood before a restart and are about to be installed
+        self._ungranted: set[int] = set()
         self.changed = False
 
     # --- the books
@@ -165,7 +170,35 @@ class Children:
     def extend_grants(self, spi: int) -> None:
         """One block more for the children that send with this SPI (two peers may have chosen the same)."""
         for child in self.sending_with(spi):
-            child.sa_out.set_grant(self._grants.next_end(child.child_id, _highest(child.sa_out.esn)))
+            self._extend(child)
+
+    def retry_grants(self) -> None:
+        """Those that the store could not take."""
+        for child_id in tuple(self._ungranted):
+            self._ungranted.discard(child_id)
+            child = self._children.get(child_id)
+            if child is not None and child.inbound_until is None:
+                self._extend(child)
+
+    def _extend(self, child: InstalledChild) -> None:
+        try:
+            end = self._grants.next_end(child.child_id, _highest(child.sa_out.esn))
+        except HostError:  # told of by the keeper; what is left of the block is used meanwhile
+            self._ungranted.add(child.child_id)
+            return
+        child.sa_out.set_grant(end)
+
+    # --- over a restart
+
+    def resume(self, child_id: int, mark: GrantMark) -> None:
+        """This child, which is to be installed next, has used its numbers up to here."""
+        self._resumed[child_id] = mark
+        self._grants.start_at(child_id, mark.out_end)
+
+    def mark_of(self, child_id: int) -> GrantMark | None:
+        """What a restart has to know of its numbers; None where it is not installed."""
+        child, end = self._children.get(child_id), self._grants.end_of(child_id)
+        return None if child is None or end is None else GrantMark(end, child.sa_in.seq)
 
     # --- what others look at
 
@@ -222,9 +255,10 @@ class Children:
             ask.suite, self._host.path_mtu(path.remote), path.remote.version, ask.encap, self._host.mss(ask.connection)
         )
         engine = self._host.engine
-        sa_in = SA("in", ask.spi_in, suite, ask.key_in, esn=ask.esn, engine=engine)
+        used = self._resumed.pop(ask.child_id, GrantMark(0, 0))
+        sa_in = SA("in", ask.spi_in, suite, ask.key_in, esn=ask.esn, seq=used.in_highest, engine=engine)
         end = self._grants.next_end(ask.child_id, _highest(ask.esn))
-        sa_out = SA("out", ask.spi_out, suite, ask.key_out, esn=ask.esn, granted=end, engine=engine)
+        sa_out = SA("out", ask.spi_out, suite, ask.key_out, esn=ask.esn, seq=used.out_end, granted=end, engine=engine)
         limits = ask.limits
         for sa in (sa_in, sa_out):
             sa.set_limits(limits.soft_packets, limits.hard_packets, limits.soft_bytes, limits.hard_bytes)

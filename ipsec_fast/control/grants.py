@@ -1,7 +1,7 @@
 """Blocks of outbound sequence numbers (design.md decision 4): a number may be used only once the store holds the end of its block.
 
-An outbound SA starts with one block and asks for the next at half of it. `GrantStore` is what has to remember the ends; in memory
-for now, so that a restart ends the SAs. Called by control.manager.
+An outbound SA starts with one block and asks for the next at half of it. `GrantStore` is what has to remember the ends: the keeper, or
+nobody. Called by control.children.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ BLOCK = 1 << 22
 
 class GrantStore(Protocol):
     def store_end(self, child_id: int, end: int) -> None:
-        """Returns only once `end` will survive us; raises if it will not."""
+        """Returns only once `end` will survive us; HostError if it will not."""
 
     def forget(self, child_id: int) -> None: ...
 
@@ -42,6 +42,13 @@ class Grants:
         self._store.store_end(child_id, end)
         self._ends[child_id] = end
         return end
+
+    def start_at(self, child_id: int, end: int) -> None:
+        """Up to `end` everything may have been used before a restart."""
+        self._ends[child_id] = end
+
+    def end_of(self, child_id: int) -> int | None:
+        return self._ends.get(child_id)
 
     def forget(self, child_id: int) -> None:
         self._ends.pop(child_id, None)

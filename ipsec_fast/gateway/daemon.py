@@ -1,8 +1,9 @@
 """The gateway in the foreground: opens every descriptor, owns the clock and the signals, joins the parts that know nothing of each other.
 
 After every input the order is: the endpoint's events are acted on, its records stored, its datagrams sent, the timer set anew
-(`_pump`). What cannot be opened (a port in use, no TUN device) is one line on stderr and exit code 1, with nothing left behind. A
-failed connection never ends the gateway. Left out: more than one worker. Called by cli (`ipsec-fast gateway`).
+(`_pump`). What the process before us stored goes on before anything else is begun. What cannot be opened (a port in use, no TUN
+device) is one line on stderr and exit code 1, with nothing left behind. A failed connection never ends the gateway. Left out: more
+than one worker. Called by cli (`ipsec-fast gateway`).
 """
 
 from __future__ import annotations
@@ -19,14 +20,15 @@ from typing import Any
 
 from ..control.answers import Answers
 from ..control.children import Children, Host
-from ..control.grants import Grants, MemoryGrantStore
+from ..control.grants import Grants
+from ..control.keeper import Keeper
 from ..control.liveness import TrafficWatch
 from ..control.manager import Manager
 from ..control.mtu import tun_mtu
+from ..control.restore import Restorer
 from ..control.routing import Routing
 from ..control.spi import SpiPool
-from ..control.store import MemoryStore, StateStore
-from ..control.store_open import open_store
+from ..control.store_open import OpenedStore, open_store
 from ..crypto.secret import harden_process
 from ..dataplane.engine import engines
 from ..dataplane.offload import Offload
@@ -102,7 +104,6 @@ class Gateway:
         self._timer_at: float | None = None
         self._pumping = False
         self._narrator = Narrator()
-        self._store: StateStore = MemoryStore()
         self._orderly = False
 
     # --- life
@@ -129,13 +130,14 @@ class Gateway:
         routes = Routes(netlink, tun.name)
         routing = Routing(routes, index, lambda: self._links.addresses(but=tun.name))
         self._worker = Worker(tun, self._nat.sockets, engine=self._engine, offload=offload)
-        self._open_store()
-        self._build(routing)
+        opened = self._open_store()
+        self._build(routing, opened)
         vici = ViciServer(settings.socket, self.operations)
         self._closing.push_async_callback(vici.close)
         await vici.start()
         self._closing.callback(routes.close)
         self._waiting.start(config.connections)
+        self._restorer.restore(opened.stored, config.connections, self._now())
         self._closing.callback(self._worker.stop)
         self._worker.start()
         self._listen()
@@ -146,23 +148,26 @@ class Gateway:
         self._starter.start(self._now())
         self._pump()
 
-    def _open_store(self) -> None:
+    def _open_store(self) -> OpenedStore:
         settings, key = self._config.settings, self._config.state_key
         opened = open_store(settings.state_dir, key, settings.state_mark)
         if key is not None:
             key.close()
-        self._store = opened.store
         # what a start that fails finds there is left for the next one
-        self._closing.callback(lambda: self._store.close(keep=not self._orderly))
+        self._closing.callback(lambda: opened.store.close(keep=not self._orderly))
         self._log(opened.line)
+        return opened
 
-    def _build(self, routing: Routing) -> None:
+    def _build(self, routing: Routing, opened: OpenedStore) -> None:
         """The parts above the descriptors; nothing here can fail."""
         config = self._config
         self._endpoint = Endpoint(EndpointSettings(), os.urandom)
         spis = SpiPool(os.urandom)
         host = Host(self._nat.index_of, self._path_mtu, self._configuration.mss, self._worker.engine)
-        self._children = Children(host, routing, spis, Grants(MemoryGrantStore()))
+        self._keeper = Keeper(
+            opened.store, self._endpoint.owner_of, lambda child_id: self._children.mark_of(child_id), self._log
+        )
+        self._children = Children(host, routing, spis, Grants(self._keeper))
         self._waiting = Waiting(self._children, routing)
         answers = Answers(self._configuration.peers, self._configuration.credentials, spis)
         self._manager = Manager(
@@ -195,6 +200,14 @@ class Gateway:
             self._log,
             trap=self._children.trap,
         )
+        self._restorer = Restorer(
+            self._endpoint,
+            self._children,
+            self._keeper,
+            begin_anew=lambda connection, child: self._starter.want(connection, child, self._now()),
+            log=self._log,
+        )
+        self._closing.callback(self._restorer.close)
         self._watch = TrafficWatch(self._endpoint, self._children)
         self._keepalives = Keepalives(self._endpoint.views, self._children.last_sent_s, self._send_keepalive)
         self._manager.subscribe(counters.hear)
@@ -257,6 +270,7 @@ class Gateway:
             self._starter.unload(connection.name)
         for connection in change.fresh:
             self._starter.load(connection)
+            self._restorer.claim(connection, self._now())
             self._starter.start(self._now(), connection.name)
         self._pump()
 
@@ -286,6 +300,9 @@ class Gateway:
                 self._starter.handle_timer(now)
                 self._keepalives.handle_timer(now)
                 self._watch.handle_timer(now)
+                self._restorer.handle_timer(now)
+            self._endpoint.change_again(self._keeper.handle_timer(now))
+            self._children.retry_grants()
         finally:
             self._pump()
 
@@ -307,7 +324,10 @@ class Gateway:
         try:
             now = self._now()
             self._manager.drain(now)
-            self._endpoint.changed_records()  # in memory for now: the endpoint itself has them
+            withheld = self._keeper.store(self._endpoint.changed_records())
+            if withheld:
+                self._endpoint.change_again(withheld)
+                self._endpoint.withhold(withheld)
             for path, datagrams in self._endpoint.datagrams_to_send(now):
                 self._send(path, datagrams, now)
         finally:
@@ -330,7 +350,15 @@ class Gateway:
             self._nat.send(KEEPALIVE, dataclasses.replace(path, marker=False))
 
     def _set_timer(self) -> None:
-        parts = (self._endpoint, self._children, self._starter, self._keepalives, self._watch)
+        parts = (
+            self._endpoint,
+            self._children,
+            self._starter,
+            self._keepalives,
+            self._watch,
+            self._keeper,
+            self._restorer,
+        )
         at = min((t for part in parts if (t := part.get_timer()) is not None), default=None)
         if at == self._timer_at:
             return
@@ -360,7 +388,7 @@ class Gateway:
             "state": "stopping" if self._stopping else "running",
             "engine": self._worker.engine,
             "workers": 1,
-            "state_store": self._store.keeps,
+            "state_store": self._keeper.keeps,
             "uptime_s": self._now() - self._started_at,
             "counters": counters,
         }

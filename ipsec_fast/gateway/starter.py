@@ -81,6 +81,12 @@ class Starter:
             if connection in (None, child.connection.name) and child.config.start_action.starts:
                 child.is_wanted, child.due = True, now
 
+    def want(self, connection: str, name: str, now: float) -> None:
+        """Begin this child until it stands, whatever starts it otherwise: it stood before a restart."""
+        child = self._children.get((connection, name))
+        if child is not None:
+            child.is_wanted, child.due = True, now
+
     # --- time
 
     def get_timer(self) -> float | None:

@@ -8,6 +8,7 @@ the peer has acted on it. Leaves out: numbers of ESP packets, which are the shel
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from ...errors import IpsecFastError
 from ..asks import Steps
@@ -75,7 +76,7 @@ def resume(sa: IkeSA, record: IkeRecord) -> Steps[None]:
     sa.core.emit(IkeUp(sa.ike_id, sa.name, restored=True))
     children = {child.name: child for child in sa.config.children}
     for one in sorted(record.children, key=lambda child: child.child_id):
-        yield from _install(sa, one, children)
+        yield from _install(sa, _without_strangers(one, record), children)
     if record.state is State.REKEYED:
         sa.enter(State.REKEYED)
         sa.set_timer(TimerKind.EXPIRE, REPLACED_S)
@@ -109,6 +110,12 @@ def _install(sa: IkeSA, record: ChildRecord, configs: Mapping[str, ChildConfig])
     if record.state is ChildState.REKEYED:
         child.enter(ChildState.REKEYED)
     sa.set_timer(TimerKind.CHILD_EXPIRE, REPLACED_S, child.child_id)
+
+
+def _without_strangers(one: ChildRecord, record: IkeRecord) -> ChildRecord:
+    """It replaced something that is not there any more."""
+    is_known = any(other.child_id == one.replaces for other in record.children)
+    return one if is_known else replace(one, replaces=None)
 
 
 def _make_child(record: ChildRecord, config: ChildConfig) -> ChildSA:
