@@ -1,4 +1,4 @@
-"""`ipsec-fast bench esp|rekey [--json]`: the arguments, and what esp prints. The measurements are esp.py and rekey.py. Called by: cli."""
+"""`ipsec-fast bench esp|rekey|crash [--json]`: the arguments, and what esp prints. The measurements: esp, rekey, crash. Called by: cli."""
 
 from __future__ import annotations
 
@@ -18,9 +18,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = (
         "esp: ESP on one core, tunnel mode, no I/O: ns per packet called from Python, beside the bare engine (raw) in the same run. "
         "ratio = ours / raw; 1.0 would mean that all but the cipher is free. "
-        "rekey: numbered packets between two gateways while their keys change, ours with ours and ours with charon; what was lost."
+        "rekey: numbered packets between two gateways while their keys change, ours with ours and ours with charon; what was lost. "
+        "crash: kill -9 of either gateway again and again under traffic; whether a number or a nonce was ever used twice."
     )
-    parser.add_argument("what", choices=["esp", "rekey"], help="what to measure")
+    parser.add_argument("what", choices=["esp", "rekey", "crash"], help="what to measure")
     parser.add_argument("--json", action="store_true", help="one JSON document on stdout")
     parser.add_argument(
         "--seconds",
@@ -42,6 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--child", type=int, metavar="N", help="rekey: Child SA rekeys (default 1000, charon 200)")
     parser.add_argument("--ike", type=int, metavar="N", help="rekey: IKE SA rekeys (default 100, charon 20)")
     parser.add_argument("--rate", type=int, metavar="PPS", help="rekey: packets/s each way, instead of finding it")
+    parser.add_argument("--kills", type=int, metavar="N", help="crash: so many (default 1000)")
 
 
 def main(args: argparse.Namespace) -> int:
@@ -50,6 +52,10 @@ def main(args: argparse.Namespace) -> int:
         from . import rekey_face  # late: namespaces and gateways, which esp does not need
 
         return rekey_face.main(args)
+    if args.what == "crash":
+        from . import crash_face
+
+        return crash_face.main(args)
     from .esp import (
         DEFAULT_BATCHES,
         DEFAULT_SIZES,

@@ -4,19 +4,15 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import signal
-import sys
 from dataclasses import asdict
 
-from ..demo.namespaces import check_tun, enter, find_mode, python_path
 from ..errors import HostError, UsageError
 from . import charon
 from .esp import machine
 from .ground import Wire
+from .inside import go_inside, say
 from .rekey import Case, Result, run_case
 
-INSIDE = "IPSEC_FAST_BENCH_INSIDE"  # set for the copy of us that runs inside the namespaces
 COUNTS = {"ours": (1000, 100), "charon": (200, 20)}
 SECONDS = 10.0
 # the wire is slow enough for two requests to cross on it
@@ -51,17 +47,18 @@ def main(arguments: argparse.Namespace) -> int:
     planned = cases(arguments.peer, arguments.child, arguments.ike)
     if any(case.child + case.ike == 0 for case in planned):
         raise UsageError("--child 0 and --ike 0: there is nothing to measure")
-    if INSIDE not in os.environ:
-        _start_inside(arguments, seconds)
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, _interrupt)
+    words = ["rekey", "--seconds", str(seconds)]
+    for name in ("peer", "child", "ike", "rate"):
+        value = getattr(arguments, name)
+        words += [] if value is None else [f"--{name}", str(value)]
+    go_inside([*words, *(["--json"] if arguments.json else [])])
     lacking = charon.missing()
     if lacking and arguments.peer == "charon":
         raise HostError(lacking)
     if lacking and arguments.peer is None:
-        _say(f"charon is left out: {lacking}")
+        say(f"charon is left out: {lacking}")
         planned = [case for case in planned if case.peer != "charon"]
-    results = [run_case(case, seconds, _say, arguments.rate) for case in planned]
+    results = [run_case(case, seconds, say, arguments.rate) for case in planned]
     if arguments.json:
         print(json.dumps({"machine": machine(), "results": [asdict(result) for result in results]}, indent=1))
     else:
@@ -80,24 +77,3 @@ def _row(r: Result) -> str:
         f"{r.peer:10} {r.child_rekeys:5} {r.ike_rekeys:4} {r.load_share:5.0%} {r.sent:10} {r.received:10} "
         f"{r.sent - r.received:6} {r.duplicates:6} {r.lost_control:7} {r.voided:4}"
     )
-
-
-def _say(text: str) -> None:
-    print(f"bench: {text}", file=sys.stderr, flush=True)
-
-
-def _start_inside(arguments: argparse.Namespace, seconds: float) -> None:
-    mode = find_mode()
-    check_tun()
-    os.environ[INSIDE] = mode
-    os.environ["PYTHONPATH"] = python_path()
-    words = ["rekey", "--seconds", str(seconds)]
-    for name in ("peer", "child", "ike", "rate"):
-        value = getattr(arguments, name)
-        words += [] if value is None else [f"--{name}", str(value)]
-    words += ["--json"] if arguments.json else []
-    enter(mode, [sys.executable, "-m", "ipsec_fast", "bench", *words])
-
-
-def _interrupt(number: int, frame: object) -> None:
-    raise KeyboardInterrupt
