@@ -219,7 +219,7 @@ class Operations:
         alone = {ike_id for ike_id, names in self._asked.items() if names == {selection.child}}
         return [(view, ()) for view in self.views() if view.ike_id in alone and selection.matches_ike(view)]
 
-    def rekey(self, selection: Selection) -> int:
+    def rekey(self, selection: Selection, reauth: bool) -> int:
         count = 0
         for view, children in selection.pick(self.views()):
             if selection.names_child:
@@ -227,7 +227,8 @@ class Operations:
                     self._endpoint.rekey_child(one.child_id, self._now())
                     count += 1
             else:
-                self._endpoint.rekey_ike(view.ike_id, self._now())
+                again = self._endpoint.reauthenticate if reauth else self._endpoint.rekey_ike
+                again(view.ike_id, self._now())
                 count += 1
         self._pump()
         return count

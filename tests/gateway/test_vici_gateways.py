@@ -30,10 +30,10 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SitePair]:
         yield pair
 
 
-def bare_gateway(pair: SitePair, side: str) -> Gateway:
-    """One that knows nothing but its socket."""
+def bare_gateway(pair: SitePair, side: str, gateway_options: str = "") -> Gateway:
+    """One that knows nothing but its socket, and what `gateway_options` adds to its section."""
     file = pair.directory / f"{side}.toml"
-    file.write_text(f'[gateway]\nsocket = "{pair.directory}/{side}.vici"\n')
+    file.write_text(f'[gateway]\nsocket = "{pair.directory}/{side}.vici"\n{gateway_options}\n')
     gateway = Gateway(pair.netns(side), file)
     pair.gateways.append(gateway)
     return gateway.wait_for("listening")
@@ -331,3 +331,36 @@ def test_of_a_loaded_secret_nothing_is_left_outside_the_arena(pair: SitePair) ->
     assert loaded <= 1
     assert copies_in_memory(gateway.process.pid, secret.encode()[8:]) == 0
     assert copies_in_memory(gateway.process.pid, b"swanctl --load-all") > 0  # so it would have been found
+
+
+def test_a_reauthentication_by_swanctl_makes_another_ike_sa_and_the_traffic_goes_on(pair: SitePair) -> None:
+    one = bare_gateway(pair, "a")
+    bare_gateway(pair, "b")
+    for side in "ab":
+        load_all(pair, side)
+    run_swanctl(pair, "a", "--initiate", "--child", "net")
+    (before,) = one.sas()
+    run_swanctl(pair, "a", "--rekey", "--ike", "site", "--reauth")
+    one.wait_for("replaced by a reauthentication")
+    wait_until("one IKE SA is left", lambda: len(one.sas()) == 1)
+    assert one.sas()[0]["initiator-spi"] != before["initiator-spi"]
+    assert pair.ping("a") == 3
+
+
+def test_an_ike_sa_of_a_loaded_connection_goes_on_after_a_crash_once_it_is_loaded_again(pair: SitePair) -> None:
+    bare_gateway(pair, "b")
+    key = pair.directory / "state.key"
+    key.write_text("a key for state at rest of 32 bytes and more")
+    key.chmod(0o600)
+    one = bare_gateway(pair, "a", f'state_dir = "{pair.directory}/a.state"\nstate_key = "{key}"')
+    for side in "ab":
+        load_all(pair, side)
+    run_swanctl(pair, "a", "--initiate", "--child", "net")
+    (before,) = one.sas()
+    one.kill()
+    again = bare_gateway(pair, "a", f'state_dir = "{pair.directory}/a.state"\nstate_key = "{key}"')
+    again.wait_for("it is kept for 60 s")
+    load_all(pair, "a")
+    again.wait_for("site restored (IKE SA 1)")
+    assert again.sas()[0]["initiator-spi"] == before["initiator-spi"]
+    assert pair.ping("a") == 3

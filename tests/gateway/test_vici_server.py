@@ -208,7 +208,7 @@ async def test_unknown_names(host: Host) -> None:
         ("terminate", {"ike-id": "x"}, "ike-id must be a number"),
         ("rekey", {}, "missing rekey selector"),
         ("rekey", {"child-id": 55}, "no matching SAs to rekey found"),
-        ("rekey", {"ike": "paris", "reauth": "yes"}, "not supported"),
+        ("rekey", {"child": "net", "reauth": "yes"}, "reauthenticated as a whole"),
         ("list-sas", {"ike-id": "x"}, "must be a number"),
     ],
 )

@@ -164,8 +164,8 @@ class FakeControl:
         self.sas = [view for view in self.sas if view.ike_id not in ids]
         return len(ids)
 
-    def rekey(self, selection: Selection) -> int:
-        self.calls.append(("rekey", selection))
+    def rekey(self, selection: Selection, reauth: bool) -> int:
+        self.calls.append(("reauthenticate" if reauth else "rekey", selection))
         picked = selection.pick(self.sas)
         return sum(len(children) for _, children in picked) if selection.names_child else len(picked)
 

@@ -139,9 +139,10 @@ class Commands:
 
     async def rekey(self, request: Decoded, session: Session) -> Encodable:
         selection = _required(_selection(request), "rekey")
-        if flag(request, "reauth"):
-            raise UsageError("reauthentication is not supported by this version; leave reauth out to rekey")
-        matches = self._control.rekey(selection)
+        reauth = flag(request, "reauth")
+        if reauth and selection.names_child:
+            raise UsageError("an IKE SA is reauthenticated as a whole; name it by ike or ike-id, and no child")
+        matches = self._control.rekey(selection, reauth)
         if not matches:
             return {"success": "no", "errmsg": "no matching SAs to rekey found", "matches": 0}
         return {"success": "yes", "matches": matches}

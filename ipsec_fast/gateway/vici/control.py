@@ -163,8 +163,8 @@ class GatewayControl(Protocol):
         `force`: do not wait for the peer's answer.
         """
 
-    def rekey(self, selection: Selection) -> int:
-        """Start a rekey of what `selection` means, return how many."""
+    def rekey(self, selection: Selection, reauth: bool) -> int:
+        """Start a rekey of what `selection` means, or a reauthentication of its IKE SAs; return how many."""
 
     def trapped(self) -> Sequence[tuple[ConnectionConfig, ChildConfig]]:
         """The children whose packets begin them."""
