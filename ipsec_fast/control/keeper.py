@@ -2,7 +2,9 @@
 
 A record before its datagrams, the end of a block of sequence numbers before the first of them, the highest inbound numbers once a
 second. Where a write fails (a full disk) the IKE SA's record is taken out of the store: it goes on, and would be negotiated anew after
-a crash. Only where that fails too, so that an older record would come back, its datagrams are withheld and its grants end.
+a crash. It is tried again once a second; without room such luck may change with every write, so one line is all until it has lasted for
+STEADY_S. Only where the record cannot be taken out either, so that an older one would come back, its datagrams are withheld and its
+grants end.
 Leaves out: reading it all again (restore.py). Called by the daemon and by grants.py.
 """
 
@@ -15,6 +17,7 @@ from ..ike.records import IkeGone, IkeRecord
 from .store import GrantMark, StateStore
 
 EVERY_S = 1.0
+STEADY_S = 10.0  # stored for that long, an IKE SA counts as stored again
 
 
 class Keeper:
@@ -33,15 +36,16 @@ class Keeper:
         self._log = log
         self._kept: dict[int, dict[int, GrantMark]] = {}  # what the store has, as far as we know
         self._failed: dict[int, bool] = {}  # not stored; whether an older record is still there
+        self._told: dict[int, float | None] = {}  # of these the log says that they are not stored; since when they are
         self._doomed: set[int] = set()
         self._next = 0.0
 
     @property
     def keeps(self) -> str:
         """Where, and how much of it is not there, for the status."""
-        if not self._failed:
+        if not self._told:
             return self._store.keeps
-        return f"{self._store.keeps}; {len(self._failed)} IKE SA{'s' * (len(self._failed) > 1)} could not be stored"
+        return f"{self._store.keeps}; {len(self._told)} IKE SA{'s' * (len(self._told) > 1)} could not be stored"
 
     def adopt(self, ike_id: int, marks: Mapping[int, GrantMark]) -> None:
         """The store has this one from before we began."""
@@ -66,13 +70,13 @@ class Keeper:
         marks = {one.child_id: mark for one in record.children if (mark := self._mark_of(one.child_id)) is not None}
         if self._try(record.ike_id, lambda: self._store.put(record, marks)):
             self._kept[record.ike_id] = marks
-            if self._failed.pop(record.ike_id, None) is not None:
-                self._log(f"IKE SA {record.ike_id} is stored again")
+            self._failed.pop(record.ike_id, None)
 
     def drop(self, ike_id: int) -> None:
         """It is gone, or does not come back."""
         self._kept.pop(ike_id, None)
         self._failed.pop(ike_id, None)
+        self._told.pop(ike_id, None)
         try:
             self._store.remove(ike_id)
         except HostError as error:  # nothing is used any more of what it says; it may wait
@@ -112,7 +116,18 @@ class Keeper:
             moved = {child_id: mark for child_id, mark in marks.items() if mark.in_highest > kept[child_id].in_highest}
             if moved:
                 self._put_grants(ike_id, moved)
+        for ike_id, since in tuple(self._told.items()):
+            self._tell_again(ike_id, since, now)
         return tuple(self._failed)
+
+    def _tell_again(self, ike_id: int, since: float | None, now: float) -> None:
+        if ike_id in self._failed:
+            self._told[ike_id] = None
+        elif since is None:
+            self._told[ike_id] = now
+        elif now - since >= STEADY_S:
+            del self._told[ike_id]
+            self._log(f"IKE SA {ike_id} is stored again")
 
     # --- a store that fails
 
@@ -129,7 +144,7 @@ class Keeper:
             return False
 
     def _give_up(self, ike_id: int, reason: str) -> None:
-        was_told = ike_id in self._failed
+        was_told = ike_id in self._told
         try:
             self._store.remove(ike_id)
             is_stale = False
@@ -137,7 +152,7 @@ class Keeper:
             is_stale = ike_id in self._kept or self._failed.get(ike_id, False)
         if not is_stale:
             self._kept.pop(ike_id, None)
-        self._failed[ike_id] = is_stale
+        self._failed[ike_id], self._told[ike_id] = is_stale, None
         if was_told:
             return
         end = "nothing is sent that it would not know" if is_stale else "after a crash it would be negotiated anew"

@@ -14,7 +14,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -85,7 +85,7 @@ class Gateway:
         with self.log.open("a") as log:
             self.process = subprocess.Popen(command, stdout=log, stderr=log)
 
-    def wait_for(self, text: str, limit_s: float = 10.0) -> Gateway:
+    def wait_for(self, text: str, limit_s: float = 30.0) -> Gateway:
         until = time.monotonic() + limit_s
         while text not in self.text():
             if self.process.poll() is not None or time.monotonic() > until:
@@ -104,6 +104,10 @@ class Gateway:
     def sas(self) -> list[dict]:
         return json.loads(self.command("status", "--json"))["ike_sas"]
 
+    def exit_code(self, limit_s: float = 60.0) -> int:
+        """Of one that is to end by itself; a busy host takes its time to start it."""
+        return self.process.wait(limit_s)
+
     def stop(self) -> int:
         self.process.send_signal(signal.SIGTERM)
         return self.process.wait(5)
@@ -111,6 +115,23 @@ class Gateway:
     def kill(self) -> None:
         self.process.kill()
         self.process.wait(5)
+
+
+def wait_until(what: str, look: Callable[[], object], limit_s: float) -> float:
+    """Seconds until it is so."""
+    began = time.monotonic()
+    while not look():
+        assert time.monotonic() - began < limit_s, f"not within {limit_s} s: {what}"
+        time.sleep(0.05)
+    return time.monotonic() - began
+
+
+def one_pair(*gateways: Gateway) -> bool:
+    """Each has one IKE SA with one child, and it is the same."""
+    sas = [gateway.sas() for gateway in gateways]
+    return all(len(found) == 1 and len(found[0]["child-sas"]) == 1 for found in sas) and (
+        len({found[0]["initiator-spi"] for found in sas}) == 1
+    )
 
 
 class SitePair:
@@ -125,6 +146,20 @@ class SitePair:
 
     def netns(self, side: str) -> str:
         return f"{self.prefix}{side}"
+
+    def nft(self, side: str, *lines: str, json_output: bool = False) -> str:
+        command = ["ip", "netns", "exec", self.netns(side), "nft", *(["-j"] if json_output else []), "; ".join(lines)]
+        done = subprocess.run(command, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    def cut(self, side: str) -> None:
+        """Nothing comes in from the other side any more."""
+        chain = "add chain inet cut in { type filter hook input priority -300 ; policy accept ; }"
+        self.nft(side, "add table inet cut", chain, "add rule inet cut in iifname out drop")
+
+    def mend(self, side: str) -> None:
+        self.nft(side, "delete table inet cut")
 
     def ping(self, side: str = "a", count: int = 3, interval_s: float = 0.05, inner: str = "4") -> int:
         """How many of `count` came back."""

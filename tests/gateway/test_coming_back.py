@@ -7,11 +7,11 @@ import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from site_pair import Gateway, SitePair, captured, site_pair
+from site_pair import Gateway, SitePair, captured, one_pair, site_pair, wait_until
 
 pytestmark = [pytest.mark.netns, pytest.mark.timeout(120)]
 FAST = 'dpd_delay = "2s"\ndpd_timeout = "2s"'
@@ -25,30 +25,6 @@ def pair() -> Iterator[SitePair]:
             yield found
     finally:
         shutil.rmtree(directory)
-
-
-def wait(what: str, look: Callable[[], object], limit_s: float) -> float:
-    """Seconds until it is so."""
-    began = time.monotonic()
-    while not look():
-        assert time.monotonic() - began < limit_s, f"not within {limit_s} s: {what}"
-        time.sleep(0.05)
-    return time.monotonic() - began
-
-
-def cut(pair: SitePair, side: str) -> None:
-    """Nothing comes in from the other side any more."""
-    for line in (
-        "add table inet cut",
-        "add chain inet cut in { type filter hook input priority -300 ; policy accept ; }",
-    ):
-        subprocess.run(["ip", "netns", "exec", pair.netns(side), "nft", line], check=True)
-    rule = "add rule inet cut in iifname out drop"
-    subprocess.run(["ip", "netns", "exec", pair.netns(side), "nft", rule], check=True)
-
-
-def mend(pair: SitePair, side: str) -> None:
-    subprocess.run(["ip", "netns", "exec", pair.netns(side), "nft", "delete table inet cut"], check=True)
 
 
 @contextlib.contextmanager
@@ -73,13 +49,6 @@ def up(pair: SitePair, a: dict[str, str], b: dict[str, str]) -> tuple[Gateway, G
     return one, other
 
 
-def one_pair(*gateways: Gateway) -> bool:
-    sas = [gateway.sas() for gateway in gateways]
-    return all(len(found) == 1 and len(found[0]["child-sas"]) == 1 for found in sas) and (
-        len({found[0]["initiator-spi"] for found in sas}) == 1
-    )
-
-
 @pytest.mark.parametrize(("lines", "limit_s"), [("", 10.0), (FAST, 5.0)], ids=["default", "configured"])
 def test_a_cut_wire_is_found_in_time_and_one_pair_remains_when_it_is_mended(
     pair: SitePair, lines: str, limit_s: float
@@ -88,19 +57,19 @@ def test_a_cut_wire_is_found_in_time_and_one_pair_remains_when_it_is_mended(
     a, b = up(pair, {"start": "start", **options}, options)
     with pinging(pair):
         time.sleep(2)
-        cut(pair, "a")
-        cut(pair, "b")
-        found_s = wait("the peer is silent", lambda: "is silent" in a.text(), limit_s)
+        pair.cut("a")
+        pair.cut("b")
+        found_s = wait_until("the peer is silent", lambda: "is silent" in a.text(), limit_s)
         time.sleep(1)
         (old, new) = a.sas()
         assert (old["state"], new["state"]) == ("ESTABLISHED", "CONNECTING"), (
             "a replacement, and the old one still waits"
         )
         assert "silent" in old
-        mend(pair, "a")
-        mend(pair, "b")
-        back_s = wait("the tunnel is back", lambda: pair.ping(count=1) == 1, 20.0)
-        wait("one pair", lambda: one_pair(a, b), 15.0)
+        pair.mend("a")
+        pair.mend("b")
+        back_s = wait_until("the tunnel is back", lambda: pair.ping(count=1) == 1, 20.0)
+        wait_until("one pair", lambda: one_pair(a, b), 15.0)
     print(f"cut wire: found after {found_s:.1f} s, back {back_s:.1f} s after it was mended")
 
 
@@ -108,15 +77,15 @@ def test_a_cut_wire_is_found_in_time_and_one_pair_remains_when_it_is_mended(
 def test_a_peer_that_was_killed_and_has_no_state_is_back_soon(pair: SitePair, starter: str) -> None:
     options = [{"start": "start" if side in starter else "none"} for side in "ab"]
     a, b = up(pair, *options)
-    wait("one pair", lambda: one_pair(a, b), 15.0)
+    wait_until("one pair", lambda: one_pair(a, b), 15.0)
     with pinging(pair), captured(pair.netns("a")) as seen:
         time.sleep(1)
         b.kill()
         began = time.monotonic()
         again = pair.gateway("b", **options[1]).wait_for("listening")
-        back_s = wait("the tunnel is back", lambda: pair.ping(count=1) == 1, 15.0)
+        back_s = wait_until("the tunnel is back", lambda: pair.ping(count=1) == 1, 15.0)
         back_s = time.monotonic() - began
-        wait("one pair", lambda: one_pair(a, again), 15.0)
+        wait_until("one pair", lambda: one_pair(a, again), 15.0)
     assert not [packet for packet in seen if packet.is_clear]
     print(f"killed peer: the tunnel is back after {back_s:.1f} s")
     assert back_s < 10.0
@@ -125,7 +94,7 @@ def test_a_peer_that_was_killed_and_has_no_state_is_back_soon(pair: SitePair, st
 def test_a_delete_of_the_peers_is_answered_by_close_action(pair: SitePair) -> None:
     a, b = up(pair, {"start": "start", "child": 'close_action = "start"'}, {})
     b.command("down", "site")
-    wait("it is set up again", lambda: a.text().count("net installed") == 2, 5.0)
+    wait_until("it is set up again", lambda: a.text().count("net installed") == 2, 5.0)
     assert pair.ping() == 3
 
 
@@ -140,7 +109,7 @@ def test_what_was_taken_down_stays_down(pair: SitePair) -> None:
 
 def test_down_ends_the_attempts_too(pair: SitePair) -> None:
     a = pair.gateway("a", start="start").wait_for("listening")
-    wait("an attempt", lambda: a.sas(), 5.0)
+    wait_until("an attempt", lambda: a.sas(), 5.0)
     a.command("down", "net")
     time.sleep(2)
     assert a.sas() == []
@@ -160,7 +129,7 @@ def test_the_first_packet_of_a_trap_begins_it_and_none_leaves_in_clear(pair: Sit
     assert not [packet for packet in seen if packet.is_clear]
     a.command("down", "site")
     assert a.sas() == []
-    wait("a trap stays one", lambda: pair.ping(count=1) == 1, 5.0)
+    wait_until("a trap stays one", lambda: pair.ping(count=1) == 1, 5.0)
 
 
 def test_a_trap_against_a_peer_that_is_not_there_tries_once_at_a_time(pair: SitePair) -> None:
