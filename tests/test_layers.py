@@ -29,7 +29,7 @@ SOURCES = sorted(
     path
     for folder in ("ipsec_fast", "ext")
     for path in (ROOT / folder).rglob("*")
-    if path.suffix in {".py", ".pyi", ".pxd", ".pyx"}
+    if path.suffix in {".py", ".pyi", ".pxd", ".pyx", ".pxi"}
 )
 
 
@@ -77,7 +77,7 @@ def test_imports_point_down_only(path: Path) -> None:
     if parts[0] in FACE:
         return
     assert parts[0] in LAYERS, f"{path}: a new top name needs its layer here and in the architecture"
-    is_cython = path.suffix in {".pyx", ".pxd"}
+    is_cython = path.suffix in {".pyx", ".pxd", ".pxi"}
     for imported in imported_layers(path.read_text(), parts, cython=is_cython) - {parts[0]}:
         allowed = LAYERS[imported] < LAYERS[parts[0]] or (imported in WORDS and parts[0] in WORDS)
         assert allowed, f"{path} (layer {parts[0]}) imports {imported}, which is not below it"

@@ -6,59 +6,25 @@ sent once the kernel took it. A receiver keeps one bit for each number. Called b
 """
 
 from libc.errno cimport EAGAIN, EINTR, ENOBUFS, errno
-from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
+
+from ipsec_fast.bench.batch cimport MESSAGE_BYTES, MESSAGES, batch_message, batch_receive, receive_batch
+from ipsec_fast.dataplane.net_io cimport (
+    CLOCK_MONOTONIC, CONTROL_BYTES, MSG_DONTWAIT, POLLIN, POLLOUT, clock_nanosleep, control_add_segment, iovec,
+    monotonic_ns, msghdr, poll, pollfd, sendmsg, timespec
+)
 
 import os
 import threading
 
 from ..errors import StateError, UsageError
 
-cdef extern from "net_io.h" nogil:
-    enum:
-        CONTROL_BYTES
-        POLLIN
-        POLLOUT
-        MSG_DONTWAIT
-        CLOCK_MONOTONIC
-    struct iovec:
-        void *iov_base
-        size_t iov_len
-    struct msghdr:
-        void *msg_name
-        uint32_t msg_namelen
-        iovec *msg_iov
-        size_t msg_iovlen
-        void *msg_control
-        size_t msg_controllen
-        int msg_flags
-    struct mmsghdr:
-        msghdr msg_hdr
-        unsigned int msg_len
-    struct pollfd:
-        int fd
-        short events
-        short revents
-    struct timespec:
-        long tv_sec
-        long tv_nsec
-    struct control_view:
-        int segment
-    int recvmmsg(int fd, mmsghdr *messages, unsigned int count, int flags, void *timeout) noexcept
-    long sendmsg(int fd, msghdr *message, int flags) noexcept
-    int poll(pollfd *fds, unsigned long count, int timeout) noexcept
-    int clock_nanosleep(int clock, int flags, timespec *time, timespec *left) noexcept
-    void control_read(msghdr *message, control_view *view) noexcept
-    void control_add_segment(msghdr *message, size_t *used, int segment) noexcept
-    uint64_t monotonic_ns() noexcept
-
 cdef enum:
     STAMP_BYTES = 16
     MAX_SEGMENTS = 32
     MAX_BYTES = 1400
-    MESSAGES = 16
-    MESSAGE_BYTES = 65536
 
 cdef uint64_t SECOND_NS = 1000000000
 cdef uint64_t LATE_NS = 2000000  # behind by more, a sender's clock begins anew
@@ -87,10 +53,7 @@ cdef struct receive_state:
     uint64_t highest
     uint64_t strays
     uint64_t *seen
-    uint8_t *memory
-    mmsghdr messages[MESSAGES]
-    iovec vectors[MESSAGES]
-    uint8_t controls[MESSAGES][CONTROL_BYTES]
+    receive_batch batch
 
 
 cdef inline void store_be64(uint8_t *at, uint64_t value) noexcept nogil:
@@ -137,7 +100,7 @@ cdef uint32_t send_some(send_state *s, uint32_t count) noexcept nogil:
     message.msg_iovlen = 1
     if count > 1:
         message.msg_control = control
-        control_add_segment(&message, &used, <int>s.size)
+        control_add_segment(&message, &used, <uint16_t>s.size)
     if sendmsg(s.fd, &message, MSG_DONTWAIT) >= 0:
         return count
     if errno == EAGAIN or errno == ENOBUFS:
@@ -191,30 +154,11 @@ cdef inline void count_packet(receive_state *r, const uint8_t *data, uint32_t le
         r.overtaken += 1
 
 
-cdef int receive_some(receive_state *r) noexcept nogil:
-    cdef uint32_t i, at, length, segment
-    cdef int got
-    cdef mmsghdr *message
-    cdef control_view view
+cdef uint32_t receive_some(receive_state *r) noexcept nogil:
+    cdef uint32_t i, at, length = 0, segment = 0, got = batch_receive(&r.batch, r.fd)
     cdef uint8_t *data
-    for i in range(MESSAGES):
-        message = &r.messages[i]
-        memset(message, 0, sizeof(mmsghdr))
-        r.vectors[i].iov_base = r.memory + i * MESSAGE_BYTES
-        r.vectors[i].iov_len = MESSAGE_BYTES
-        message.msg_hdr.msg_iov = &r.vectors[i]
-        message.msg_hdr.msg_iovlen = 1
-        message.msg_hdr.msg_control = r.controls[i]
-        message.msg_hdr.msg_controllen = CONTROL_BYTES
-    got = recvmmsg(r.fd, r.messages, MESSAGES, MSG_DONTWAIT, NULL)
-    if got <= 0:
-        return 0
-    for i in range(<uint32_t>got):
-        message = &r.messages[i]
-        length = message.msg_len
-        data = r.memory + i * MESSAGE_BYTES
-        control_read(&message.msg_hdr, &view)
-        segment = <uint32_t>view.segment if view.segment > 0 else length
+    for i in range(got):
+        data = batch_message(&r.batch, i, &length, &segment)
         at = 0
         while at < length:
             count_packet(r, data + at, min(segment, length - at))
@@ -308,8 +252,8 @@ cdef class Receiver:
         self._socket = sock
         self.state.fd, self.state.run, self.state.limit = sock.fileno(), run, limit
         self.state.seen = <uint64_t *>calloc((limit + 63) // 64, 8)
-        self.state.memory = <uint8_t *>calloc(MESSAGES, MESSAGE_BYTES)
-        if self.state.seen is NULL or self.state.memory is NULL:
+        self.state.batch.memory = <uint8_t *>calloc(MESSAGES, MESSAGE_BYTES)
+        if self.state.seen is NULL or self.state.batch.memory is NULL:
             raise MemoryError
         self.state.stop_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
 
@@ -319,7 +263,7 @@ cdef class Receiver:
         if self.state.stop_fd >= 0:
             os.close(self.state.stop_fd)
         free(self.state.seen)
-        free(self.state.memory)
+        free(self.state.batch.memory)
         free(self.state)
 
     def start(self):

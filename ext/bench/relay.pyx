@@ -7,57 +7,23 @@ one that is longer than a place of the store passes in its turn. One thread with
 """
 
 from libc.errno cimport EAGAIN, EINTR, ENOBUFS, errno
-from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy, memset
+
+from ipsec_fast.bench.batch cimport MESSAGE_BYTES, MESSAGES, batch_message, batch_receive, receive_batch
+from ipsec_fast.dataplane.net_io cimport (
+    CONTROL_BYTES, MSG_DONTWAIT, POLLIN, POLLOUT, control_add_segment, iovec, monotonic_ns, msghdr, poll, pollfd,
+    ppoll, sendmsg, timespec
+)
 
 import os
 import threading
 
 from ..errors import StateError, UsageError
 
-cdef extern from "net_io.h" nogil:
-    enum:
-        CONTROL_BYTES
-        POLLIN
-        POLLOUT
-        MSG_DONTWAIT
-        MSG_TRUNC
-    struct iovec:
-        void *iov_base
-        size_t iov_len
-    struct msghdr:
-        void *msg_name
-        uint32_t msg_namelen
-        iovec *msg_iov
-        size_t msg_iovlen
-        void *msg_control
-        size_t msg_controllen
-        int msg_flags
-    struct mmsghdr:
-        msghdr msg_hdr
-        unsigned int msg_len
-    struct pollfd:
-        int fd
-        short events
-        short revents
-    struct timespec:
-        long tv_sec
-        long tv_nsec
-    struct control_view:
-        int segment
-    int recvmmsg(int fd, mmsghdr *messages, unsigned int count, int flags, void *timeout) noexcept
-    long sendmsg(int fd, msghdr *message, int flags) noexcept
-    int poll(pollfd *fds, unsigned long count, int timeout) noexcept
-    int ppoll(pollfd *fds, unsigned long count, timespec *timeout, void *mask) noexcept
-    void control_read(msghdr *message, control_view *view) noexcept
-    void control_add_segment(msghdr *message, size_t *used, int segment) noexcept
-    uint64_t monotonic_ns() noexcept
-
 cdef enum:
     MAX_PAIRS = 8
-    MESSAGES = 16              # of one receive
-    MESSAGE_BYTES = 65536
     PLACE_BYTES = 2048         # of a held packet
     HELD = 256                 # reordered packets of one direction
     PLACES = 512               # given out in turn: one that is free again is not written before the send that still points to it
@@ -109,10 +75,7 @@ cdef struct relay_state:
     int fds[2][MAX_PAIRS]      # of each side
     uint32_t pair_count
     int stop_fd
-    uint8_t *memory
-    mmsghdr messages[MESSAGES]
-    iovec vectors[MESSAGES]
-    uint8_t controls[MESSAGES][CONTROL_BYTES]
+    receive_batch batch
 
 
 cdef inline uint32_t draw(lane *l) noexcept nogil:
@@ -141,7 +104,7 @@ cdef void flush(lane *l) noexcept nogil:
     message.msg_iovlen = l.out_count
     if l.out_count > 1:
         message.msg_control = control
-        control_add_segment(&message, &used, <int>l.out[0].iov_len)
+        control_add_segment(&message, &used, <uint16_t>l.out[0].iov_len)
     room.fd = l.fds[l.out_pair]
     room.events = POLLOUT
     while sendmsg(room.fd, &message, MSG_DONTWAIT) < 0:
@@ -256,34 +219,17 @@ cdef void handle_packet(relay_state *r, lane *l, uint32_t pair, uint8_t *data, u
         release(r, l, number, now)
 
 
-cdef int receive(relay_state *r, uint32_t side, uint32_t pair) noexcept nogil:
-    cdef uint32_t i, at, length, segment
-    cdef int got
-    cdef mmsghdr *message
-    cdef control_view view
+cdef uint32_t receive(relay_state *r, uint32_t side, uint32_t pair) noexcept nogil:
+    cdef uint32_t i, at, length = 0, segment = 0, got = batch_receive(&r.batch, r.fds[side][pair])
     cdef uint8_t *data
     cdef lane *l = &r.lanes[side]
     cdef uint64_t now
-    for i in range(MESSAGES):
-        message = &r.messages[i]
-        memset(message, 0, sizeof(mmsghdr))
-        r.vectors[i].iov_base = r.memory + i * MESSAGE_BYTES
-        r.vectors[i].iov_len = MESSAGE_BYTES
-        message.msg_hdr.msg_iov = &r.vectors[i]
-        message.msg_hdr.msg_iovlen = 1
-        message.msg_hdr.msg_control = r.controls[i]
-        message.msg_hdr.msg_controllen = CONTROL_BYTES
-    got = recvmmsg(r.fds[side][pair], r.messages, MESSAGES, MSG_DONTWAIT, NULL)
-    if got <= 0:
+    if got == 0:
         return 0
     now = monotonic_ns()
     l.last_ns = now
-    for i in range(<uint32_t>got):
-        message = &r.messages[i]
-        length = message.msg_len
-        data = r.memory + i * MESSAGE_BYTES
-        control_read(&message.msg_hdr, &view)
-        segment = <uint32_t>view.segment if view.segment > 0 else length
+    for i in range(got):
+        data = batch_message(&r.batch, i, &length, &segment)
         at = 0
         while at < length:
             handle_packet(r, l, pair, data + at, min(segment, length - at), now)
@@ -378,8 +324,8 @@ cdef class Relay:
         r.how.delay_ns = <uint64_t>(delay_s * 1e9)
         r.how.reorder, r.how.duplicate, r.how.loss = _share(reorder), _share(duplicate), _share(loss)
         r.how.ike_loss, r.how.reorder_places = _share(ike_loss), <uint32_t>reorder_places
-        r.memory = <uint8_t *>malloc(MESSAGES * MESSAGE_BYTES)
-        if r.memory is NULL:
+        r.batch.memory = <uint8_t *>malloc(MESSAGES * MESSAGE_BYTES)
+        if r.batch.memory is NULL:
             raise MemoryError
         for side in range(2):
             self._make_lane(&r.lanes[side], (seed * 2 + side) * 0x9E3779B97F4A7C15 + 1 & 0xFFFFFFFFFFFFFFFF)
@@ -409,7 +355,7 @@ cdef class Relay:
         for side in range(2):
             free(self.state.lanes[side].memory)
             free(self.state.lanes[side].late)
-        free(self.state.memory)
+        free(self.state.batch.memory)
         free(self.state)
 
     def start(self):

@@ -15,18 +15,13 @@ from libc.string cimport memcmp, memcpy, memset
 from ipsec_fast.dataplane.ip cimport (
     IP_OK, csum_add, csum_fold, csum_ipv4_header, csum_pseudo4, csum_pseudo6, ip_info, ip_parse
 )
+from ipsec_fast.dataplane.net_io cimport (
+    VNET_GSO_TCPV4, VNET_GSO_TCPV6, VNET_GSO_UDP_L4, VNET_NEEDS_CSUM, iovec, vnet_header, writev
+)
 from ipsec_fast.dataplane.port cimport (
     C_MERGE_REFUSED, C_MERGED, C_TUN_WRITE_BYTES, C_TUN_WRITE_FAILED, C_TUN_WRITES, io_counters
 )
 from ipsec_fast.dataplane.tun cimport tun_port
-
-cdef extern from "net_io.h" nogil:
-    enum:
-        VNET_NEEDS_CSUM
-        VNET_GSO_TCPV4
-        VNET_GSO_TCPV6
-        VNET_GSO_UDP_L4
-    long writev(int fd, const iovec *vector, int count) noexcept
 
 cdef enum:
     TCP = 6

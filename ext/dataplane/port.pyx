@@ -13,37 +13,11 @@ from libc.stdlib cimport free
 from libc.string cimport memmove, memset
 
 from ipsec_fast.dataplane.esp cimport esp_outbound
+from ipsec_fast.dataplane.net_io cimport (
+    CONTROL_BYTES, POLLIN, POLLOUT, control_add_segment, control_add_source, control_add_tos, iovec, mmsghdr,
+    msghdr, poll, pollfd, sendmmsg
+)
 from ipsec_fast.dataplane.status cimport VERDICT_OK, VERDICT_SEND_FAILED
-
-cdef extern from "net_io.h" nogil:
-    enum:
-        CONTROL_BYTES
-        AF_INET
-        POLLIN
-        POLLOUT
-    struct iovec:
-        void *iov_base
-        size_t iov_len
-    struct msghdr:
-        void *msg_name
-        uint32_t msg_namelen
-        iovec *msg_iov
-        size_t msg_iovlen
-        void *msg_control
-        size_t msg_controllen
-        int msg_flags
-    struct mmsghdr:
-        msghdr msg_hdr
-        unsigned int msg_len
-    struct pollfd:
-        int fd
-        short events
-        short revents
-    int sendmmsg(int fd, mmsghdr *messages, unsigned int count, int flags) noexcept
-    int poll(pollfd *fds, unsigned long count, int timeout) noexcept
-    void control_add_segment(msghdr *message, size_t *used, uint16_t segment) noexcept
-    void control_add_tos(msghdr *message, size_t *used, int family, int tos) noexcept
-    void control_add_source(msghdr *message, size_t *used, int family, const uint8_t *address) noexcept
 
 cdef extern from "stdlib.h" nogil:
     void *aligned_alloc(size_t alignment, size_t size) noexcept

@@ -13,21 +13,15 @@ from libc.string cimport memcpy, memset
 from ipsec_fast.dataplane.ip cimport (
     IP_OK, csum_add, csum_copy, csum_fold, csum_ipv4_header, csum_pseudo4, csum_pseudo6, ip_info, ip_parse
 )
+from ipsec_fast.dataplane.net_io cimport (
+    VNET_GSO_ECN, VNET_GSO_NONE, VNET_GSO_TCPV4, VNET_GSO_TCPV6, VNET_GSO_UDP_L4, VNET_NEEDS_CSUM, vnet_header
+)
 from ipsec_fast.dataplane.port cimport (
     io_counters, tx_queue, tx_queue_clear, tx_queue_free, tx_queue_init, tx_reserve
 )
 from ipsec_fast.dataplane.sad cimport esp_sa
 from ipsec_fast.dataplane.status cimport VERDICT_BAD_INNER, VERDICT_NO_ROOM, VERDICT_OK
 from ipsec_fast.dataplane.udp cimport udp_endpoint
-
-cdef extern from "net_io.h" nogil:
-    enum:
-        VNET_NEEDS_CSUM
-        VNET_GSO_NONE
-        VNET_GSO_TCPV4
-        VNET_GSO_TCPV6
-        VNET_GSO_UDP_L4
-        VNET_GSO_ECN
 
 cdef enum:
     TCP = 6

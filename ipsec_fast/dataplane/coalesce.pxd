@@ -3,19 +3,14 @@
 from libc.stdint cimport uint8_t, uint16_t, uint32_t
 
 from ipsec_fast.dataplane.ip cimport ip_info
+from ipsec_fast.dataplane.net_io cimport iovec, vnet_header
 from ipsec_fast.dataplane.port cimport io_counters
-from ipsec_fast.dataplane.segment cimport vnet_header
 from ipsec_fast.dataplane.tun cimport tun_port
 
 cdef enum:
     FLOW_COUNT = 16
     FLOW_SEGMENTS = 64
     FLOW_HEADER = 100      # IPv6 40 and TCP 60
-
-cdef extern from "net_io.h" nogil:
-    struct iovec:
-        void *iov_base
-        size_t iov_len
 
 # Packets of one connection, in order, that one write can carry. They stay where they are: only the headers are built anew.
 cdef struct merge_flow:

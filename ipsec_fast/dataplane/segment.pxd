@@ -3,18 +3,10 @@
 from libc.stdint cimport uint8_t, uint16_t, uint32_t
 
 from ipsec_fast.dataplane.ip cimport ip_info
+from ipsec_fast.dataplane.net_io cimport vnet_header
 from ipsec_fast.dataplane.port cimport tx_queue
 from ipsec_fast.dataplane.sad cimport esp_sa
 from ipsec_fast.dataplane.udp cimport udp_endpoint
-
-cdef extern from "net_io.h" nogil:
-    struct vnet_header:
-        uint8_t flags
-        uint8_t gso_type
-        uint16_t hdr_len
-        uint16_t gso_size
-        uint16_t csum_start
-        uint16_t csum_offset
 
 # Where the packets of one read go.
 cdef struct segment_target:

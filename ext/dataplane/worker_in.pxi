@@ -1,0 +1,138 @@
+"""In: datagrams told apart (keepalive, IKE, ESP), opened as a batch, checked and delivered to the TUN. Included by worker.pyx."""
+
+
+cdef inline void deliver(worker_state *w, esp_packet *packet, uint8_t outer_tos) noexcept nogil:
+    """An opened packet to the TUN, or its drop counted."""
+    cdef esp_sa *sa = packet.sa
+    cdef ip_info info
+    cdef flow_key key
+    cdef uint16_t mss
+    if packet.verdict == VERDICT_OK or packet.verdict == VERDICT_DUMMY or packet.verdict == VERDICT_LIFETIME:
+        sa.last_use_ns = w.now_ns
+        tell_of_inbound(w, sa, packet.verdict)
+    if packet.verdict != VERDICT_OK:
+        w.counters.drops[packet.verdict] += 1
+        return
+    if ip_parse(packet.data, packet.length, &info) != IP_OK:
+        drop(w, sa, VERDICT_BAD_INNER)
+        return
+    make_flow_key(&key, &info)
+    if not selectors_match(<selector_pair_list *>atomic_get_pointer(&sa.selectors), &key):
+        drop(w, sa, VERDICT_SELECTOR_MISMATCH)
+        return
+    if outer_tos & 3:
+        if ecn_decapsulate(packet.data, outer_tos):
+            drop(w, sa, VERDICT_BAD_ECN)
+            return
+    mss = sa.mss_ipv4 if info.version == 4 else sa.mss_ipv6
+    if mss and clamp_mss(packet.data, &info, mss, False):
+        w.counters.value[C_MSS_CLAMPED] += 1
+    w.counters.value[C_PACKETS_IN] += 1
+    w.counters.value[C_BYTES_IN] += info.total_length
+    merge_packet(&w.merge, packet.data, &info)
+
+
+cdef void open_batch(worker_state *w) noexcept nogil:
+    cdef uint32_t i
+    if w.in_count == 0:
+        return
+    esp_inbound(w.esp, w.in_packets, w.in_count)
+    for i in range(w.in_count):
+        deliver(w, &w.in_packets[i], w.in_tos[i])
+    w.in_count = 0
+
+
+cdef void punt(
+    worker_state *w, uint32_t index, mmsghdr *message, control_view *view, uint8_t *data, uint32_t length
+) noexcept nogil:
+    cdef punt_head head
+    cdef uint8_t *name = <uint8_t *>message.msg_hdr.msg_name
+    memset(&head, 0, sizeof(head))
+    head.socket_index = <uint16_t>index
+    head.remote_port = <uint16_t>(name[2] << 8 | name[3])
+    head.remote_version = copy_sender(w, index, message, head.remote)
+    if view.family:
+        head.local_version = 4 if view.family == AF_INET else 6
+        memcpy(head.local, view.local, 16)
+    if ring_push(w.punt, &head, sizeof(head), data, length):
+        w.counters.value[C_PUNTED] += 1
+    else:
+        w.counters.value[C_PUNT_OVERFLOW] += 1
+
+
+cdef inline void handle_datagram(
+    worker_state *w, dataplane_tables *tables, uint32_t index, mmsghdr *message, control_view *view,
+    uint8_t *data, uint32_t length
+) noexcept nogil:
+    """One datagram of those that the kernel may have joined: keepalive, IKE or ESP (RFC 3948 section 2)."""
+    cdef uint32_t spi_be
+    cdef esp_packet *packet
+    if length == 1 and data[0] == KEEPALIVE_BYTE:
+        w.counters.value[C_KEEPALIVES_IN] += 1
+        return
+    if length < 8:
+        drop(w, NULL, VERDICT_RUNT)
+        return
+    memcpy(&spi_be, data, 4)
+    if spi_be == 0:
+        if length < 4 + IKE_HEADER_BYTES:
+            drop(w, NULL, VERDICT_RUNT)
+            return
+        punt(w, index, message, view, data + 4, length - 4)
+        return
+    if w.in_count == IN_PACKETS:
+        open_batch(w)
+    packet = &w.in_packets[w.in_count]
+    packet.sa = find_sa(tables, spi_be)
+    if packet.sa is NULL:
+        drop(w, NULL, VERDICT_UNKNOWN_SPI)
+        tell_unknown_spi(w, index, message, spi_number(spi_be))
+        return
+    packet.data = data
+    packet.length = length
+    w.in_tos[w.in_count] = <uint8_t>view.tos if view.tos >= 0 else 0
+    w.in_count += 1
+
+
+cdef void udp_turn(worker_state *w, dataplane_tables *tables, uint32_t index) noexcept nogil:
+    cdef udp_port *port = w.ports[index]
+    cdef uint32_t count = GRO_MESSAGES if port.udp_gro else PLAIN_MESSAGES, i, at, length, segment
+    cdef uint32_t size = GRO_BYTES if port.udp_gro else PLAIN_BYTES
+    cdef int got
+    cdef mmsghdr *message
+    cdef control_view view
+    cdef uint8_t *data
+    for i in range(count):
+        message = &w.messages[i]
+        w.vectors[i].iov_base = w.receive_memory + i * size
+        w.vectors[i].iov_len = size
+        message.msg_hdr.msg_iov = &w.vectors[i]
+        message.msg_hdr.msg_iovlen = 1
+        message.msg_hdr.msg_name = w.names[i]
+        message.msg_hdr.msg_namelen = NAME_BYTES
+        message.msg_hdr.msg_control = w.controls[i]
+        message.msg_hdr.msg_controllen = CONTROL_BYTES
+        message.msg_hdr.msg_flags = 0
+    got = recvmmsg(port.fd, w.messages, count, MSG_DONTWAIT, NULL)
+    w.counters.value[C_UDP_RECEIVES] += 1
+    if got <= 0:
+        return
+    for i in range(<uint32_t>got):
+        message = &w.messages[i]
+        length = message.msg_len
+        data = w.receive_memory + i * size
+        w.counters.value[C_UDP_MESSAGES_IN] += 1
+        w.counters.value[C_UDP_BYTES_IN] += length
+        if message.msg_hdr.msg_flags & MSG_TRUNC:
+            w.counters.value[C_UDP_TRUNCATED] += 1
+            continue
+        control_read(&message.msg_hdr, &view)
+        segment = view.segment if view.segment > 0 else length
+        if length == 0:
+            w.counters.value[C_UDP_EMPTY] += 1
+        at = 0
+        while at < length:
+            handle_datagram(w, tables, index, message, &view, data + at, min(segment, length - at))
+            at += segment
+    open_batch(w)
+    merge_flush(&w.merge)

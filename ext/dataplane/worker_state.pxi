@@ -1,0 +1,87 @@
+"""What a worker has: its bounds, what it sends to control, its state. Included by worker.pyx, which cimports for all its parts."""
+
+cdef enum:
+    MAX_SOCKETS = 16
+    TUN_READS = 32           # of one turn
+    FLUSH_BYTES = 256 * 1024 # sent before the turn is over: more would leave the cache
+    GRO_MESSAGES = 8
+    GRO_BYTES = 65536
+    PLAIN_MESSAGES = 32      # without UDP_GRO
+    PLAIN_BYTES = 16384
+    IN_PACKETS = 512
+    PACKET_AT = 64           # of the read buffer; the virtio-net header stands before it
+    VNET_BYTES = 10
+    NAME_BYTES = 28
+    ANSWERS_BURST = 50       # too-big answers: a bucket of 50, 100 a second
+    ANSWERS_PER_S = 100
+    TOLD_POLICIES = 64
+    PUNT_RING_BYTES = 1 << 20
+    NOTIFY_RING_BYTES = 1 << 16
+    KEEPALIVE_BYTE = 0xFF
+    IKE_HEADER_BYTES = 28
+
+# kinds of notice.py
+cdef enum:
+    FIRST_INBOUND = 1
+    REKEY_SOON = 2
+    GRANT_WANTED = 3
+    SEQ_EXHAUSTED = 4
+    UNKNOWN_SPI = 5
+    NO_SA = 6
+    TUN_LOST = 7
+    LIFE_OVER = 8
+    IN_REKEY_SOON = 9
+    IN_LIFE_OVER = 10
+
+# esp_sa.flags: what control was told of this SA; esp_sa.user is one more than the `granted` for which GRANT_WANTED went up
+cdef enum:
+    TOLD_FIRST = 1
+    TOLD_REKEY = 2
+    TOLD_EXHAUSTED = 4
+
+cdef uint64_t SECOND_NS = 1000000000
+
+cdef struct punt_head:
+    uint16_t socket_index
+    uint16_t remote_port
+    uint8_t remote_version
+    uint8_t local_version
+    uint8_t remote[16]
+    uint8_t local[16]
+
+cdef struct notice_record:
+    uint64_t value
+    uint8_t kind
+    uint8_t remote_version   # 0: no address
+    uint8_t remote[16]
+
+cdef struct worker_state:
+    tun_port *tun
+    udp_port *ports[MAX_SOCKETS]
+    uint32_t port_count
+    void *tables
+    epoch_slot *epoch
+    esp_batch_ctx *esp
+    record_ring *punt
+    record_ring *notify
+    int stop_fd
+    int tun_fd               # -1 once the device is gone
+    uint64_t now_ns
+    uint64_t unknown_told_ns
+    uint64_t no_sa_told_ns[TOLD_POLICIES]
+    uint64_t answers_at_ns
+    uint64_t answers_left
+    uint8_t *read_buffer
+    uint8_t *scratch
+    uint8_t *receive_memory
+    flow_entry *cache
+    uint32_t in_count
+    esp_packet in_packets[IN_PACKETS]
+    uint8_t in_tos[IN_PACKETS]
+    mmsghdr messages[PLAIN_MESSAGES]
+    iovec vectors[PLAIN_MESSAGES]
+    uint8_t names[PLAIN_MESSAGES][NAME_BYTES]
+    uint8_t controls[PLAIN_MESSAGES][CONTROL_BYTES]
+    io_counters counters
+    tx_queue queue
+    merge_table merge

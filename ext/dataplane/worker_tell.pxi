@@ -1,0 +1,82 @@
+"""What control must know goes up the notify ring: lifetimes, grants, SPIs and policies without an SA. And drops, counted. Included by worker.pyx."""
+
+
+cdef bint tell(worker_state *w, uint8_t kind, uint64_t value) noexcept nogil:
+    cdef notice_record record
+    memset(&record, 0, sizeof(record))
+    record.kind = kind
+    record.value = value
+    if ring_push(w.notify, &record, sizeof(record), NULL, 0):
+        return True
+    w.counters.value[C_NOTICE_OVERFLOW] += 1
+    return False
+
+
+cdef inline uint8_t copy_sender(worker_state *w, uint32_t index, mmsghdr *message, uint8_t *address) noexcept nogil:
+    """The address that a message of a socket came from, and its version."""
+    cdef uint8_t *name = <uint8_t *>message.msg_hdr.msg_name
+    if w.ports[index].family == AF_INET:
+        memcpy(address, name + 4, 4)
+        return 4
+    memcpy(address, name + 8, 16)
+    return 6
+
+
+cdef void tell_unknown_spi(worker_state *w, uint32_t index, mmsghdr *message, uint64_t spi) noexcept nogil:
+    """At most once a second; with the sender's address, where control may know it."""
+    cdef notice_record record
+    if w.unknown_told_ns and w.now_ns - w.unknown_told_ns < SECOND_NS:
+        return
+    w.unknown_told_ns = w.now_ns
+    memset(&record, 0, sizeof(record))
+    record.kind = UNKNOWN_SPI
+    record.value = spi
+    record.remote_version = copy_sender(w, index, message, record.remote)
+    if not ring_push(w.notify, &record, sizeof(record), NULL, 0):
+        w.counters.value[C_NOTICE_OVERFLOW] += 1
+
+
+cdef inline uint64_t spi_number(uint32_t spi_be) noexcept nogil:
+    cdef const uint8_t *at = <const uint8_t *>&spi_be
+    return <uint64_t>at[0] << 24 | <uint64_t>at[1] << 16 | <uint64_t>at[2] << 8 | at[3]
+
+
+cdef void tell_once(worker_state *w, esp_sa *sa, uint16_t told, uint8_t kind) noexcept nogil:
+    if not sa.flags & told and tell(w, kind, spi_number(sa.spi_be)):
+        sa.flags |= told
+
+
+cdef inline void tell_of_outbound(worker_state *w, esp_sa *sa) noexcept nogil:
+    """Lifetime and grant of an SA that is in use; each is told once (a new grant: again)."""
+    cdef uint64_t granted
+    if sa.seq >= load_u64(&sa.grant_ask):
+        granted = load_u64(&sa.granted)
+        if granted < sa.hard_limit and <uint64_t>sa.user != granted + 1 and tell(w, GRANT_WANTED, spi_number(sa.spi_be)):
+            sa.user = <void *>(granted + 1)
+    if sa.seq >= sa.soft_limit or sa.bytes >= sa.soft_bytes:
+        tell_once(w, sa, TOLD_REKEY, REKEY_SOON)
+    if sa.seq >= sa.hard_limit:
+        tell_once(w, sa, TOLD_EXHAUSTED, SEQ_EXHAUSTED if sa.hard_limit == esp_last_number(sa) else LIFE_OVER)
+
+
+cdef inline void tell_of_inbound(worker_state *w, esp_sa *sa, uint8_t verdict) noexcept nogil:
+    if not sa.flags & TOLD_FIRST:
+        tell_once(w, sa, TOLD_FIRST, FIRST_INBOUND)
+    if sa.packets >= sa.soft_limit or sa.bytes >= sa.soft_bytes:
+        tell_once(w, sa, TOLD_REKEY, IN_REKEY_SOON)
+    if verdict == VERDICT_LIFETIME:
+        tell_once(w, sa, TOLD_EXHAUSTED, IN_LIFE_OVER)
+
+
+cdef inline void tell_no_sa(worker_state *w, dataplane_tables *tables, policy_row *row) noexcept nogil:
+    cdef uint64_t *told = &w.no_sa_told_ns[(row - tables.policies) % TOLD_POLICIES]
+    if told[0] == 0 or w.now_ns - told[0] >= SECOND_NS:
+        told[0] = w.now_ns
+        tell(w, NO_SA, row.tag)
+
+
+cdef inline void drop(worker_state *w, esp_sa *sa, uint8_t verdict) noexcept nogil:
+    """Verdicts of the worker's own; those of the kernels are in the SA already."""
+    w.counters.drops[verdict] += 1
+    if sa is not NULL:
+        sa.drops[verdict] += 1
