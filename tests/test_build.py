@@ -76,7 +76,9 @@ def test_wheel_holds_headers_and_types_and_no_source(wheel: Path) -> None:
     assert faces
     assert faces <= names
     assert "ipsec_fast/py.typed" in names
-    assert not [name for name in names if name.endswith((".pyx", ".pxi", ".c", ".h")) or name.startswith(("tests/", "ext/"))]
+    assert not [
+        name for name in names if name.endswith((".pyx", ".pxi", ".c", ".h")) or name.startswith(("tests/", "ext/"))
+    ]
 
 
 def test_sdist_holds_what_the_build_needs(source: Path) -> None:
@@ -84,7 +86,9 @@ def test_sdist_holds_what_the_build_needs(source: Path) -> None:
     (archive,) = (source / "dist").glob("*.tar.gz")
     with tarfile.open(archive) as tar:
         names = {name.partition("/")[2] for name in tar.getnames()}
-    needed = {str(path.relative_to(ROOT)) for kind in ("pyx", "pxi", "pxd", "h") for path in ROOT.glob(f"ext/**/*.{kind}")}
+    needed = {
+        str(path.relative_to(ROOT)) for kind in ("pyx", "pxi", "pxd", "h") for path in ROOT.glob(f"ext/**/*.{kind}")
+    }
     needed |= {str(path.relative_to(ROOT)) for path in ROOT.glob("ipsec_fast/**/*.pxd")}
     assert needed | {"setup.py", "pyproject.toml", "LICENSE", "README.md"} <= names
     assert not [name for name in names if name.startswith("build/") or name.endswith(".so")]

@@ -8,7 +8,7 @@ sent once the kernel took it. A receiver keeps one bit for each number. Called b
 from libc.errno cimport EAGAIN, EINTR, ENOBUFS, errno
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
-from libc.string cimport memcpy, memset
+from libc.string cimport memset
 
 from ipsec_fast.bench.batch cimport MESSAGE_BYTES, MESSAGES, batch_message, batch_receive, receive_batch
 from ipsec_fast.dataplane.net_io cimport (
