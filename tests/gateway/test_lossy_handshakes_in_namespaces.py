@@ -92,7 +92,7 @@ def test_every_handshake_succeeds_at_its_first_attempt_under_30_percent_loss_in_
     took_s = time.monotonic() - began
     came, lost = (sum(numbers) for numbers in zip(*(packets(pair, side) for side in SIDES), strict=True))
     print(f"{COUNT} handshakes in {took_s:.1f} s, {lost} of {came} datagrams lost ({100 * lost / came:.0f} %)")
-    assert 0.2 < lost / came < 0.4
+    assert 0.15 < lost / came < 0.45
     ids = sorted(int(sa["uniqueid"]) for sa in a.sas())
     assert ids == list(range(1, COUNT + 1)), "a later one would be a second attempt"
     at_a, at_b = installed(a), installed(b)
