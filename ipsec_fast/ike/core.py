@@ -63,6 +63,7 @@ class Core:
         self.timers = Timers()
         self.hint_limit = Limiter(1.0)  # what we tell an address of SPIs that we do not have
         self.clear_hint_limit = Limiter(1.0)  # what an address may tell us of them in clear
+        self.rekey_lines = Limiter(60.0)  # what is logged of a peer that rekeys too often
         self.cookies = CookieIssuer(random)
         self.sas: dict[int, IkeSA] = {}
         self.by_spi: dict[bytes, IkeSA] = {}  # by our own SPI

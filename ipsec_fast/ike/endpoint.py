@@ -323,6 +323,8 @@ class Endpoint:
             self._reauthenticate(sa)
         elif kind is TimerKind.LIFE:
             outbound.submit(sa, DeleteIke("its lifetime is over", failed=True))
+        elif kind is TimerKind.RETRY:
+            outbound.submit_put_off(sa)
         elif kind is TimerKind.CHILDLESS and not sa.children:
             outbound.submit(sa, DeleteIke("it has no Child SA", failed=True))
         elif kind is TimerKind.EXPIRE and sa.established_at is None:

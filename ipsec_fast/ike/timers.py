@@ -20,6 +20,7 @@ class TimerKind(Enum):
     REKEY = auto()  # the IKE SA is to be rekeyed
     REAUTH = auto()  # the IKE SA is to be made anew, with authentication
     LIFE = auto()  # the hard limit of the IKE SA
+    RETRY = auto()  # requests that the peer has put off are sent again
     CHILDLESS = auto()  # an authenticated IKE SA whose Child was refused
     EXPIRE = auto()  # a replaced or redundant SA that its closer forgot to close
     CHILD_REKEY = auto()

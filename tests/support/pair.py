@@ -185,8 +185,9 @@ class Shell:
         return [installed for installed in self.children.values() if not installed.is_down]
 
     def outbound(self) -> Installed | None:
-        """The SA that traffic leaves on: the newest that may send."""
-        sending = [installed for installed in self.live if installed.sends]
+        """The SA that traffic leaves on: the newest that may send, of the connection's first child."""
+        named = self.configs[0].children[0].name if self.configs[0].children else ""
+        sending = [installed for installed in self.live if installed.sends and installed.ask.name == named]
         return max(sending, key=lambda installed: installed.ask.child_id, default=None)
 
     def receives(self, spi: int, now: float) -> Installed | None:
@@ -248,6 +249,8 @@ class Pair:
         self.b = Shell("b", seed, settings, _listed(b, connection("b")))
         self.traffic_every_s = 0.0
         self._next_traffic = self.now
+        self.transit_s: Callable[[], float] | None = None  # how long a packet is under way; None: not at all
+        self._flying: list[tuple[float, int, str, int]] = []
         self._wire: list[tuple[float, int, str, bytes, Path]] = []
         self._order = itertools.count()
 
@@ -261,7 +264,12 @@ class Pair:
             at = min(
                 (
                     t
-                    for t in (self._wire[0][0] if self._wire else None, *self._timers(), self._traffic_at())
+                    for t in (
+                        self._wire[0][0] if self._wire else None,
+                        *self._timers(),
+                        self._traffic_at(),
+                        self._packet_at(),
+                    )
                     if t is not None
                 ),
                 default=None,
@@ -280,11 +288,17 @@ class Pair:
     def _traffic_at(self) -> float | None:
         return self._next_traffic if self.traffic_every_s else None
 
+    def _packet_at(self) -> float | None:
+        return self._flying[0][0] if self._flying else None
+
     def _step(self) -> None:
         while self._wire and self._wire[0][0] <= self.now:
             _, _, side, data, path = heapq.heappop(self._wire)
             self.shell(side).endpoint.receive_datagram(data, path, self.now)
             self.flush()
+        while self._flying and self._flying[0][0] <= self.now:
+            _, _, side, spi = heapq.heappop(self._flying)
+            self._receive_packet(self.shell(side), spi)
         for shell in (self.a, self.b):
             at = shell.endpoint.get_timer()
             if at is not None and at <= self.now:
@@ -350,12 +364,20 @@ class Pair:
                 continue
             sender.had_outbound = True
             out.used_at = self.now
-            target = receiver.receives(out.ask.spi_out, self.now)
-            if target is None:
-                sender.gaps.append(self.now)
-            elif not target.is_down:
-                receiver.endpoint.inbound_seen(target.ask.child_id, self.now)
+            if self.transit_s is None:
+                self._receive_packet(receiver, out.ask.spi_out)
+            else:
+                flight = (self.now + self.transit_s(), next(self._order), receiver.side, out.ask.spi_out)
+                heapq.heappush(self._flying, flight)
         self.flush()
+
+    def _receive_packet(self, receiver: Shell, spi: int) -> None:
+        target = receiver.receives(spi, self.now)
+        if target is None:
+            (self.b if receiver is self.a else self.a).gaps.append(self.now)
+        elif not target.is_down:
+            receiver.endpoint.inbound_seen(target.ask.child_id, self.now)
+            self.flush()
 
     # --- what tests say
 

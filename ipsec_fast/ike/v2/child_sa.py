@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from ...algorithms import EspSuite
 from ...crypto.secret import Secret
+from ...errors import NegotiationError
 from ...model import TrafficSelector, selectors_text
 from ..asks import Steps, ask_install
 from ..config import ChildConfig
@@ -18,12 +19,16 @@ from ..events import AskInstallChild, ChildDown, ChildUp, ChildView, SwitchOutbo
 from ..records import ChildRecord
 from ..timers import TimerKey, TimerKind
 from .collide import ChildDoing, Nonces
-from .lifetime import draw_traffic, start_child_timers, stop_child_timers
+from .lifetime import EARLIEST_S, draw_traffic, start_child_timers, stop_child_timers
 from .states import ChildState, check_child_transition
 
 if TYPE_CHECKING:
     from .ike_sa import IkeSA
     from .rekey_child import RekeyChild
+
+
+class ChildGoneError(NegotiationError):
+    """The peer has deleted it while it was being made: there is nothing at either side that could be closed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,10 +91,12 @@ class ChildSA:
     def rekey_timer(self, ike_id: int) -> TimerKey:
         return TimerKey(ike_id, TimerKind.CHILD_REKEY, self.child_id)
 
-    def set_timers(self, sa: IkeSA) -> None:
-        """Also after an IKE rekey has moved it. A replaced one is only waiting for its end."""
+    def set_timers(self, sa: IkeSA, try_again_at: float | None = None) -> None:
+        """Also after an IKE rekey has moved it, with the next try of a rekey that was put off. A replaced one only waits for its end."""
         if self.state is ChildState.INSTALLED and not self.is_redundant:
             start_child_timers(sa, self)
+            if try_again_at is not None:
+                sa.set_timer(TimerKind.CHILD_REKEY, max(try_again_at - sa.core.now, EARLIEST_S), self.child_id)
 
     def view(self, rekey_at: float | None) -> ChildView:
         return ChildView(
@@ -172,6 +179,9 @@ def install_child(sa: IkeSA, child: ChildSA) -> Steps[None]:
         sa.core.owners.pop(child.child_id, None)
         close_keys(child)
         raise
+    if child.state is ChildState.DELETED:  # and the shell heard of that before it had installed anything
+        sa.core.emit(ChildDown(sa.ike_id, child.child_id, sa.name, child.name, "deleted while it was being installed"))
+        raise ChildGoneError(f"{sa.remote_id} has deleted it while it was being installed")
     child.enter(ChildState.INSTALLED)
     child.set_timers(sa)
     sa.core.mark_changed(sa)

@@ -5,6 +5,8 @@ The responder stands in create_child_answer.py.
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from itertools import islice
 from typing import TYPE_CHECKING, ClassVar
 
 from ...errors import IpsecFastError, NegotiationError, ParseError
@@ -13,7 +15,7 @@ from ..asks import Steps, ask_key_pair, ask_shared_secret
 from ..config import ChildConfig
 from ..events import ChildFailed
 from ..timers import TimerKind
-from .child_sa import ChildSA
+from .child_sa import ChildGoneError, ChildSA
 from .child_setup import ChildOffer, Selectors, check_answer, establish_child, groups_of, make_offer
 from .collide import Nonces
 from .exchange import Exchange, Payloads
@@ -30,6 +32,9 @@ if TYPE_CHECKING:
     from ...crypto.secret import Secret
 
 NONCE_BYTES = 32
+DELETED_EARLY_MAX = 64
+PUT_OFFS_MAX = 3
+PUT_OFF_FIRST_S = 2.0
 
 
 class CreateChild(Exchange):
@@ -45,6 +50,8 @@ class CreateChild(Exchange):
         self._offer: ChildOffer | None = None
         self._key_pair: KeyPair | None = None
         self._ni = b""
+        self._put_offs = 0
+        self._deleted_early: set[bytes] = set()
 
     # what a rekey does otherwise
 
@@ -92,6 +99,8 @@ class CreateChild(Exchange):
             return
         try:
             child = yield from self._complete(sa, message)
+        except ChildGoneError:
+            raise
         except IpsecFastError as problem:
             if self._offer is not None and message.get(SaPayload) is not None:
                 submit(sa, DeleteChild(None, str(problem), spi_in=self._offer.spi))  # the peer has it already
@@ -100,19 +109,43 @@ class CreateChild(Exchange):
             self._close_key_pair()
         self._established(sa, child)
 
+    def note_deleted(self, spis: Collection[bytes]) -> None:
+        """The DELETE of what the peer has made for us may overtake its response; the one SPI we shall learn is among few."""
+        room = DELETED_EARLY_MAX - len(self._deleted_early)
+        self._deleted_early.update(islice(spis, max(room, 0)))
+
     def _send_again(self, sa: IkeSA) -> None:
         sa.queue.insert(0, self)
 
     def _refused(self, sa: IkeSA, error: NotifyPayload) -> None:
         offered = self._offer.proposals[0] if self._offer else "nothing"
         name = name_of(NotifyType, error.notify)
+        if error.notify == NotifyType.TEMPORARY_FAILURE and self._put_off(sa):
+            return
         raise NegotiationError(f"the peer refused CHILD SA {self.config.name} with {name}; we offered {offered}")
+
+    def _put_off(self, sa: IkeSA) -> bool:
+        """Section 2.25: the peer rekeys the IKE SA, or cannot just now; whether it is worth another try."""
+        if self._put_offs >= PUT_OFFS_MAX or sa.reauthenticates is not None:
+            return False
+        self._close_key_pair()
+        wait_s = sa.core.jittered(PUT_OFF_FIRST_S * 2.0**self._put_offs, 0.5)
+        self._put_offs += 1
+        sa.progress(
+            f"CHILD SA {self.config.name} put off by the peer with TEMPORARY_FAILURE; again in {wait_s:.0f} s",
+            group="chd",
+        )
+        sa.put_off.append(self)
+        sa.set_timer(TimerKind.RETRY, wait_s)
+        return True
 
     def _complete(self, sa: IkeSA, message: Message) -> Steps[ChildSA]:
         nonce, ke, offer = message.get(NoncePayload), message.get(KePayload), self._offer
         if offer is None or nonce is None:
             raise ParseError("a CREATE_CHILD_SA response without a nonce")
         choice = check_answer(offer, message)
+        if choice.proposal.spi in self._deleted_early:
+            raise ChildGoneError(f"{sa.remote_id} has deleted it before its response came")
         nonces = Nonces(self._ni, nonce.data)
         shared: Secret | None = None
         if groups_of((choice.proposal,)):

@@ -59,6 +59,8 @@ def _answer_child_rekey(sa: IkeSA, message: Message, rekey: NotifyPayload) -> St
     old = sa.child_by_spi_out(rekey.spi) if rekey.protocol == ProtocolId.ESP and len(rekey.spi) == 4 else None
     doing = old.doing if old else ChildDoing.GONE
     refusal = refuse_child_rekey(sa.doing, doing)
+    if refusal is None and not sa.lets_peer_rekey():
+        return Reply((NotifyPayload(NotifyType.TEMPORARY_FAILURE),))
     if refusal is not None or old is None:
         notify = refusal or NotifyType.CHILD_SA_NOT_FOUND
         sa.progress(f"rekey of the CHILD SA with SPI {rekey.spi.hex()} refused with {NotifyType(notify).name}")

@@ -6,7 +6,7 @@ file each; `dispatch.TABLE` knows the handlers of the peer's requests.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
@@ -47,6 +47,9 @@ class Exchange:
     def response(self, sa: IkeSA, message: Message) -> Steps[None]:
         """Its response has come; a RemoteError or LocalError from here goes to `failed`."""
         raise NotImplementedError
+
+    def note_deleted(self, spis: Collection[bytes]) -> None:
+        """While it is outstanding the peer has deleted Child SAs that we do not know."""
 
     def failed(self, sa: IkeSA, reason: str) -> None:
         """It came to nothing: it was refused, nobody answered, or the IKE SA is gone (`sa.is_closed`)."""

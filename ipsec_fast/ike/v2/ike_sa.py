@@ -15,6 +15,7 @@ from ...model import Identity, Path, Proposal
 from ..config import ConnectionConfig, digest_of_settings
 from ..core import Core, HalfOpenKey
 from ..events import IkeDown, IkeUp, IkeView, Progress
+from ..limiter import Allowance
 from ..nat import NatResult
 from ..records import IkeRecord
 from ..timers import TimerKey, TimerKind
@@ -32,6 +33,10 @@ if TYPE_CHECKING:
 
 ZERO_SPI = bytes(8)
 NO_NAT = NatResult(False, False, False)
+PEERS_REKEYS, PEERS_REKEYS_PER_S = (
+    128,
+    10.0,
+)  # that a peer may begin: all its Child SAs twice at once, then ten a second
 REPLACED_S = 100.0  # a replaced SA whose closer is silent that long is closed by the other side
 
 
@@ -57,6 +62,9 @@ class IkeSA:
     candidates: Sequence[ConnectionConfig] = ()
     window: Window = field(default_factory=Window)
     queue: list[Exchange] = field(default_factory=list)
+    put_off: list[Exchange] = field(
+        default_factory=list
+    )  # by the peer's TEMPORARY_FAILURE; submitted again by TimerKind.RETRY
     active: Exchange | None = None
     passive: str = ""  # the peer's exchange that rests
     keymat: IkeKeymat | None = None
@@ -86,6 +94,7 @@ class IkeSA:
     own_rekey: RekeyIke | None = None
     peer_rekey: PeerIkeRekey | None = None
     rekey_failures: int = 0
+    peers_rekeys: Allowance = field(default_factory=lambda: Allowance(PEERS_REKEYS, PEERS_REKEYS_PER_S))
     replaced: tuple[IkeSA, ...] = ()  # by this one, in a row, and not closed by the peer yet
     reauthenticates: int | None = None  # the IKE SA that this one is to replace (as responder: probably)
     reauthenticated_by: int | None = None
@@ -209,8 +218,8 @@ class IkeSA:
         for child in list(self.children.values()):
             if not close_succeeded_child(self, child, reason):
                 close_child(self, child, reason, by_peer=by_peer)
-        own = [exchange for exchange in (self.active, *self.queue) if exchange is not None]
-        self.active, self.queue = None, []
+        own = [exchange for exchange in (self.active, *self.queue, *self.put_off) if exchange is not None]
+        self.active, self.queue, self.put_off = None, [], []
         for exchange in own:
             exchange.failed(self, reason)
         self.core.bury(self)
@@ -275,6 +284,17 @@ class IkeSA:
         """The peer names a Child SA by the SPI on which it receives."""
         wanted = int.from_bytes(spi, "big")
         return next((child for child in self.children.values() if child.spi_out == wanted), None)
+
+    def lets_peer_rekey(self) -> bool:
+        """Each rekey costs a key exchange and leaves an inbound SA for seconds, so a peer gets so many of them."""
+        if self.peers_rekeys.take(self.core.now):
+            return True
+        self.core.counters["rekeys_refused_too_many"] += 1
+        if self.core.rekey_lines.allows(self.remote_id, self.core.now):
+            self.progress(
+                f"{self.remote_id} rekeys more than {PEERS_REKEYS_PER_S:g} times a second; refused for now", level=0
+            )
+        return False
 
     # --- looked at from outside
 

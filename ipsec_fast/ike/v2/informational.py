@@ -134,8 +134,8 @@ def answer_informational(sa: IkeSA, message: Message, path: Path) -> Steps[Reply
         reason = f"{sa.remote_id} answered with {NotifyType(fatal.notify).name}"
         return Reply((), lambda: sa.close(reason, failed=True))
     take_invalid_spi(sa, message)
-    spis = [spi for delete in deletes if delete.protocol == ProtocolId.ESP for spi in delete.spis]
-    answered = [own for spi in dict.fromkeys(spis) if (own := _delete_child(sa, spi)) is not None]
+    spis = {spi for delete in deletes if delete.protocol == ProtocolId.ESP for spi in delete.spis}
+    answered = _delete_children(sa, spis)
     # <-- HDR, SK {D}, naming the SPIs on which we received
     if answered:
         return Reply((DeletePayload(ProtocolId.ESP, tuple(spi.to_bytes(4, "big") for spi in answered)),))
@@ -156,12 +156,18 @@ def _closed_by_peer(sa: IkeSA) -> None:
     sa.close("deleted by the peer", failed=False, by_peer=sa.state is not State.DELETING)
 
 
-def _delete_child(sa: IkeSA, spi: bytes) -> int | None:
-    """Our SPI of the pair, None where we delete it too (section 1.4.1) or have no such child."""
-    child = sa.child_by_spi_out(spi)
-    if child is None:
-        sa.core.counters["deletes_of_unknown_children"] += 1
-        return None
+def _delete_children(sa: IkeSA, spis: set[bytes]) -> list[int]:
+    """Our SPIs of the pairs that went, in the order of their making. One pass over what we have, however many the peer names."""
+    named = [child for child in sa.children.values() if child.spi_out.to_bytes(4, "big") in spis]
+    unknown = spis - {child.spi_out.to_bytes(4, "big") for child in named}
+    sa.core.counters["deletes_of_unknown_children"] += len(unknown)
+    if sa.active is not None:
+        sa.active.note_deleted(unknown)
+    return [own for child in named if (own := _delete_child(sa, child)) is not None]
+
+
+def _delete_child(sa: IkeSA, child: ChildSA) -> int | None:
+    """Our SPI of the pair, None where we delete it too (section 1.4.1)."""
     was_deleting = child.state is ChildState.DELETING
     successor = sa.children.get(child.replaced_by or 0)
     if successor is None and child.peer_rekey is not None:

@@ -35,6 +35,12 @@ def submit(sa: IkeSA, exchange: Exchange) -> None:
     start_next(sa)
 
 
+def submit_put_off(sa: IkeSA) -> None:
+    put_off, sa.put_off = sa.put_off, []
+    for exchange in put_off:
+        submit(sa, exchange)
+
+
 def start_next(sa: IkeSA) -> None:
     """The next exchange of the queue that is still wanted, if the window is free and the state allows one."""
     while sa.active is None and sa.queue and _may_start(sa, sa.queue[0]):

@@ -10,13 +10,15 @@ from __future__ import annotations
 from typing import ClassVar
 
 from ...iana import NotifyType, name_of
+from ..asks import Steps
 from ..timers import TimerKind
-from .child_sa import ChildSA, PeerChildRekey, close_child
+from .child_sa import ChildGoneError, ChildSA, PeerChildRekey, close_child
 from .child_setup import Selectors
 from .collide import Nonces, own_is_redundant
 from .create_child import CreateChild
 from .ike_sa import REPLACED_S, IkeSA
 from .informational import DeleteChild
+from .message import Message
 from .outbound import submit
 from .payloads import NotifyPayload
 from .states import ChildState
@@ -102,6 +104,19 @@ class RekeyChild(CreateChild):
             self._forget_old(sa)
             return
         self.failed(sa, f"the peer refused the rekey with {name_of(NotifyType, error.notify)}")
+
+    def response(self, sa: IkeSA, message: Message) -> Steps[None]:
+        """<-- HDR, SK {SA, Nr, [KEr,] TSi, TSr}, or N(error)"""
+        try:
+            yield from super().response(sa, message)
+        except ChildGoneError as error:
+            self._end_old(sa, str(error))
+
+    def _end_old(self, sa: IkeSA, reason: str) -> None:
+        """The peer wanted the end of what has replaced it, so nothing is to follow it either."""
+        self.old.own_rekey = None
+        if self.old.child_id in sa.children and self._peers(sa) is None:
+            submit(sa, DeleteChild(self.old, reason))
 
     def _forget_old(self, sa: IkeSA) -> None:
         """Section 2.25: the peer does not know it, so it goes without a word and is made anew."""

@@ -155,6 +155,8 @@ def answer_ike_rekey(sa: IkeSA, message: Message) -> Steps[Reply]:
     if refusal is None and len(_still_open(sa)) >= REPLACED_MAX:
         sa.progress(f"rekey refused: the peer has left {REPLACED_MAX} replaced IKE SAs open")
         refusal = NotifyType.TEMPORARY_FAILURE
+    if refusal is None and not sa.lets_peer_rekey():
+        refusal = NotifyType.TEMPORARY_FAILURE
     if refusal is not None:
         return Reply((NotifyPayload(refusal),))
     offered, nonce, ke = message.get(SaPayload), message.get(NoncePayload), message.get(KePayload)
@@ -221,6 +223,7 @@ def _make(old: IkeSA, proposal: Proposal, shared: Secret, nonces: Nonces, *, own
     new.connection, new.proposal = old.connection, replace(proposal, spi=b"")
     new.local_id, new.remote_id = old.local_id, old.remote_id
     new.nat, new.nat_fake = old.nat, old.nat_fake
+    new.peers_rekeys = old.peers_rekeys
     new.replaced = (*_still_open(old), old)
     new.keymat = IkeKeymat(suite, keys, initiator=initiator, random=core.random)
     new.enter(State.ESTABLISHED)
@@ -236,17 +239,25 @@ def _adopt(old: IkeSA, new: IkeSA) -> None:
     core = old.core
     new.establish(replaces=old)
     for child in old.children.values():
+        try_again_at = core.timers.at(child.rekey_timer(old.ike_id))
         stop_child_timers(old, child)
         new.children[child.child_id] = child
         core.owners[child.child_id] = new
         core.emit(ChildMoved(child.child_id, old.ike_id, new.ike_id))
-        child.set_timers(new)
+        child.set_timers(new, try_again_at)
         if child.state is ChildState.REKEYED or child.is_redundant:
             new.set_timer(TimerKind.CHILD_EXPIRE, REPLACED_S, child.child_id)
     old.children = {}
-    moving = [exchange for exchange in old.queue if not isinstance(exchange, RekeyIke)]
-    old.queue = []
-    for kind in (TimerKind.REKEY, TimerKind.REAUTH, TimerKind.LIFE, TimerKind.LIVENESS, TimerKind.CHILDLESS):
+    moving = [exchange for exchange in (*old.queue, *old.put_off) if not isinstance(exchange, RekeyIke)]
+    old.queue, old.put_off = [], []
+    for kind in (
+        TimerKind.REKEY,
+        TimerKind.REAUTH,
+        TimerKind.LIFE,
+        TimerKind.LIVENESS,
+        TimerKind.CHILDLESS,
+        TimerKind.RETRY,
+    ):
         old.set_timer(kind, None)
     if old.state is not State.DELETING:
         old.enter(State.REKEYED)
