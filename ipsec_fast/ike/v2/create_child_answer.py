@@ -36,6 +36,8 @@ def answer_create_child(sa: IkeSA, message: Message, path: Path) -> Steps[Reply]
     offered = message.get(SaPayload)
     if offered is None:
         raise ParseError("a CREATE_CHILD_SA request without SA payload")
+    if sa.stands_aside:  # until our own rekey of the old IKE SA is settled, which takes a round trip
+        return Reply((NotifyPayload(NotifyType.TEMPORARY_FAILURE),))
     if offered.proposals[0].protocol == ProtocolId.IKE:
         return (yield from answer_ike_rekey(sa, message))
     rekey = message.notify(NotifyType.REKEY_SA)

@@ -161,6 +161,11 @@ class IkeSA:
         return new is not None and new.began_here
 
     @property
+    def stands_aside(self) -> bool:
+        """Made by a rekey, and it is not settled yet whether it stays: the children are the old one's."""
+        return self.state is State.ESTABLISHED and self.established_at is None
+
+    @property
     def doing(self) -> Doing:
         """For the rules of crossing exchanges (collide.py)."""
         if self.state in (State.DELETING, State.DELETED):

@@ -135,7 +135,8 @@ def answer_informational(sa: IkeSA, message: Message, path: Path) -> Steps[Reply
         return Reply((), lambda: sa.close(reason, failed=True))
     take_invalid_spi(sa, message)
     spis = {spi for delete in deletes if delete.protocol == ProtocolId.ESP for spi in delete.spis}
-    answered = _delete_children(sa, spis)
+    # a peer that uses an IKE SA which stands aside here has the children in it already
+    answered = _delete_children(sa.replaced[-1] if sa.stands_aside and sa.replaced else sa, spis)
     # <-- HDR, SK {D}, naming the SPIs on which we received
     if answered:
         return Reply((DeletePayload(ProtocolId.ESP, tuple(spi.to_bytes(4, "big") for spi in answered)),))

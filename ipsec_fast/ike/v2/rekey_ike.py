@@ -150,8 +150,6 @@ def answer_ike_rekey(sa: IkeSA, message: Message) -> Steps[Reply]:
     """HDR, SK {SA, Ni, KEi} -->"""
     half_made = any(child.state is ChildState.INSTALLING for child in sa.children.values())
     refusal = refuse_ike_rekey(sa.doing, half_made)
-    if sa.established_at is None:  # it stands aside itself until our own rekey of the old one is settled
-        refusal = NotifyType.TEMPORARY_FAILURE
     if refusal is None and len(_still_open(sa)) >= REPLACED_MAX:
         sa.progress(f"rekey refused: the peer has left {REPLACED_MAX} replaced IKE SAs open")
         refusal = NotifyType.TEMPORARY_FAILURE

@@ -485,6 +485,32 @@ def test_one_deletes_the_child(side: str) -> None:
     ends_well(pair, children=0, gaps=True)
 
 
+# --- the peer uses an IKE SA that stands aside here
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("what", ["terminate_child", "rekey_child", "initiate_child", "rekey_ike"])
+@pytest.mark.parametrize("fate", ["late", "lost"])
+def test_the_peer_goes_on_with_its_new_ike_sa_while_our_own_rekey_is_not_settled(
+    seed: int, what: str, fate: str
+) -> None:
+    pair = begun(seed)
+    wire = Holding(pair)
+    wire.hold("a", CREATE_CHILD_SA, REQUEST)
+    rekey(pair, "a", "b", what="ike")
+    view = pair.b.view
+    if what == "initiate_child":
+        pair.call("b", what, view.ike_id, pair.b.configs[0].children[0])
+    elif what != "rekey_ike":
+        pair.call("b", what, view.children[0].child_id)
+    pair.run(0.2)
+    if what == "rekey_ike":
+        rekey(pair, "b", what="ike")
+        pair.run(0.1)
+    wire.let_go() if fate == "late" else wire.lose()
+    ends_well(pair, children={"terminate_child": 0, "initiate_child": 2}.get(what, 1), gaps=what.endswith("e_child"))
+
+
 # --- a DELETE that overtakes the response that made what it deletes
 
 
