@@ -31,7 +31,7 @@ COUNTER_NAMES = (
     "udp_truncated", "udp_too_big", "udp_no_route", "udp_blocked", "udp_segment_refused",
     "packets_out", "bytes_out", "packets_in", "bytes_in", "keepalives_in", "punted", "punt_overflow", "notice_overflow",
     "merged", "merge_refused", "mss_clamped", "too_big_answered", "too_big_unanswered", "fragmented",
-    "bypass_not_routable", "udp_empty",
+    "bypass_not_routable", "udp_empty", "held", "held_opened",
 )
 assert len(COUNTER_NAMES) == COUNTER_COUNT
 

@@ -6,13 +6,13 @@
 It sleeps in poll until a descriptor has something, or the stop eventfd. It holds no lock and no Python object, and allocates nothing after start. Each
 packet that does not go on is counted by its verdict, for the worker and for its SA; what control must know goes up the notify ring, what is not ESP the
 punt ring. One worker numbers an outbound SA and owns an inbound window (design decision 4): publish an SA to one worker only. Called by gateway.
-Here: the loop and the Python face; the rest of the one translation unit, so that it is inlined, stands in worker_{state,tell,out,in}.pxi.
+Here: the loop and the Python face; the rest of the one translation unit, so that it is inlined, stands in worker_{state,tell,out,in,hold}.pxi.
 """
 
 from libc.errno cimport EAGAIN, EINTR, errno
-from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport UINT64_MAX, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
-from libc.string cimport memcpy, memset
+from libc.string cimport memcpy, memmove, memset
 
 from ipsec_fast.dataplane.coalesce cimport merge_flush, merge_packet, merge_table, write_single
 from ipsec_fast.dataplane.epoch cimport epoch_enter, epoch_join, epoch_leave, epoch_rest, epoch_slot, retire
@@ -59,6 +59,7 @@ include "worker_state.pxi"
 include "worker_tell.pxi"
 include "worker_out.pxi"
 include "worker_in.pxi"
+include "worker_hold.pxi"
 
 
 cdef void worker_loop(worker_state *w) noexcept nogil:
@@ -74,14 +75,18 @@ cdef void worker_loop(worker_state *w) noexcept nogil:
     while True:
         fds[1].fd = w.tun_fd
         epoch_rest(w.epoch)
-        if poll(fds, 2 + w.port_count, -1) < 0 and errno != EINTR:
+        if poll(fds, 2 + w.port_count, HOLD_POLL_MS if w.held_bytes else -1) < 0 and errno != EINTR:
             return
         if fds[0].revents:
+            forget_held(w, UINT64_MAX)
             return
         w.counters.value[C_POLLS] += 1
         w.now_ns = monotonic_ns()
         epoch_enter(w.epoch)
         tables = <dataplane_tables *>atomic_get_pointer(&w.tables)
+        if w.held_bytes:
+            open_held(w, tables)
+            forget_held(w, w.now_ns - HOLD_NS)
         if fds[1].revents:
             tun_turn(w, tables, (fds[1].revents & (POLLERR | POLLHUP | POLLNVAL)) != 0)
         for i in range(w.port_count):
@@ -129,9 +134,10 @@ cdef class Worker:
         w.read_buffer = <uint8_t *>aligned_alloc(64, 65536 + 4096)
         w.scratch = <uint8_t *>aligned_alloc(64, 65536 + 4096)
         w.receive_memory = <uint8_t *>aligned_alloc(4096, GRO_MESSAGES * GRO_BYTES)
+        w.held = <uint8_t *>aligned_alloc(64, HOLD_BYTES)
         w.cache = <flow_entry *>calloc(FLOW_CACHE_SIZE, sizeof(flow_entry))
         if (
-            w.esp is NULL or w.read_buffer is NULL or w.scratch is NULL or w.receive_memory is NULL or w.cache is NULL
+            w.esp is NULL or w.read_buffer is NULL or w.scratch is NULL or w.receive_memory is NULL or w.held is NULL or w.cache is NULL
             or not tx_queue_init(&w.queue, w.esp, &w.counters)
         ):
             raise MemoryError
@@ -154,6 +160,7 @@ cdef class Worker:
         free(w.read_buffer)
         free(w.scratch)
         free(w.receive_memory)
+        free(w.held)
         free(w.cache)
         free(w)
         self.state = NULL

@@ -60,6 +60,13 @@ cdef void punt(
         w.counters.value[C_PUNT_OVERFLOW] += 1
 
 
+cdef void drop_stranger(worker_state *w, uint32_t index, mmsghdr *message, uint32_t spi_be) noexcept nogil:
+    cdef uint8_t remote[16]
+    memset(remote, 0, sizeof(remote))
+    drop(w, NULL, VERDICT_UNKNOWN_SPI)
+    tell_unknown_spi(w, spi_number(spi_be), copy_sender(w, index, message, remote), remote)
+
+
 cdef inline void handle_datagram(
     worker_state *w, dataplane_tables *tables, uint32_t index, mmsghdr *message, control_view *view,
     uint8_t *data, uint32_t length
@@ -67,6 +74,7 @@ cdef inline void handle_datagram(
     """One datagram of those that the kernel may have joined: keepalive, IKE or ESP (RFC 3948 section 2)."""
     cdef uint32_t spi_be
     cdef esp_packet *packet
+    cdef uint8_t tos = <uint8_t>view.tos if view.tos >= 0 else 0
     if length == 1 and data[0] == KEEPALIVE_BYTE:
         w.counters.value[C_KEEPALIVES_IN] += 1
         return
@@ -85,12 +93,12 @@ cdef inline void handle_datagram(
     packet = &w.in_packets[w.in_count]
     packet.sa = find_sa(tables, spi_be)
     if packet.sa is NULL:
-        drop(w, NULL, VERDICT_UNKNOWN_SPI)
-        tell_unknown_spi(w, index, message, spi_number(spi_be))
+        if not hold(w, index, message, tos, spi_be, data, length):
+            drop_stranger(w, index, message, spi_be)
         return
     packet.data = data
     packet.length = length
-    w.in_tos[w.in_count] = <uint8_t>view.tos if view.tos >= 0 else 0
+    w.in_tos[w.in_count] = tos
     w.in_count += 1
 
 

@@ -74,6 +74,8 @@ cdef struct worker_state:
     uint8_t *read_buffer
     uint8_t *scratch
     uint8_t *receive_memory
+    uint8_t *held            # HOLD_BYTES, the first held_bytes in use
+    uint32_t held_bytes
     flow_entry *cache
     uint32_t in_count
     esp_packet in_packets[IN_PACKETS]

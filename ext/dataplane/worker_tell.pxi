@@ -22,7 +22,7 @@ cdef inline uint8_t copy_sender(worker_state *w, uint32_t index, mmsghdr *messag
     return 6
 
 
-cdef void tell_unknown_spi(worker_state *w, uint32_t index, mmsghdr *message, uint64_t spi) noexcept nogil:
+cdef void tell_unknown_spi(worker_state *w, uint64_t spi, uint8_t remote_version, const uint8_t *remote) noexcept nogil:
     """At most once a second; with the sender's address, where control may know it."""
     cdef notice_record record
     if w.unknown_told_ns and w.now_ns - w.unknown_told_ns < SECOND_NS:
@@ -31,7 +31,8 @@ cdef void tell_unknown_spi(worker_state *w, uint32_t index, mmsghdr *message, ui
     memset(&record, 0, sizeof(record))
     record.kind = UNKNOWN_SPI
     record.value = spi
-    record.remote_version = copy_sender(w, index, message, record.remote)
+    record.remote_version = remote_version
+    memcpy(record.remote, remote, 16)
     if not ring_push(w.notify, &record, sizeof(record), NULL, 0):
         w.counters.value[C_NOTICE_OVERFLOW] += 1
 

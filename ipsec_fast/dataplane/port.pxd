@@ -50,6 +50,8 @@ cdef enum:
     C_FRAGMENTED
     C_BYPASS_NOT_ROUTABLE
     C_UDP_EMPTY
+    C_HELD
+    C_HELD_OPENED
     COUNTER_COUNT
 
 cdef struct io_counters:

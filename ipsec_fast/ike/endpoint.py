@@ -217,6 +217,8 @@ class Endpoint:
         sa = self._core.sas.get(ike_id)
         if sa is None:
             raise StateError(f"there is no IKE SA {ike_id}")
+        if sa.stands_aside and sa.replaced:  # what is asked of it is asked of the one whose children it may get
+            return sa.replaced[-1]
         return sa
 
     def _child(self, child_id: int, now: float) -> tuple[IkeSA, ChildSA]:

@@ -126,6 +126,10 @@ class HandGateway:
                 self.switch()
                 time.sleep(command["pause_s"])
             self.worker.counters()  # lets go of what the worker passed
+        if do == "come late":  # the inbound SA is not there for so long, as before control has read a response
+            self.worker.publish(Tables(self.spares, self.policies))
+            time.sleep(command["pause_s"])
+            self.publish()
         if do == "stop":
             before = time.monotonic()
             self.worker.stop()

@@ -135,15 +135,9 @@ def test_marker_goes_up_keepalive_is_eaten_unknown_spi_is_told_once() -> None:
         pair.a.do("sendto", data=MARKER + "aa" * 40)
         pair.a.do("sendto", data="ff")
         raw_sender(pair, [bytes.fromhex("deadbeef") + bytes(40)] * 3 + [b"\1\2\3", bytes(4) + b"IKE", b""])
-        wait_for(lambda: pair.b.counters()["udp_empty"])
+        wait_for(lambda: pair.b.counters()["udp_empty"] and pair.b.counters()["drop_unknown_spi"] == 3)
         counters = pair.b.counters()
-        assert [counters[k] for k in ("punted", "keepalives_in", "drop_unknown_spi", "drop_runt", "udp_empty")] == [
-            1,
-            1,
-            3,
-            2,
-            1,
-        ]
+        assert [counters[k] for k in ("punted", "keepalives_in", "held", "drop_runt", "udp_empty")] == [1, 1, 3, 2, 1]
         assert pair.b.do("punted") == [["aa" * 40, "192.0.2.2", 4500, "192.0.2.1", 4500]]
         assert pair.b.do("notices") == [["UNKNOWN_SPI", 0xDEADBEEF]]
 
@@ -156,8 +150,48 @@ def test_joined_datagrams_are_split_before_they_are_classified() -> None:
         assert wait_for(lambda: pair.b.counters()["punted"] == 5)
         counters = pair.b.counters()
         assert counters["udp_messages_in"] == 1
-        assert counters["drop_unknown_spi"] == 2
+        assert counters["held"] == 2
         assert [p[0] for p in pair.b.do("punted")] == [d[4:].hex() for d in [*ike[:4], ike[4][:60]]]
+
+
+def test_what_comes_before_its_sa_is_opened_when_the_sa_comes() -> None:
+    with Pair(4) as pair:
+        command = [*f"ip netns exec {pair.names['a']} ping -n -q -c 60 -i 0.005 -W 2 10.2.0.1".split()]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as pinging:
+            wait_for(lambda: pair.b.counters()["packets_in"] >= 5)
+            pair.b.do("come late", pause_s=0.1)
+            assert " 0% packet loss" in pinging.communicate(timeout=10)[0]
+        counters = pair.b.counters()
+        assert counters["held"] == counters["held_opened"] > 0
+        assert counters["drop_unknown_spi"] == counters["drop_replay_old"] == counters["drop_replay_seen"] == 0
+
+
+def test_what_waits_too_long_for_its_sa_is_dropped_and_what_comes_after_it_is_not() -> None:
+    with Pair(4) as pair:
+        ping(pair.a, "10.2.0.1", "-c 1 -w 3")
+        command = [*f"ip netns exec {pair.names['a']} ping -n -q -c 100 -i 0.01 -W 2 10.2.0.1".split()]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as pinging:
+            wait_for(lambda: pair.b.counters()["packets_in"] >= 5)
+            pair.b.do("come late", pause_s=0.5)
+            pinging.communicate(timeout=10)
+        counters = pair.b.counters()
+        assert counters["drop_unknown_spi"] > 0
+        assert counters["held_opened"] > 0
+        assert counters["held"] == counters["held_opened"] + counters["drop_unknown_spi"]
+        assert counters["packets_in"] == 101 - counters["drop_unknown_spi"]
+
+
+def test_a_flood_of_strangers_fills_the_room_for_them_and_nothing_else() -> None:
+    with Pair(4) as pair:
+        raw_sender(pair, [bytes.fromhex("deadbeef") + bytes(1396)] * 40, segment=1400, times=20)  # twice the room
+        assert " 0% packet loss" in ping(pair.a, "10.2.0.1")
+        arrived = wait_for(lambda: pair.b.counters()["udp_bytes_in"]) // 1400
+        wait_for(lambda: pair.b.counters()["drop_unknown_spi"] >= min(arrived, 800) - 1)
+        held = pair.b.counters()["held"]
+        assert 0 < held < 800
+        assert pair.b.do("notices")[0] == ["UNKNOWN_SPI", 0xDEADBEEF]
+        raw_sender(pair, [bytes.fromhex("deadbeef") + bytes(40)])
+        wait_for(lambda: pair.b.counters()["held"] == held + 1)  # there is room again
 
 
 def test_punt_ring_overflows_without_stopping_traffic() -> None:

@@ -53,7 +53,7 @@ def start_next(sa: IkeSA) -> None:
 def _may_start(sa: IkeSA, exchange: Exchange) -> bool:
     if exchange.type == ExchangeType.IKE_AUTH:
         return sa.state is State.CONNECTING
-    if sa.state is State.REKEYED:
+    if sa.state is State.REKEYED or sa.stands_aside:
         return exchange.type == ExchangeType.INFORMATIONAL
     return sa.state in AUTHENTICATED
 

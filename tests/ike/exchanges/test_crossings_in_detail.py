@@ -511,6 +511,26 @@ def test_the_peer_goes_on_with_its_new_ike_sa_while_our_own_rekey_is_not_settled
     ends_well(pair, children={"terminate_child": 0, "initiate_child": 2}.get(what, 1), gaps=what.endswith("e_child"))
 
 
+@pytest.mark.parametrize("verb", ["rekey_ike", "terminate_ike", "reauthenticate", "initiate_child"])
+def test_what_is_asked_of_an_ike_sa_that_stands_aside_is_asked_of_the_one_it_may_follow(verb: str) -> None:
+    pair = begun()
+    wire = Holding(pair)
+    wire.hold("b", CREATE_CHILD_SA, RESPONSE)
+    rekey(pair, "a", "b", what="ike")
+    pair.run(FLIGHT_S * 2)
+    old, aside = pair.a.views()
+    more = (pair.a.configs[0].children[0],) if verb == "initiate_child" else ()
+    pair.call("a", verb, aside.ike_id, *more)
+    pair.run(0.05)
+    wire.let_go()
+    if verb == "terminate_ike":
+        pair.run(QUIET_S)
+        pair.check_nothing_left()
+    else:
+        ends_well(pair, children=2 if more else 1, gaps=bool(more))
+    assert old.ike_id not in {view.ike_id for view in pair.a.views()}
+
+
 # --- a DELETE that overtakes the response that made what it deletes
 
 
