@@ -85,8 +85,7 @@ cdef void worker_loop(worker_state *w) noexcept nogil:
         epoch_enter(w.epoch)
         tables = <dataplane_tables *>atomic_get_pointer(&w.tables)
         if w.held_bytes:
-            open_held(w, tables)
-            forget_held(w, w.now_ns - HOLD_NS)
+            look_for_held(w, tables)
         if fds[1].revents:
             tun_turn(w, tables, (fds[1].revents & (POLLERR | POLLHUP | POLLNVAL)) != 0)
         for i in range(w.port_count):

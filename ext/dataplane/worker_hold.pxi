@@ -2,14 +2,16 @@
 
 A responder may send on a new SA as soon as its response has left; the packets are here while control still works on that response
 (RFC 7296 section 2.8 lets it). What nobody asks for within HOLD_NS is dropped and counted as any other. Anybody can send such datagrams: there is
-room for HOLD_BYTES of them, whoever comes later is dropped as before, and the SAs that there are never pass through here.
+room for HOLD_BYTES and HOLD_PACKETS of them, whoever comes later is dropped as before, and looking through them costs the same few us each 2 ms.
 """
 
 cdef enum:
     HOLD_BYTES = 512 * 1024
+    HOLD_PACKETS = 1024
     HOLD_POLL_MS = 2         # while something is held the worker looks so often whether its SA has come
 
 cdef uint64_t HOLD_NS = 200000000
+cdef uint64_t HOLD_LOOK_NS = HOLD_POLL_MS * 1000000
 
 # stands before each held datagram, at a multiple of 8; spi_be is 0 once it has been opened
 cdef struct held_head:
@@ -30,7 +32,7 @@ cdef bint hold(
 ) noexcept nogil:
     """A copy of the datagram, where there is room."""
     cdef held_head *head
-    if held_size(length) > HOLD_BYTES - w.held_bytes:
+    if held_size(length) > HOLD_BYTES - w.held_bytes or w.held_count == HOLD_PACKETS:
         return False
     head = <held_head *>(w.held + w.held_bytes)
     memset(head, 0, sizeof(held_head))
@@ -41,6 +43,7 @@ cdef bint hold(
     head.remote_version = copy_sender(w, index, message, head.remote)
     memcpy(<uint8_t *>head + sizeof(held_head), data, length)
     w.held_bytes += held_size(length)
+    w.held_count += 1
     w.counters.value[C_HELD] += 1
     return True
 
@@ -81,8 +84,20 @@ cdef void forget_held(worker_state *w, uint64_t older_than_ns) noexcept nogil:
         if head.spi_be != 0 and head.at_ns >= older_than_ns:
             memmove(w.held + kept, head, size)
             kept += size
-        elif head.spi_be != 0:
+            at += size
+            continue
+        w.held_count -= 1
+        if head.spi_be != 0:
             drop(w, NULL, VERDICT_UNKNOWN_SPI)
             tell_unknown_spi(w, spi_number(head.spi_be), head.remote_version, head.remote)
         at += size
     w.held_bytes = kept
+
+
+cdef void look_for_held(worker_state *w, dataplane_tables *tables) noexcept nogil:
+    """With new tables, and now and then: so that a flood of strangers costs the SAs that there are next to nothing."""
+    if tables is w.held_tables and w.now_ns - w.held_looked_ns < HOLD_LOOK_NS:
+        return
+    w.held_tables, w.held_looked_ns = tables, w.now_ns
+    open_held(w, tables)
+    forget_held(w, w.now_ns - HOLD_NS)

@@ -76,6 +76,9 @@ cdef struct worker_state:
     uint8_t *receive_memory
     uint8_t *held            # HOLD_BYTES, the first held_bytes in use
     uint32_t held_bytes
+    uint32_t held_count
+    void *held_tables        # when they were last looked through
+    uint64_t held_looked_ns
     flow_entry *cache
     uint32_t in_count
     esp_packet in_packets[IN_PACKETS]

@@ -192,6 +192,9 @@ def test_a_flood_of_strangers_fills_the_room_for_them_and_nothing_else() -> None
         assert pair.b.do("notices")[0] == ["UNKNOWN_SPI", 0xDEADBEEF]
         raw_sender(pair, [bytes.fromhex("deadbeef") + bytes(40)])
         wait_for(lambda: pair.b.counters()["held"] == held + 1)  # there is room again
+        raw_sender(pair, [bytes.fromhex("deadbeef") + bytes(4)] * 2000)
+        wait_for(lambda: pair.b.counters()["drop_unknown_spi"] > 900 + held)
+        assert pair.b.counters()["held"] <= held + 1 + 1024 * 2  # small ones count too
 
 
 def test_punt_ring_overflows_without_stopping_traffic() -> None:
