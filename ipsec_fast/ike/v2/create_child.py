@@ -42,6 +42,7 @@ class CreateChild(Exchange):
 
     name: ClassVar[str] = "CHILD_CREATE"
     type: ClassVar[ExchangeType] = ExchangeType.CREATE_CHILD_SA
+    makes_child: ClassVar[bool] = True
 
     def __init__(self, config: ChildConfig) -> None:
         self.config = config

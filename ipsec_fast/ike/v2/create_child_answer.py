@@ -61,6 +61,8 @@ def _answer_child_rekey(sa: IkeSA, message: Message, rekey: NotifyPayload) -> St
     old = sa.child_by_spi_out(rekey.spi) if rekey.protocol == ProtocolId.ESP and len(rekey.spi) == 4 else None
     doing = old.doing if old else ChildDoing.GONE
     refusal = refuse_child_rekey(sa.doing, doing)
+    if old is None and sa.active is not None and sa.active.makes_child:
+        refusal = NotifyType.TEMPORARY_FAILURE  # it may be the one whose response is still on its way to us
     if refusal is None and not sa.lets_peer_rekey():
         return Reply((NotifyPayload(NotifyType.TEMPORARY_FAILURE),))
     if refusal is not None or old is None:

@@ -35,6 +35,7 @@ class Exchange:
     name: ClassVar[str]
     type: ClassVar[ExchangeType]
     priority: ClassVar[int] = 0  # higher ones leave the queue first: deletes
+    makes_child: ClassVar[bool] = False
 
     def is_wanted(self, sa: IkeSA) -> bool:
         """Asked when its turn has come: is there still a reason to send it?"""

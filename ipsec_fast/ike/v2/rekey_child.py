@@ -25,6 +25,7 @@ from .states import ChildState
 
 BACKOFF_FIRST_S = 5.0
 BACKOFF_CAP_S = 60.0
+RESPONSE_READ_S = 10.0  # what we made as responder may be unknown to the peer for so long: retransmissions
 
 
 def backoff_s(sa: IkeSA, failures: int) -> float:
@@ -49,7 +50,8 @@ class RekeyChild(CreateChild):
             self.old.enter(ChildState.REKEYING)
             self.old.own_rekey = self
             # made by the peer, which may not have read our response yet: then it refuses what it will have in a moment
-            self._peer_may_lack_it = self.old.outbound_deferred and not self.old.rekey_failures
+            is_fresh = not self.old.initiator and sa.core.now - self.old.installed_at < RESPONSE_READ_S
+            self._peer_may_lack_it = (self.old.outbound_deferred or is_fresh) and not self.old.rekey_failures
             sa.progress(f"rekeying CHILD SA {self.old.name}{{{self.old.child_id}}}", group="chd")
         return wanted
 

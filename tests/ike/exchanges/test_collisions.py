@@ -162,7 +162,7 @@ def test_a_rekey_that_overtakes_our_response_is_refused_and_tried_again() -> Non
     pair.call("b", "rekey_child", pair.b.view.children[-1].child_id)
     pair.run(60)
     pair.check_one_pair()
-    assert "CHILD_SA_NOT_FOUND; again in" in pair.b.log
+    assert "TEMPORARY_FAILURE; again in" in pair.b.log
     assert "does not know it any more" not in pair.b.log
     assert not pair.b.gaps
 

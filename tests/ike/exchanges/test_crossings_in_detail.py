@@ -23,6 +23,7 @@ from agreement import (
 from pair import Pair, child, connection
 
 from ipsec_fast.ike.events import AskInstallChild, ChildDown, ChildFailed, ChildUp, IkeUp
+from ipsec_fast.ike.v2.create_child import CreateChild
 from ipsec_fast.ike.v2.informational import DeleteChild
 from ipsec_fast.ike.v2.outbound import submit
 
@@ -549,6 +550,34 @@ def test_the_peer_deletes_what_it_made_before_its_response_comes(what: str) -> N
     wire.let_go()
     ends_well(pair, children=0 if what == "rekey_child" else 1, gaps=True)
     assert "deleted it before its response came" in pair.a.log
+
+
+@pytest.mark.parametrize("what", ["rekey_child", "initiate_child"])
+@pytest.mark.parametrize("forgets", [False, True])
+def test_the_peer_rekeys_what_it_made_before_its_response_comes(what: str, forgets: bool) -> None:
+    pair = begun()
+    if forgets:  # as a peer answers that does not think of it
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(CreateChild, "makes_child", False)
+            _rekey_too_early(pair, what)
+            assert "refused with CHILD_SA_NOT_FOUND" in pair.a.log
+    else:
+        _rekey_too_early(pair, what)
+        assert "refused with TEMPORARY_FAILURE" in pair.a.log
+    ends_well(pair, children=1 if what == "rekey_child" else 2, gaps=True)
+
+
+def _rekey_too_early(pair: Pair, what: str) -> None:
+    wire = Holding(pair)
+    wire.hold("b", CREATE_CHILD_SA, RESPONSE)
+    more = (pair.a.configs[0].children[0],)
+    pair.call(
+        "a", what, *((pair.a.view.ike_id, *more) if what == "initiate_child" else (pair.a.view.children[0].child_id,))
+    )
+    pair.run(FLIGHT_S)
+    pair.call("b", "rekey_child", pair.b.view.children[-1].child_id)
+    pair.run(0.1)
+    wire.let_go()
 
 
 def test_the_peer_deletes_a_child_that_is_being_installed() -> None:
