@@ -7,42 +7,73 @@ name says bits. Which engine runs a row is the dataplane's business.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from enum import Enum
 
 from .errors import AlgorithmError
 from .iana import Encr, Esn, Group, Integ, Prf, ProtocolId, TransformType
 from .model import Proposal, Transform
 
 
+class Mode(Enum):
+    """How a cipher runs, and thereby what its IV is and what goes with it."""
+
+    GCM = "gcm"
+    CCM = "ccm"
+    CHACHA20 = "chacha20poly1305"
+    GMAC = "gmac"  # authenticates alone, RFC 4543
+    CBC = "cbc"
+    CTR = "ctr"
+    NULL = "null"
+
+
+AEAD_MODES = frozenset({Mode.GCM, Mode.CCM, Mode.CHACHA20, Mode.GMAC})
+
+
 @dataclass(frozen=True, slots=True)
 class Encryption:
-    """A cipher. `key_bytes` is the cipher key, `salt_bytes` follows it in KEYMAT (RFC 4106 section 8.1)."""
+    """A cipher. `key_bytes` is the cipher key, `salt_bytes` follows it in KEYMAT (RFC 4106 section 8.1).
+
+    `iv_bytes` is what stands in the packet: 0 too where the IV is implicit (RFC 8750). `in_ike`: SK{} payloads can use it.
+    """
 
     name: str
     id: Encr
+    mode: Mode
     key_bytes: int
     salt_bytes: int
     iv_bytes: int
     icv_bytes: int  # 0: not an AEAD, an integrity algorithm goes with it
     block_bytes: int
+    in_ike: bool = False
 
     @property
     def is_aead(self) -> bool:
-        return self.icv_bytes > 0
+        return self.mode in AEAD_MODES
 
     @property
     def keymat_bytes(self) -> int:
         return self.key_bytes + self.salt_bytes
 
+    @property
+    def key_bits(self) -> int | None:
+        """The Key Length attribute (RFC 7296 section 3.3.5); None where there is only one length, and no attribute."""
+        return None if self.mode in (Mode.CHACHA20, Mode.NULL) else self.key_bytes * 8
+
 
 @dataclass(frozen=True, slots=True)
 class Integrity:
+    """`digest` names the hash of an HMAC, or the MAC itself. `is_weak`: carried because peers need it, warned about when configured."""
+
     name: str
     id: Integ
     key_bytes: int
     icv_bytes: int
     digest: str
+    in_ike: bool = False
+    is_weak: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,16 +93,58 @@ class GroupRow:
     public_bytes: int
 
 
+def _aes(
+    name: str,
+    id: Encr,
+    mode: Mode,
+    salt_bytes: int,
+    iv_bytes: int,
+    icv_bytes: int = 0,
+    *,
+    block_bytes: int = 4,
+    ike: str = "",
+) -> tuple[Encryption, ...]:
+    """A row for each key length, strongest first; `{}` in the name is the key length, `ike` those that SK{} payloads know."""
+    return tuple(
+        Encryption(
+            name.format(bits),
+            id,
+            mode,
+            bits // 8,
+            salt_bytes,
+            iv_bytes,
+            icv_bytes,
+            block_bytes,
+            str(bits) in ike.split(),
+        )
+        for bits in (256, 192, 128)
+    )
+
+
+# strongest first; what is offered where nothing is configured stands in default_*_proposals
 ENCRYPTION = (
-    Encryption("aes256gcm16", Encr.AES_GCM_16, 32, 4, 8, 16, 4),
-    Encryption("aes128gcm16", Encr.AES_GCM_16, 16, 4, 8, 16, 4),
-    Encryption("aes256", Encr.AES_CBC, 32, 0, 16, 0, 16),
-    Encryption("aes128", Encr.AES_CBC, 16, 0, 16, 0, 16),
+    *_aes("aes{}gcm16", Encr.AES_GCM_16, Mode.GCM, 4, 8, 16, ike="256 128"),
+    *_aes("aes{}gcm12", Encr.AES_GCM_12, Mode.GCM, 4, 8, 12),
+    *_aes("aes{}gcm8", Encr.AES_GCM_8, Mode.GCM, 4, 8, 8),
+    *_aes("aes{}gcm16iiv", Encr.AES_GCM_16_IIV, Mode.GCM, 4, 0, 16),
+    Encryption("chacha20poly1305", Encr.CHACHA20_POLY1305, Mode.CHACHA20, 32, 4, 8, 16, 4),
+    Encryption("chacha20poly1305iiv", Encr.CHACHA20_POLY1305_IIV, Mode.CHACHA20, 32, 4, 0, 16, 4),
+    *_aes("aes{}ccm16", Encr.AES_CCM_16, Mode.CCM, 3, 8, 16),
+    *_aes("aes{}ccm12", Encr.AES_CCM_12, Mode.CCM, 3, 8, 12),
+    *_aes("aes{}ccm8", Encr.AES_CCM_8, Mode.CCM, 3, 8, 8),
+    *_aes("aes{}ccm8iiv", Encr.AES_CCM_8_IIV, Mode.CCM, 3, 0, 8),
+    *_aes("aes{}gmac", Encr.NULL_AES_GMAC, Mode.GMAC, 4, 8, 16),
+    *_aes("aes{}", Encr.AES_CBC, Mode.CBC, 0, 16, block_bytes=16, ike="256 128"),
+    *_aes("aes{}ctr", Encr.AES_CTR, Mode.CTR, 4, 8),
+    Encryption("null", Encr.NULL, Mode.NULL, 0, 0, 0, 0, 4),
 )
 INTEGRITY = (
-    Integrity("sha512", Integ.HMAC_SHA2_512_256, 64, 32, "sha512"),
-    Integrity("sha384", Integ.HMAC_SHA2_384_192, 48, 24, "sha384"),
-    Integrity("sha256", Integ.HMAC_SHA2_256_128, 32, 16, "sha256"),
+    Integrity("sha512", Integ.HMAC_SHA2_512_256, 64, 32, "sha512", in_ike=True),
+    Integrity("sha384", Integ.HMAC_SHA2_384_192, 48, 24, "sha384", in_ike=True),
+    Integrity("sha256", Integ.HMAC_SHA2_256_128, 32, 16, "sha256", in_ike=True),
+    Integrity("aescmac", Integ.AES_CMAC_96, 16, 12, "cmac"),
+    Integrity("aesxcbc", Integ.AES_XCBC_96, 16, 12, "xcbc"),
+    Integrity("sha1", Integ.HMAC_SHA1_96, 20, 12, "sha1", is_weak=True),
 )
 PRFS = (
     PrfRow("prfsha512", Prf.PRF_HMAC_SHA2_512, "sha512", 64),
@@ -85,18 +158,20 @@ GROUPS = (
     GroupRow("modp2048", Group.MODP_2048, 256),
 )
 GROUP_ALIASES = {"curve25519": "x25519"}
-# ESP carries SHA2-256-128 for now; SHA-384 and SHA-512 protect SK{} payloads only
-ESP_INTEGRITY = ("sha256",)
-
-_ENCRYPTION = {row.name: row for row in ENCRYPTION} | {
-    "aes128gcm": ENCRYPTION[1], "aes256gcm": ENCRYPTION[0], "aes128gcm128": ENCRYPTION[1], "aes256gcm128": ENCRYPTION[0],
-    "aes": ENCRYPTION[3],
-}  # fmt: skip
-_INTEGRITY = {row.name: row for row in INTEGRITY} | {
-    "sha2_256": INTEGRITY[2],
-    "sha2_384": INTEGRITY[1],
-    "sha2_512": INTEGRITY[0],
+_ENCRYPTION = {row.name: row for row in ENCRYPTION}
+_ENCRYPTION |= {f"aes{bits}gcm": _ENCRYPTION[f"aes{bits}gcm16"] for bits in (128, 192, 256)}
+_ENCRYPTION |= {f"aes{bits}ccm": _ENCRYPTION[f"aes{bits}ccm16"] for bits in (128, 192, 256)}
+# the ICV in bits, as strongSwan takes it too
+_ENCRYPTION |= {
+    f"aes{bits}{mode}{icv * 8}": _ENCRYPTION[f"aes{bits}{mode}{icv}"]
+    for bits in (128, 192, 256)
+    for mode in ("gcm", "ccm")
+    for icv in (8, 12, 16)
 }
+_ENCRYPTION |= {"aes": _ENCRYPTION["aes128"], "aesctr": _ENCRYPTION["aes128ctr"]}
+_INTEGRITY = {row.name: row for row in INTEGRITY}
+_INTEGRITY |= {f"sha2_{bits}": _INTEGRITY[f"sha{bits}"] for bits in (256, 384, 512)}
+_INTEGRITY |= {"sha": _INTEGRITY["sha1"]}
 _PRFS = {row.name: row for row in PRFS}
 _GROUPS = {row.name: row for row in GROUPS} | {
     alias: row for row in GROUPS for alias, name in GROUP_ALIASES.items() if name == row.name
@@ -105,7 +180,7 @@ _GROUPS = {row.name: row for row in GROUPS} | {
 
 def encryption_by_id(transform_id: int, key_bits: int | None) -> Encryption | None:
     """The row of an ENCR transform, None where we do not carry it."""
-    return next((row for row in ENCRYPTION if row.id == transform_id and row.key_bytes * 8 == key_bits), None)
+    return next((row for row in ENCRYPTION if row.id == transform_id and row.key_bits == key_bits), None)
 
 
 def integrity_by_id(transform_id: int) -> Integrity | None:
@@ -146,13 +221,8 @@ def esp_suite(name: str) -> EspSuite:
     words = name.lower().split("-")
     encryption = _ENCRYPTION.get(words[0])
     integrity = _INTEGRITY.get(words[1]) if len(words) == 2 else None
-    known = ", ".join(esp_suite_names())
-    if (
-        encryption is None
-        or len(words) > 2
-        or (len(words) == 2 and (integrity is None or integrity.name not in ESP_INTEGRITY))
-    ):
-        raise AlgorithmError(f"unknown ESP algorithm {name!r}; this version carries {known}")
+    if encryption is None or len(words) > 2 or (len(words) == 2 and integrity is None):
+        raise AlgorithmError(f"unknown ESP algorithm {name!r}; {_known_esp()}")
     if encryption.is_aead and integrity is not None:
         raise AlgorithmError(f"{name!r}: {encryption.name} brings its own ICV, write it without {words[1]}")
     if not encryption.is_aead and integrity is None:
@@ -161,11 +231,9 @@ def esp_suite(name: str) -> EspSuite:
 
 
 def esp_suite_names() -> tuple[str, ...]:
-    """Every ESP suite that we carry, strongest first."""
+    """Every ESP suite that we carry: AEAD first, then each cipher with each integrity algorithm."""
     aead = tuple(row.name for row in ENCRYPTION if row.is_aead)
-    return aead + tuple(
-        f"{row.name}-{integrity}" for row in ENCRYPTION if not row.is_aead for integrity in ESP_INTEGRITY
-    )
+    return aead + tuple(f"{row.name}-{integ.name}" for row in ENCRYPTION if not row.is_aead for integ in INTEGRITY)
 
 
 def suite_of(proposal: Proposal) -> EspSuite:
@@ -182,6 +250,7 @@ def suite_of(proposal: Proposal) -> EspSuite:
 def parse_ike_proposal(text: str) -> Proposal:
     """`aes128gcm16-prfsha256-x25519` as a Proposal; AlgorithmError says which word is wrong and what would be right."""
     encryption, integrity, prfs, groups, rest = _sort_words(text)
+    rest += [row.name for row in (*encryption, *integrity) if not row.in_ike]
     if rest:
         raise AlgorithmError(f"{text!r}: {rest[0]!r} is no IKE algorithm of ours; {_known_words()}")
     if not encryption:
@@ -193,7 +262,7 @@ def parse_ike_proposal(text: str) -> Proposal:
         raise AlgorithmError(f"{text!r} names no key exchange group; for example {text}-x25519")
     prfs = prfs or [_PRFS["prf" + row.name] for row in integrity]
     transforms = [
-        *(Transform(TransformType.ENCR, row.id, row.key_bytes * 8) for row in encryption),
+        *(Transform(TransformType.ENCR, row.id, row.key_bits) for row in encryption),
         *(Transform(TransformType.PRF, row.id) for row in prfs),
         *(Transform(TransformType.INTEG, row.id) for row in integrity),
         *(Transform(TransformType.KE, row.id) for row in groups),
@@ -206,16 +275,14 @@ def parse_esp_proposal(text: str) -> Proposal:
     encryption, integrity, prfs, groups, rest = _sort_words(text)
     esn = [word for word in rest if word in ("esn", "noesn")]
     rest = [word for word in rest if word not in ("esn", "noesn")]
-    wrong = rest + [row.name for row in prfs] + [row.name for row in integrity if row.name not in ESP_INTEGRITY]
+    wrong = rest + [row.name for row in prfs]
     if wrong:
-        raise AlgorithmError(
-            f"{text!r}: {wrong[0]!r} is no ESP algorithm of ours; this version carries {', '.join(esp_suite_names())}"
-        )
+        raise AlgorithmError(f"{text!r}: {wrong[0]!r} is no ESP algorithm of ours; {_known_esp()}")
     if not encryption:
         raise AlgorithmError(f"{text!r} names no cipher; for example aes128gcm16 or aes128-sha256")
     _check_aead_mix(text, encryption, integrity)
     transforms = [
-        *(Transform(TransformType.ENCR, row.id, row.key_bytes * 8) for row in encryption),
+        *(Transform(TransformType.ENCR, row.id, row.key_bits) for row in encryption),
         *(Transform(TransformType.INTEG, row.id) for row in integrity),
         *(Transform(TransformType.KE, row.id) for row in groups),
         *(Transform(TransformType.ESN, Esn.ESN if word == "esn" else Esn.NO_ESN) for word in (esn or ["esn", "noesn"])),
@@ -271,5 +338,20 @@ def _check_aead_mix(text: str, encryption: Iterable[Encryption], integrity: list
 
 
 def _known_words() -> str:
-    rows = (*ENCRYPTION, *INTEGRITY, *PRFS, *GROUPS)
-    return "we carry " + " ".join(row.name for row in rows)
+    ours = [row.name for row in (*ENCRYPTION, *INTEGRITY) if row.in_ike]
+    return "we carry " + " ".join([*ours, *(row.name for row in (*PRFS, *GROUPS))])
+
+
+def _known_esp() -> str:
+    def families(aead: bool) -> str:
+        names = (re.sub("^aes(128|192|256)", "aesN", row.name) for row in ENCRYPTION if row.is_aead == aead)
+        return ", ".join(dict.fromkeys(names))
+
+    integrity = ", ".join(row.name for row in INTEGRITY)
+    return f"we carry {families(True)}, and {families(False)} with one of {integrity} (N is 128, 192 or 256)"
+
+
+def weak_words(proposals: Iterable[Proposal]) -> tuple[str, ...]:
+    """The integrity algorithms of these proposals that are warned about (RFC 8221 section 6)."""
+    found = (integrity_by_id(t.id) for one in proposals for t in one.of(TransformType.INTEG))
+    return tuple(dict.fromkeys(row.name for row in found if row is not None and row.is_weak))

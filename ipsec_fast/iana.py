@@ -88,6 +88,9 @@ class Encr(IntEnum):
     NULL_AES_GMAC = 21
     CAMELLIA_CBC = 23
     CHACHA20_POLY1305 = 28
+    AES_CCM_8_IIV = 29  # RFC 8750: the sequence number is the IV, and none is sent
+    AES_GCM_16_IIV = 30
+    CHACHA20_POLY1305_IIV = 31
 
 
 class Prf(IntEnum):

@@ -11,7 +11,7 @@ from libc.string cimport memcpy, memset
 from ipsec_fast.errors import AlgorithmError, IntegrityError, UsageError
 
 cdef enum:
-    MAX_SUITES = 64
+    MAX_SUITES = 512
 
 cdef const engine_suite *registered[MAX_SUITES]
 cdef uint32_t registered_count = 0
@@ -61,12 +61,16 @@ cdef class _TestKey:
         self.suite = find_suite(algorithm, engine)
         if <uint32_t> keymat.shape[0] != self.suite.keymat_length:
             raise AlgorithmError(f"{algorithm} needs {self.suite.keymat_length} bytes of key, not {keymat.shape[0]}")
-        if len(nonce) != (12 if self.suite.is_aead else 16) or len(tail) > 4:
-            raise UsageError("a nonce of 12 bytes (AEAD) or an IV of 16 (CBC), and at most 4 bytes of tail")
-        self.key = self.suite.key_new(&keymat[0], seal)
+        wanted = 16 if self.suite.iv_kind == IV_RANDOM else 0 if self.suite.iv_kind == IV_NONE else self.suite.salt_length + 8
+        if len(nonce) != wanted or len(tail) > 4:
+            raise UsageError(f"{algorithm} takes {wanted} bytes of salt and IV, and at most 4 bytes of tail")
+        self.key = self.suite.key_new(self.suite, &keymat[0], seal)
         if self.key == NULL:
             raise MemoryError
-        contiguous = b"" if self.suite.is_aead or not data else nonce
+        # what is authenticated where it stands has its IV there too
+        contiguous = b""
+        if self.suite.iv_in_place and (data or self.suite.is_aead):
+            contiguous = nonce[len(nonce) - self.suite.iv_length :]
         self.buffer = bytearray(aad + contiguous + data + icv.ljust(self.suite.icv_length, b"\0"))
         self.fill(nonce, len(aad), len(contiguous), len(data), tail)
 

@@ -11,7 +11,7 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
 
-from ipsec_fast.dataplane.engine cimport crypto_op, engine_suite
+from ipsec_fast.dataplane.engine cimport IV_NONE, IV_RANDOM, IV_SEQUENCE, crypto_op, engine_suite
 from ipsec_fast.dataplane.ip cimport (
     IP_OK, csum_add, csum_fold, csum_ipv4_header, csum_pseudo6, ecn_decapsulate, ip_info, ip_parse, ip_tos,
 )
@@ -199,7 +199,7 @@ cdef inline uint8_t prepare_outbound(esp_batch_ctx *ctx, esp_packet *packet, cry
         return VERDICT_LIFETIME
     if sa.seq >= load_u64(&sa.granted):
         return VERDICT_NO_GRANT
-    if not sa.is_aead:
+    if sa.iv_kind == IV_RANDOM:
         iv = next_cbc_iv(ctx)
         if iv == NULL:
             return VERDICT_CRYPTO_FAILED
@@ -223,29 +223,37 @@ cdef inline uint8_t prepare_outbound(esp_batch_ctx *ctx, esp_packet *packet, cry
     op.aad = esp
     op.aad_length = 8
     op.tail_length = 0
-    if sa.is_aead:
-        # the explicit IV is the 64-bit number: whoever captures the wire can check that none comes twice
+    if sa.iv_kind == IV_SEQUENCE:
+        # the IV is the 64-bit number: whoever captures the wire can check that none comes twice
         memcpy(op.nonce, sa.salt, 4)
         if ctx.test_iv != NULL:
-            memcpy(op.nonce + 4, ctx.test_iv, 8)
+            memcpy(op.nonce + sa.salt_length, ctx.test_iv, 8)
         else:
-            store_be64(op.nonce + 4, seq)
-        memcpy(esp + 8, op.nonce + 4, 8)
-        if sa.esn:
-            write_esn_aad(op, esp, seq)
-    else:
+            store_be64(op.nonce + sa.salt_length, seq)
+        if sa.iv_length:
+            memcpy(esp + 8, op.nonce + sa.salt_length, 8)
+    elif sa.iv_kind == IV_RANDOM:
         memcpy(op.nonce, iv, 16)
         memcpy(esp + 8, iv, 16)
-        op.aad_length = 24 + sealed
-        if sa.esn:
-            store_be32(op.tail, <uint32_t> (seq >> 32))
-            op.tail_length = 4
+    authenticate(sa, op, esp, sealed, seq)
     packet.next_header = next_header
     if sa.outer_length:
         write_outer(sa, inner - sa.headroom, total, ip_tos(inner))
     packet.data = inner - sa.headroom
     packet.length = total
     return VERDICT_OK
+
+
+cdef inline void authenticate(const esp_sa *sa, crypto_op *op, const uint8_t *esp, uint32_t sealed, uint64_t seq) noexcept nogil:
+    # an AEAD covers the header; a MAC of its own covers header, IV and data where they stand, and with ESN the high half behind them
+    if sa.is_aead:
+        if sa.esn:
+            write_esn_aad(op, esp, seq)
+        return
+    op.aad_length = 8 + sa.iv_length + sealed
+    if sa.esn:
+        store_be32(op.tail, <uint32_t> (seq >> 32))
+        op.tail_length = 4
 
 
 cdef inline void write_esn_aad(crypto_op *op, const uint8_t *esp, uint64_t seq) noexcept nogil:
@@ -359,17 +367,15 @@ cdef inline uint8_t prepare_inbound(esp_batch_ctx *ctx, esp_packet *packet, uint
     op.aad = esp
     op.aad_length = 8
     op.tail_length = 0
-    if sa.is_aead:
+    if sa.iv_kind == IV_SEQUENCE:
         memcpy(op.nonce, sa.salt, 4)
-        memcpy(op.nonce + 4, esp + 8, 8)
-        if sa.esn:
-            write_esn_aad(op, esp, seq)
-    else:
+        if sa.iv_length:
+            memcpy(op.nonce + sa.salt_length, esp + 8, 8)
+        else:
+            store_be64(op.nonce + sa.salt_length, seq)
+    elif sa.iv_kind == IV_RANDOM:
         memcpy(op.nonce, esp + 8, 16)
-        op.aad_length = 24 + sealed
-        if sa.esn:
-            store_be32(op.tail, <uint32_t> (seq >> 32))
-            op.tail_length = 4
+    authenticate(sa, op, esp, sealed, seq)
     return VERDICT_OK
 
 

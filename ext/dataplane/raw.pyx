@@ -52,8 +52,8 @@ cdef class RawBatch:
         self.memory = <uint8_t *> calloc(batch, self.stride)
         self.pristine = <uint8_t *> calloc(batch, self.stride)
         keymat = bytes(range(self.suite.keymat_length))
-        self.key = self.suite.key_new(<const uint8_t *> <const char *> keymat, True)
-        self.other_key = self.suite.key_new(<const uint8_t *> <const char *> keymat, False)
+        self.key = self.suite.key_new(self.suite, <const uint8_t *> <const char *> keymat, True)
+        self.other_key = self.suite.key_new(self.suite, <const uint8_t *> <const char *> keymat, False)
         if self.ops == NULL or self.memory == NULL or self.pristine == NULL or self.key == NULL or self.other_key == NULL:
             raise MemoryError
         lay_out(self, sealed)
@@ -96,6 +96,6 @@ cdef void lay_out(RawBatch raw, uint32_t sealed) noexcept:
         op.icv = op.data + sealed
         op.key = raw.key
         op.aad = op.data - 8 - raw.suite.iv_length
-        op.aad_length = 8 if raw.suite.is_aead else 24 + sealed
+        op.aad_length = 8 if raw.suite.is_aead else 8 + raw.suite.iv_length + sealed
         memset(op.nonce, 0, 16)
         memcpy(op.nonce, &i, 4)

@@ -283,13 +283,13 @@ cdef void set_key(SA sa, const engine_suite *suite, key) except *:
 
 cdef void use_key(SA sa, const engine_suite *suite, const uint8_t *keymat, Py_ssize_t size) except *:
     if keymat == NULL or size != suite.keymat_length:
-        parts = [f"{suite.key_length} cipher key"]
+        parts = [f"{suite.key_length} cipher key"] if suite.key_length else []
         if suite.salt_length:
             parts.append(f"{suite.salt_length} salt")
         if not suite.is_aead:
-            parts.append(f"{suite.keymat_length - suite.key_length} integrity key")
+            parts.append(f"{suite.keymat_length - suite.key_length - suite.salt_length} integrity key")
         raise AlgorithmError(f"{sa.algorithm} needs {suite.keymat_length} bytes of key ({', '.join(parts)}), not {size}")
-    sa.hot.key = suite.key_new(keymat, sa.hot.direction == SA_OUTBOUND)
+    sa.hot.key = suite.key_new(suite, keymat, sa.hot.direction == SA_OUTBOUND)
     if sa.hot.key == NULL:
         raise AlgorithmError(f"{suite.engine.decode()} refused the key of {sa.algorithm}")
     sa.hot.suite = suite
@@ -298,3 +298,5 @@ cdef void use_key(SA sa, const engine_suite *suite, const uint8_t *keymat, Py_ss
     sa.hot.icv_length = suite.icv_length
     sa.hot.align = suite.align
     sa.hot.is_aead = suite.is_aead
+    sa.hot.iv_kind = suite.iv_kind
+    sa.hot.salt_length = suite.salt_length

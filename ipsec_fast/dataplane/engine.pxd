@@ -5,7 +5,7 @@ from libc.stdint cimport uint8_t, uint32_t
 
 # One packet's crypto. The kernel fills every field but `ok` for a whole batch before the engine runs.
 cdef struct crypto_op:
-    uint8_t nonce[16]        # AEAD: salt and explicit IV, 12 bytes; CBC: the IV
+    uint8_t nonce[16]        # AEAD and CTR: salt and IV, 11 (CCM) or 12 bytes; CBC: the IV
     uint8_t aad_store[16]    # where an AAD lies that is not on the wire (ESN)
     uint8_t *data            # plaintext or ciphertext, in place
     uint8_t *icv             # seal writes it, open compares it
@@ -18,7 +18,13 @@ cdef struct crypto_op:
     uint32_t ok              # 1: sealed, or opened and authentic
     uint32_t index           # the caller's own, of the packet
 
-ctypedef void *(*key_new_fn)(const uint8_t *keymat, bint seal) noexcept nogil
+cdef enum:
+    IV_SEQUENCE = 0          # 8 bytes: the 64-bit sequence number (RFC 4106 section 3.1 leaves the choice to us); in the packet or implicit
+    IV_RANDOM = 1            # 16 bytes that nobody can predict
+    IV_NONE = 2
+
+cdef struct engine_suite
+ctypedef void *(*key_new_fn)(const engine_suite *suite, const uint8_t *keymat, bint seal) noexcept nogil
 ctypedef void (*key_free_fn)(void *key) noexcept nogil
 ctypedef void (*crypto_fn)(crypto_op *ops, uint32_t n) noexcept nogil
 
@@ -30,10 +36,17 @@ cdef struct engine_suite:
     uint32_t keymat_length   # cipher key, salt, integrity key
     uint32_t key_length      # cipher key
     uint32_t salt_length
-    uint32_t iv_length
+    uint32_t iv_length       # in the packet: 0 too where the IV is implicit (RFC 8750)
+    uint32_t iv_kind         # IV_*
     uint32_t icv_length
     uint32_t align           # of payload, padding and trailer together
-    uint32_t is_aead
+    uint32_t is_aead         # the AAD is the ESP header; otherwise header, IV and data are authenticated as they stand
+    uint32_t iv_in_place     # the IV is authenticated where it stands, right before the data (not by GCM, CCM, ChaCha20: it is in their nonce)
+    const void *cipher       # the engine's own, as are the next four
+    const void *mac_cipher
+    uint32_t mode
+    uint32_t mac
+    uint32_t mac_key_length
     key_new_fn key_new       # keymat in KEYMAT order; NULL where the library refuses
     key_free_fn key_free
     crypto_fn seal

@@ -39,6 +39,8 @@ cdef struct esp_sa:
     uint8_t icv_length
     uint8_t align            # 4, or 16 for CBC
     uint8_t is_aead
+    uint8_t iv_kind          # IV_* of engine.pxd
+    uint8_t salt_length
     uint16_t outer_length    # outer IP and UDP header
     uint16_t headroom        # bytes that esp_outbound writes before the packet
     uint16_t tailroom        # most bytes that it writes behind

@@ -12,6 +12,11 @@ from ipsec_fast.algorithms import esp_suite, esp_suite_names
 from ipsec_fast.dataplane.status import NAMES
 
 SUITES = esp_suite_names()
+# one of each way to run: nonce, IV, AAD, ICV length, block
+KINDS = (
+    "aes128gcm16", "aes256gcm8", "aes192gcm12", "aes128gcm16iiv", "chacha20poly1305", "aes128ccm8", "aes256ccm16", "aes128gmac",
+    "aes128-sha256", "aes256-sha512", "aes192-sha1", "aes128ctr-sha384", "aes256ctr-aescmac", "null-aesxcbc", "null-sha256",
+)  # fmt: skip
 OUTERS = {
     "none": {},
     "v4": {"src": "192.0.2.1", "dst": "192.0.2.2"},

@@ -5,28 +5,39 @@ from __future__ import annotations
 import struct
 
 import pytest
-from kernel_packets import OUTERS, SUITES, Slots, ipv4, ipv6, key_of, ones_sum, open_batch, pair, seal, verdicts_of
+from kernel_packets import (
+    KINDS,
+    OUTERS,
+    SUITES,
+    Slots,
+    ipv4,
+    ipv6,
+    key_of,
+    ones_sum,
+    open_batch,
+    pair,
+    seal,
+    verdicts_of,
+)
 
 from ipsec_fast import SA, open_for_test, protect, seal_with_iv_for_test, unprotect
+from ipsec_fast.algorithms import Mode, esp_suite
 from ipsec_fast.dataplane import engine
 from ipsec_fast.errors import IntegrityError
 
 TOP32 = 1 << 32
-on_every_suite = pytest.mark.parametrize("algorithm", SUITES)
+on_every_suite = pytest.mark.parametrize("algorithm", KINDS)  # test_esp_suites.py runs all of them
 with_every_outer = pytest.mark.parametrize("outer", list(OUTERS))
 
 
 def craft(algorithm: str, plain: bytes, seq: int = 1, spi: int = 0x1001) -> bytes:
     """A packet with a valid ICV round any plaintext, padding and trailer included, made by the bare engine."""
     header = struct.pack("!II", spi, seq)
-    if "gcm" in algorithm:
-        key, iv = key_of(algorithm), struct.pack("!Q", seq)
-        salt = key[-4:]
-        ciphertext, icv = engine.seal_for_test(algorithm, key, salt + iv, header, plain)
-    else:
-        iv = bytes(range(16))
-        ciphertext, icv = engine.seal_for_test(algorithm, key_of(algorithm), iv, header, plain)
-    return header + iv + ciphertext + icv
+    cipher, key = esp_suite(algorithm).encryption, key_of(algorithm)
+    salt = key[cipher.key_bytes : cipher.keymat_bytes]
+    iv = {Mode.CBC: bytes(range(16)), Mode.NULL: b""}.get(cipher.mode, struct.pack("!Q", seq))
+    ciphertext, icv = engine.seal_for_test(algorithm, key, salt + iv, header, plain)
+    return header + (iv if cipher.iv_bytes else b"") + ciphertext + icv
 
 
 def trailer(length: int, align: int, next_header: int = 4) -> bytes:
@@ -35,7 +46,7 @@ def trailer(length: int, align: int, next_header: int = 4) -> bytes:
 
 
 def align_of(algorithm: str) -> int:
-    return 4 if "gcm" in algorithm else 16
+    return esp_suite(algorithm).encryption.block_bytes
 
 
 # --- inbound: refused -------------------------------------------------------------------------------------------------
@@ -46,7 +57,8 @@ def align_of(algorithm: str) -> int:
 def test_every_length_from_0_to_200_is_dropped(algorithm, esn):
     _, sa = pair(algorithm, esn=esn)
     good = struct.pack("!II", 0x1001, 1) + bytes(192)
-    shortest = 8 + (8 if "gcm" in algorithm else 16) + 16 + 2
+    suite = esp_suite(algorithm)
+    shortest = 8 + suite.encryption.iv_bytes + suite.icv_bytes + 2
     for length in range(201):
         name = verdicts_of([good[:length]], sa)[0]
         if length < shortest:
@@ -257,7 +269,7 @@ def test_dropped_packets_use_no_number_and_stay_as_they_were():
 
 
 @pytest.mark.parametrize("esn", [False, True])
-@pytest.mark.parametrize("algorithm", [a for a in SUITES if "gcm" in a])
+@pytest.mark.parametrize("algorithm", [a for a in SUITES if esp_suite(a).encryption.iv_bytes == 8])
 def test_explicit_iv_is_the_64_bit_number(algorithm, esn):
     start = TOP32 - 70 if esn else 0
     out, _ = pair(algorithm, esn=esn, seqs=(start, 0))
@@ -265,7 +277,7 @@ def test_explicit_iv_is_the_64_bit_number(algorithm, esn):
     assert ivs == [struct.pack("!Q", start + 1 + i) for i in range(150)]
 
 
-@pytest.mark.parametrize("algorithm", [a for a in SUITES if "gcm" not in a])
+@pytest.mark.parametrize("algorithm", [a for a in SUITES if esp_suite(a).encryption.mode is Mode.CBC])
 def test_cbc_ivs_never_repeat_and_do_not_follow_from_the_last_packet(algorithm):
     out, _ = pair(algorithm)
     sealed = [p for _ in range(20) for p in seal([ipv4(60)] * 64, out)]

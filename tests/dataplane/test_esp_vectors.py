@@ -98,14 +98,14 @@ def test_kernels_open_and_seal_bit_for_bit(v, name):
     RAN[f"esp_vectors.json through the kernels on {name}"] += 1
 
 
-GCM_SUITES = {16: "aes128gcm16", 32: "aes256gcm16"}
+GCM_SUITES = {(bits // 8, icv): f"aes{bits}gcm{icv}" for bits in (128, 192, 256) for icv in (8, 12, 16)}
 
 
 def check_gcm(
     source: str, name: str, key: bytes, iv: bytes, aad: bytes, plain: bytes, ciphertext: bytes, tag: bytes, good: bool
 ) -> None:
-    suite = GCM_SUITES.get(len(key))
-    if suite is None or len(iv) != 12 or len(tag) != 16:
+    suite = GCM_SUITES.get((len(key), len(tag)))
+    if suite is None or len(iv) != 12:
         SKIPPED[f"{source} (key, IV or tag length that no suite has)"] += 1
         return
     RAN[f"{source} on {name}"] += 1
