@@ -30,7 +30,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="esp: for each row (default 0.2); rekey: for each control (default 10)",
     )
     parser.add_argument(
-        "--algorithm", action="append", default=[], metavar="NAME", help="esp: may be repeated; left out: all"
+        "--algorithm",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="esp: may be repeated, or all; left out: the usual ones",
     )
     parser.add_argument(
         "--size", action="append", type=int, default=[], metavar="BYTES", help="esp: inner packet; may be repeated"

@@ -28,6 +28,15 @@ from ..errors import IpsecFastError, UsageError
 
 DEFAULT_SIZES = (64, 256, 1400)
 DEFAULT_BATCHES = (32, 64)
+USUAL = (
+    "aes128gcm16",
+    "aes256gcm16",
+    "chacha20poly1305",
+    "aes128gmac",
+    "aes128-sha1",
+    "aes128-sha256",
+    "aes256-sha256",
+)
 BEFORE, BEHIND = 128, 64  # room round a packet in its slot
 
 
@@ -141,9 +150,10 @@ def run_bench_esp(
     engine: str = "auto",
     on_result: Callable[[Result], None] | None = None,
 ) -> list[Result]:
-    """Every algorithm x direction x size x batch, `seconds` each; raises AlgorithmError, UsageError."""
+    """Each algorithm x direction x size x batch, `seconds` each; raises AlgorithmError, UsageError. `all` names every algorithm."""
     results = []
-    names = [esp_suite(name).name for name in algorithms] or list(esp_suite_names())
+    wanted = list(algorithms) or list(USUAL)
+    names = list(esp_suite_names()) if "all" in wanted else [esp_suite(name).name for name in wanted]
     if (
         seconds <= 0
         or any(not 20 <= size <= 65000 for size in sizes)

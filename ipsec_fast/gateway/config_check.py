@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
+from ..algorithms import weak_words
 from ..control.children import POLICIES_MAX, ROUTES_MAX
 from ..iana import IdType
 from ..ike.config import Action, ConnectionConfig
@@ -77,6 +78,11 @@ def warn_connections(connections: Sequence[ConnectionConfig]) -> Iterator[Blame]
             first = owner.setdefault(child.name, connection.name)
             if first != connection.name:
                 yield where, f"{first!r} has a child of that name too; `ipsec-fast up {child.name}` means that one"
+            for word in weak_words(child.proposals):
+                yield (
+                    (*where, "esp_proposals"),
+                    f"{word} is weak, and there for peers that know nothing better; sha256 is right",
+                )
 
 
 def _has_secret(connection: ConnectionConfig, all_ids: Iterable[tuple[Identity, ...]]) -> bool:
