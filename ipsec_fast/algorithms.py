@@ -250,7 +250,7 @@ def suite_of(proposal: Proposal) -> EspSuite:
 def parse_ike_proposal(text: str) -> Proposal:
     """`aes128gcm16-prfsha256-x25519` as a Proposal; AlgorithmError says which word is wrong and what would be right."""
     encryption, integrity, prfs, groups, rest = _sort_words(text)
-    rest += [row.name for row in (*encryption, *integrity) if not row.in_ike]
+    rest += [row.name for row in encryption if not row.in_ike] + [row.name for row in integrity if not row.in_ike]
     if rest:
         raise AlgorithmError(f"{text!r}: {rest[0]!r} is no IKE algorithm of ours; {_known_words()}")
     if not encryption:
@@ -338,8 +338,9 @@ def _check_aead_mix(text: str, encryption: Iterable[Encryption], integrity: list
 
 
 def _known_words() -> str:
-    ours = [row.name for row in (*ENCRYPTION, *INTEGRITY) if row.in_ike]
-    return "we carry " + " ".join([*ours, *(row.name for row in (*PRFS, *GROUPS))])
+    ciphers = [row.name for row in ENCRYPTION if row.in_ike]
+    integrity = [row.name for row in INTEGRITY if row.in_ike]
+    return "we carry " + " ".join([*ciphers, *integrity, *(row.name for row in PRFS), *(row.name for row in GROUPS)])
 
 
 def _known_esp() -> str:

@@ -45,7 +45,7 @@ def run(*words: str, cwd: Path, **environment: str) -> str:
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of the source as it was checked in, so that no leftover of an older build gets in; generated C may be reused."""
     copy = tmp_path_factory.mktemp("source") / "copy"
-    wanted = shutil.ignore_patterns("*.so", "*.egg-info", "__pycache__", "lib*", "asan", ".*")
+    wanted = shutil.ignore_patterns("*.so", "*.egg-info", "__pycache__", "lib.*", "asan", ".*")
     copy.mkdir()
     for name in ("ipsec_fast", "ext", "build"):
         if (ROOT / name).exists():

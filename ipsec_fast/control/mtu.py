@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from ..algorithms import EspSuite
+from ..algorithms import EspSuite, esp_suite
 
 ESP_HEADER_BYTES = 8
 ESP_TRAILER_BYTES = 2  # pad length and next header
@@ -20,6 +20,8 @@ IP_HEADER_BYTES = {4: 20, 6: 40}
 TCP_HEADER_BYTES = 20
 IPV6_MIN_MTU = 1280
 MAX_TUN_MTU = 65535
+
+DEAREST = esp_suite("aes256-sha512")  # the longest IV, block and ICV
 
 Mss = int | Literal["auto", "off"]
 
@@ -48,8 +50,8 @@ def tun_mtu(inner: list[int], path_mtu: int) -> int:
 
     Never below 1280, or the kernel takes IPv6 from the device; the worker answers too-big for what then still does not fit.
     """
-    dearest = path_mtu - 40 - UDP_HEADER_BYTES - ESP_HEADER_BYTES - 16 - 16 - 16 - ESP_TRAILER_BYTES
-    return min(max(min(inner, default=dearest), IPV6_MIN_MTU), MAX_TUN_MTU)
+    least = min(inner) if inner else tunnel_mtu(DEAREST, path_mtu, 6, True).max_inner_bytes
+    return min(max(least, IPV6_MIN_MTU), MAX_TUN_MTU)
 
 
 def _mss(wanted: Mss, inner: int, version: int) -> int:

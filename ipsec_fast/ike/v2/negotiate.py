@@ -165,7 +165,9 @@ def _check_head(theirs: Proposal, protocol: int, spi_bytes: int | None) -> None:
 
 def _pick_cipher(theirs: Proposal, ours: Proposal) -> tuple[Transform, list[Transform]]:
     """A cipher with its integrity algorithm: none, or NONE if they say so, for an AEAD; a true one for the others."""
-    common = [t for t in ours.of(TransformType.ENCR) if t in theirs.of(TransformType.ENCR) and _is_carried(t)]
+    common = [
+        t for t in ours.of(TransformType.ENCR) if t in theirs.of(TransformType.ENCR) and _is_carried(t, ours.protocol)
+    ]
     if not common:
         raise _no_common(TransformType.ENCR, theirs.of(TransformType.ENCR), ours.of(TransformType.ENCR))
     offered = theirs.of(TransformType.INTEG)
@@ -177,7 +179,7 @@ def _pick_cipher(theirs: Proposal, ours: Proposal) -> tuple[Transform, list[Tran
             reason = reason or _Lost(f"{encr} brings its own ICV, but INTEG {_list(offered)} comes with it", 2)
             continue
         wanted = [t for t in ours.of(TransformType.INTEG) if t.id != Integ.NONE]
-        integ = next((t for t in wanted if t in offered and _is_carried(t)), None)
+        integ = next((t for t in wanted if t in offered and _is_carried(t, ours.protocol)), None)
         if integ is not None:
             return encr, [integ]
         reason = reason or _no_common(TransformType.INTEG, offered, wanted)
@@ -210,21 +212,24 @@ def _pick_esn(theirs: Proposal, ours: Proposal) -> list[Transform]:
 def _pick(theirs: Proposal, wanted: Sequence[Transform], transform_type: TransformType) -> Transform:
     offered = theirs.of(transform_type)
     for transform in wanted:
-        if transform in offered and _is_carried(transform):
+        if transform in offered and _is_carried(transform, theirs.protocol):
             return transform
     raise _no_common(transform_type, offered, wanted)
 
 
-def _is_carried(transform: Transform) -> bool:
-    """Whether this exact tuple stands in algorithms.py: the white list against odd key lengths and private IDs."""
+def _is_carried(transform: Transform, protocol: int) -> bool:
+    """Whether this exact tuple stands in algorithms.py for the protocol: the white list against odd key lengths and private IDs."""
+    is_ike = protocol == ProtocolId.IKE
     if transform.type == TransformType.ENCR:
-        return encryption_by_id(transform.id, transform.key_bits) is not None
+        cipher = encryption_by_id(transform.id, transform.key_bits)
+        return cipher is not None and (cipher.in_ike or not is_ike)
     if transform.key_bits is not None or transform.unknown:
         return False
     if transform.type == TransformType.PRF:
         return prf_by_id(transform.id) is not None
     if transform.type == TransformType.INTEG:
-        return integrity_by_id(transform.id) is not None
+        integrity = integrity_by_id(transform.id)
+        return integrity is not None and (integrity.in_ike or not is_ike)
     if transform.type == TransformType.KE:
         return group_by_id(transform.id) is not None
     return transform.id in (Esn.NO_ESN, Esn.ESN)
