@@ -189,7 +189,7 @@ def _tcp(seconds: int, net: Topology, gateways: list[DemoGateway], view: View) -
 def cipher_of(child: Tree) -> str:
     """`aes128gcm16` of a child's `encr-alg`, `encr-keysize` and `integ-alg`, as strongSwan spells a proposal."""
     try:
-        encryption = encryption_by_id(Encr[child["encr-alg"]], int(child["encr-keysize"]))
+        encryption = encryption_by_id(Encr[child["encr-alg"]], int(child.get("encr-keysize", 0)) or None)
         integrity = integrity_by_id(Integ[child["integ-alg"]]) if "integ-alg" in child else None
     except (KeyError, ValueError):
         encryption = integrity = None

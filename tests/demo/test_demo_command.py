@@ -111,6 +111,7 @@ def test_newest_sees_installed_and_established_sas_only():
 def test_the_cipher_is_spelled_as_in_a_proposal():
     assert cipher_of({"encr-alg": "AES_GCM_16", "encr-keysize": 128}) == "aes128gcm16"
     assert cipher_of({"encr-alg": "AES_CBC", "encr-keysize": 256, "integ-alg": "HMAC_SHA2_256_128"}) == "aes256-sha256"
+    assert cipher_of({"encr-alg": "CHACHA20_POLY1305"}) == "chacha20poly1305"
     assert cipher_of({"encr-alg": "NEW", "encr-keysize": 1}) == "NEW"
 
 

@@ -72,7 +72,7 @@ def child_section(child: ChildView, control: GatewayControl) -> Section:
         "spi-in": f"{child.spi_in:08x}",
         "spi-out": f"{child.spi_out:08x}",
         "encr-alg": child.suite.encryption.id.name,
-        "encr-keysize": child.suite.encryption.key_bytes * 8,
+        "encr-keysize": child.suite.encryption.key_bits,
         "integ-alg": integrity.id.name if integrity else None,
         "dh-group": name_of(Group, child.group) if child.group else None,
         "esn": 1 if child.esn else None,
