@@ -20,6 +20,24 @@ SUITES = {
     "aes128-sha256": ("aes128-sha256-modp2048", "aes128-sha256"),
     "aes256-sha256": ("aes256-sha512-ecp256", "aes256-sha256"),
 }
+# more that both carry; charon's userland ESP has no GMAC, no implicit IVs and no ESN
+IKE_USUAL = "aes128gcm16-prfsha256-x25519"
+MORE_ESP = (
+    "aes192gcm16",
+    "aes128gcm12",
+    "aes256gcm8",
+    "aes128ccm16",
+    "aes256ccm12",
+    "aes128ccm8",
+    "chacha20poly1305",
+    "aes192-sha384",
+    "aes256-sha512",
+    "aes128-sha1",
+    "aes128-aesxcbc",
+    "aes128-aescmac",
+    "aes128ctr-sha256",
+    "null-sha256",
+)
 
 
 def one_of_each(peers: Peers) -> tuple[str, str]:
@@ -55,6 +73,13 @@ def test_suite_carries_ping_and_tcp(connect: Connect, suite: str, initiator: str
     (child,) = peers.ours.established()[0].installed
     assert child.packets_in > 0
     assert child.packets_out > 0
+
+
+@pytest.mark.parametrize("esp", MORE_ESP)
+def test_esp_algorithm_carries_pings_both_ways(connect: Connect, esp: str) -> None:
+    peers = connect(ike=(IKE_USUAL,), esp=(esp,))
+    up(peers, "ours")
+    assert peers.lab.r.ping("10.1.0.10") == 3
 
 
 @both_roles

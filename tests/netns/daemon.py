@@ -23,7 +23,7 @@ from .site import Site, swanctl_conf, toml
 # an explicit list: the first plugin that offers an algorithm provides it; kernel-libipsec must stand before kernel-netlink,
 # which is needed for addresses and routes
 PLUGINS = (
-    "random nonce drbg openssl aes sha2 sha1 hmac kdf gcm curve25519 pem pkcs1 pkcs8 pubkey x509 constraints "
+    "random nonce drbg openssl aes sha2 sha1 hmac xcbc cmac kdf gcm curve25519 pem pkcs1 pkcs8 pubkey x509 constraints "
     "kernel-libipsec kernel-netlink socket-default vici updown counters"
 )
 
