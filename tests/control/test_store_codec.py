@@ -13,8 +13,9 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from state_samples import ike_record, plain, secrets_of
+from state_samples import child_record, ike_record, plain, secrets_of
 
+from ipsec_fast.algorithms import esp_suite, esp_suite_names
 from ipsec_fast.control.store_codec import decode, encode, schema
 from ipsec_fast.crypto.rest import OpenedRecord, RestKey
 from ipsec_fast.crypto.secret import Secret, random_secret, secret_from_buffer
@@ -148,7 +149,7 @@ def test_every_plain_value_comes_back(**changes: Any) -> None:
 
 @pytest.mark.parametrize("children", [0, 1, 3])
 def test_a_record_comes_back_with_secrets_as_secrets(children: int) -> None:
-    record = ike_record(children=children)
+    record = dataclasses.replace(ike_record(), children=children)
     again = decode(opened(encode(record, IkeRecord)), IkeRecord)
     assert plain(again) == plain(record)
     assert isinstance(again.keys.sk_d, Secret)
@@ -192,3 +193,14 @@ def test_the_schema_changes_with_any_name_and_type() -> None:
     ]  # fmt: skip
     assert len(set(seen)) == len(seen)
     assert made(("a", int)) == seen[0]
+
+
+def test_every_esp_suite_comes_back_as_it_was() -> None:
+    children = tuple(
+        dataclasses.replace(child_record(number), suite=esp_suite(name))
+        for number, name in enumerate(esp_suite_names())
+    )
+    record = dataclasses.replace(ike_record(), children=children)
+    back = decode(opened(encode(record, IkeRecord)), IkeRecord)
+    assert [child.suite for child in back.children] == [esp_suite(name) for name in esp_suite_names()]
+    assert plain(back) == plain(record)

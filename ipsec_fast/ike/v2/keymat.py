@@ -39,6 +39,8 @@ def ike_suite_of(proposal: Proposal) -> IkeSuite:
     row = prf_by_id(prf.id) if prf else None
     if encryption is None or row is None or group is None or encryption.is_aead == (integrity is not None):
         raise AlgorithmError(f"not an IKE proposal that we carry: {proposal}")
+    if not encryption.in_ike or not (integrity is None or integrity.in_ike):
+        raise AlgorithmError(f"not an IKE proposal that we carry: {proposal}")
     return IkeSuite(encryption, integrity, row, group.id)
 
 

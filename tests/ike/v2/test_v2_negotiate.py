@@ -17,8 +17,9 @@ from ipsec_fast.algorithms import (
     parse_ike_proposal,
     suite_of,
 )
-from ipsec_fast.errors import NegotiationError
+from ipsec_fast.errors import AlgorithmError, NegotiationError
 from ipsec_fast.iana import Encr, Esn, Group, Integ, NotifyType, Prf, ProtocolId, TransformType
+from ipsec_fast.ike.v2.keymat import ike_suite_of
 from ipsec_fast.ike.v2.negotiate import check_chosen, choose_proposal, numbered, uses_esn, wanted_group, without_ke
 from ipsec_fast.model import Proposal, Transform
 
@@ -90,6 +91,24 @@ def test_only_whitelisted_key_lengths_are_chosen(encr: int, key_bits: int | None
     refusal((offered,), ike(GCM_IKE, "aes128-aes256-sha256-x25519"))
     # and a configuration that asks for it does not get it either
     refusal((offered,), (offered,))
+
+
+@pytest.mark.parametrize(
+    ("encr", "key_bits", "integ"),
+    [
+        (Encr.AES_CTR, 128, Integ.HMAC_SHA2_256_128),
+        (Encr.AES_CBC, 192, Integ.HMAC_SHA2_256_128),
+        (Encr.NULL, None, Integ.HMAC_SHA2_256_128),
+        (Encr.AES_CBC, 128, Integ.HMAC_SHA1_96),
+        (Encr.AES_CBC, 128, Integ.AES_CMAC_96),
+    ],
+)
+def test_what_only_esp_carries_is_no_choice_for_an_ike_sa(encr: int, key_bits: int | None, integ: int) -> None:
+    base = changed(ike("aes128-sha256-x25519")[0], (Transform(1, encr, key_bits),), drop=1)
+    offered = (changed(base, (Transform(3, integ),), drop=3),)
+    refusal(offered, offered)
+    with pytest.raises(AlgorithmError, match="not an IKE proposal"):
+        ike_suite_of(offered[0])
 
 
 @pytest.mark.parametrize("encr", [*Encr, 0, 1, 1025, 65535])
