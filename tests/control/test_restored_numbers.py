@@ -1,4 +1,4 @@
-"""A Child SA goes on after a crash: where the IV is the sequence number, no nonce may come twice under the same key (RFC 8221 section 4)."""
+"""A Child SA goes on after a crash: where the IV is the sequence number, no nonce comes twice under a key (RFC 8221 section 4)."""
 
 from __future__ import annotations
 

@@ -149,7 +149,7 @@ def test_every_plain_value_comes_back(**changes: Any) -> None:
 
 @pytest.mark.parametrize("children", [0, 1, 3])
 def test_a_record_comes_back_with_secrets_as_secrets(children: int) -> None:
-    record = dataclasses.replace(ike_record(), children=children)
+    record = ike_record(children=children)
     again = decode(opened(encode(record, IkeRecord)), IkeRecord)
     assert plain(again) == plain(record)
     assert isinstance(again.keys.sk_d, Secret)
