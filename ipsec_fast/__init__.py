@@ -12,9 +12,11 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from .dataplane.pipeline import (
         SA,
+        OuterHeader,
         PacketBatch,
         open_for_test,
         protect,
+        protect_dummies,
         seal_with_iv_for_test,
         unprotect,
         verdict_text,
@@ -22,10 +24,12 @@ if TYPE_CHECKING:
 
 __all__ = [
     "SA",
+    "OuterHeader",
     "PacketBatch",
     "__version__",
     "open_for_test",
     "protect",
+    "protect_dummies",
     "seal_with_iv_for_test",
     "unprotect",
     "verdict_text",

@@ -32,6 +32,32 @@ class Path:
 
 
 @dataclass(frozen=True, slots=True)
+class OuterHeader:
+    """How the outer header of tunnel mode is made, and what of it the inner one keeps at the other end (RFC 4301 section 5.1.2).
+
+    `dscp`: "copy" or 0..63. `ecn`: copied (RFC 6040 section 4.1 normal mode; False is its compatibility mode, Not-ECT). `df` of an
+    IPv4 outer header: "set", "clear" or "copy" (of an IPv6 packet: set). `ttl`: 1..255 or "copy". `flow_label` of an IPv6 outer
+    header: 0..0xfffff or "copy" (of an IPv4 packet: 0). `dscp_in`: "keep" the inner DSCP, or "copy" the outer one into it.
+    """
+
+    dscp: int | str = "copy"
+    ecn: bool = True
+    df: str = "set"
+    ttl: int | str = 64
+    flow_label: int | str = 0
+    dscp_in: str = "keep"
+
+    def __post_init__(self) -> None:
+        for name, least, most in (("dscp", 0, 63), ("ttl", 1, 255), ("flow_label", 0, 0xFFFFF)):
+            value = getattr(self, name)
+            if value != "copy" and (not isinstance(value, int) or not least <= value <= most):
+                raise UsageError(f'{name} {value!r}: it is {least} to {most}, or "copy"')
+        for name, words in (("df", ("set", "clear", "copy")), ("dscp_in", ("keep", "copy"))):
+            if getattr(self, name) not in words:
+                raise UsageError(f"{name} {getattr(self, name)!r}: it is one of {', '.join(words)}")
+
+
+@dataclass(frozen=True, slots=True)
 class TrafficSelector:
     """One selector (RFC 7296 section 3.13.1): a true range of addresses, a protocol (0: any), a true range of ports.
 

@@ -1,23 +1,25 @@
-"""The ESP kernels: esp_outbound and esp_inbound (RFC 4303 sections 3.3, 3.4; ESN 2.2.1; UDP encapsulation RFC 3948; tunnel headers RFC 4301 5.1.2).
+"""The ESP kernels: esp_outbound and esp_inbound (RFC 4303 sections 3.3, 3.4; ESN 2.2.1; UDP encapsulation RFC 3948).
 
 Each is three passes over up to 64 packets: headers and IVs of all of them; the crypto, in runs of one suite; the finish, in order. That order is
 what the measurements want (a crypto loop that nothing interrupts) and what the window needs (checked before, checked again and advanced after the ICV,
-so that a duplicate inside one batch is seen). Nothing allocates, locks, raises or touches Python. Left out: transport mode, fragments.
-Called by: worker, PacketBatch, embedders.
+so that a duplicate inside one batch is seen). Nothing allocates, locks, raises or touches Python. Outer headers: esp_outer.pxi; transport and BEET
+mode: esp_keep.pxi. Left out: fragments. Called by: worker, PacketBatch, embedders.
 """
 
 from libc.stddef cimport size_t
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
-from libc.string cimport memcpy, memset
+from libc.string cimport memcmp, memcpy, memmove, memset
 
 from ipsec_fast.dataplane.engine cimport IV_NONE, IV_RANDOM, IV_SEQUENCE, crypto_op, engine_suite
 from ipsec_fast.dataplane.ip cimport (
-    IP_OK, csum_add, csum_fold, csum_ipv4_header, csum_pseudo6, ecn_decapsulate, ip_info, ip_parse, ip_tos,
+    IP_OK, csum_add, csum_fold, csum_ipv4_header, csum_pseudo6, ecn_combined, ip_info, ip_parse, ip_set_tos, ip_tos, transport_close_header,
+    transport_last_field, transport_mend_checksum, transport_split,
 )
 from ipsec_fast.dataplane.openssl cimport iv_generator, iv_generator_fill, iv_generator_free, iv_generator_new
 from ipsec_fast.dataplane.sad cimport (
-    OUTER_IPV4, SA, SA_INBOUND, SA_OUTBOUND, esp_last_number, esp_padding, esp_sa, esp_sealed_length, load_u64, store_u64
+    MODE_BEET, MODE_TRANSPORT, MODE_TUNNEL, NAT_ADJUST, NAT_NONE, OUTER_IPV4, RULE_DF_COPY, RULE_DSCP_IN, RULE_LABEL_COPY, RULE_TTL_COPY, SA,
+    SA_INBOUND, SA_OUTBOUND, esp_filled, esp_last_number, esp_padding, esp_sa, load_u64, outer_tos, store_u64
 )
 from ipsec_fast.dataplane.status cimport *
 
@@ -33,6 +35,7 @@ cdef extern from *:
     static inline void store_be64(uint8_t *p, uint64_t v) { v = htobe64(v); memcpy(p, &v, 8); }
     static inline uint16_t load_be16(const uint8_t *p) { uint16_t v; memcpy(&v, p, 2); return be16toh(v); }
     static inline uint32_t load_be32(const uint8_t *p) { uint32_t v; memcpy(&v, p, 4); return be32toh(v); }
+    static const uint8_t esp_no_header[40] = {0};
     static const uint8_t esp_padding_bytes[16] = {1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16};
     """
     void store_be16(uint8_t *p, uint16_t v) noexcept nogil
@@ -40,6 +43,7 @@ cdef extern from *:
     void store_be64(uint8_t *p, uint64_t v) noexcept nogil
     uint16_t load_be16(const uint8_t *p) noexcept nogil
     uint32_t load_be32(const uint8_t *p) noexcept nogil
+    const uint8_t *esp_no_header
     const uint8_t *esp_padding_bytes
 
 cdef extern from "stdlib.h" nogil:
@@ -67,8 +71,12 @@ cdef extern from "esp_check.h" nogil:
         ESP_TRAILER_NEXT_HEADER
         ESP_TRAILER_INNER
         ESP_TRAILER_DUMMY
+        ESP_NEXT_NONE
+        ESP_NEXT_BEET
     int esp_check_form(uint32_t length, uint32_t iv_length, uint32_t icv_length, uint32_t align, uint32_t *sealed) noexcept
-    int esp_check_trailer(const uint8_t *plain, uint32_t length, uint8_t *next_header, uint32_t *inner_length) noexcept
+    int esp_check_padding(const uint8_t *plain, uint32_t length, uint8_t *next_header, uint32_t *room) noexcept
+    int esp_check_inner(const uint8_t *plain, uint32_t room, uint8_t next_header, uint32_t *inner_length) noexcept
+    bint esp_check_beet(const uint8_t *plain, uint32_t room, uint8_t *next_header, uint32_t *size, uint32_t *options) noexcept
 
 
 cdef enum:
@@ -81,6 +89,7 @@ cdef struct esp_batch_ctx:
     const engine_suite *suites[CHUNK]
     uint32_t inner_lengths[CHUNK]
     uint64_t seqs[CHUNK]     # in: the whole number, high half inferred
+    uint32_t lows[CHUNK]     # in: what of it was in the packet; by packet, not by operation
     uint8_t outer_tos[CHUNK]
     uint8_t ivs[IV_BYTES]
     uint32_t iv_used
@@ -123,6 +132,10 @@ cdef inline void run_crypto(esp_batch_ctx *ctx, uint32_t n, bint seal) noexcept 
         start = end
 
 
+include "esp_outer.pxi"
+include "esp_keep.pxi"
+
+
 # --- outbound --------------------------------------------------------------------------------------------------------------------------------------
 
 cdef inline uint8_t inner_next_header(const uint8_t *inner, uint32_t length) noexcept nogil:
@@ -145,56 +158,46 @@ cdef inline const uint8_t *next_cbc_iv(esp_batch_ctx *ctx) noexcept nogil:
     return ctx.ivs + ctx.iv_used - 16
 
 
-cdef inline void write_outer(esp_sa *sa, uint8_t *header, uint32_t total, uint8_t tos) noexcept nogil:
-    # DSCP and ECN are copied (RFC 6040 section 4.1, normal mode); `total` is outer header to ICV
-    cdef uint32_t ip_length = sa.outer_length - 8 * sa.encap
-    cdef uint16_t check
-    memcpy(header, sa.outer_header, sa.outer_length)
-    if sa.outer == OUTER_IPV4:
-        header[1] = tos
-        store_be16(header + 2, <uint16_t> total)
-        sa.outer_id += 1
-        store_be16(header + 4, sa.outer_id)
-        check = csum_ipv4_header(header, 20)
-        memcpy(header + 10, &check, 2)
-    else:
-        header[0] |= tos >> 4
-        header[1] |= <uint8_t> (tos << 4)
-        store_be16(header + 4, <uint16_t> (total - 40))
-    if sa.encap:
-        store_be16(header + ip_length + 4, <uint16_t> (total - ip_length))
-
-
-cdef inline void write_udp6_checksum(esp_sa *sa, uint8_t *header, uint32_t total) noexcept nogil:
-    # IPv6 has no "no checksum" for us (RFC 6936 needs the receiver's consent); over IPv4 it stays zero, as RFC 3948 section 2.1 wants
-    cdef uint64_t total_sum = csum_pseudo6(header + 8, header + 24, 17, total - 40)
-    cdef uint16_t check = <uint16_t> ~csum_fold(csum_add(total_sum, header + 40, total - 40))
-    if check == 0:
-        check = 0xFFFF
-    memcpy(header + 46, &check, 2)
-
-
 cdef inline uint8_t prepare_outbound(esp_batch_ctx *ctx, esp_packet *packet, crypto_op *op) noexcept nogil:
     cdef esp_sa *sa = packet.sa
-    cdef uint8_t *inner = packet.data
+    cdef uint8_t *payload = packet.data
     cdef uint8_t *esp
     cdef const uint8_t *iv = NULL
-    cdef uint32_t length = packet.length, padding, sealed, total
+    cdef uint32_t length = packet.length, filled, padding, sealed, front
     cdef uint64_t seq
-    cdef uint8_t next_header
+    cdef uint8_t next_header, verdict
+    cdef kept_header kept
     if sa == NULL:
         return VERDICT_NO_SA
     if sa.direction != SA_OUTBOUND:
         return VERDICT_WRONG_DIRECTION
-    next_header = inner_next_header(inner, length)
-    if next_header == 0:
-        return VERDICT_BAD_INNER
-    if length > MAX_PACKET or esp_sealed_length(sa, length) > MAX_PACKET:
+    front = sa.outer_length
+    if packet.is_dummy:
+        if sa.mode != MODE_TUNNEL:
+            return VERDICT_BAD_INNER
+        next_header = ESP_NEXT_NONE
+    elif sa.mode == MODE_TUNNEL:
+        next_header = inner_next_header(payload, length)
+        if next_header == 0:
+            return VERDICT_BAD_INNER
+    else:
+        verdict = take_header(sa, payload, length, &kept, &length)
+        if verdict != VERDICT_OK:
+            return verdict
+        payload += kept.length - kept.pseudo
+        length -= kept.length - kept.pseudo
+        next_header = ESP_NEXT_BEET if kept.pseudo else kept.next_header
+        if sa.mode == MODE_TRANSPORT:
+            front = kept.length + 8 * sa.encap
+    filled = esp_filled(sa, length)
+    padding = esp_padding(sa, filled)
+    sealed = filled + padding + 2
+    if packet.length > MAX_PACKET or front + 8 + sa.iv_length + sealed + sa.icv_length > MAX_PACKET:
         return VERDICT_TOO_BIG
     # the number is taken last: what is dropped above uses none
     if sa.seq >= sa.hard_limit:
         return VERDICT_SEQ_EXHAUSTED if sa.hard_limit == esp_last_number(sa) else VERDICT_LIFETIME
-    if length > sa.hard_bytes - sa.bytes:
+    if packet.length > sa.hard_bytes - sa.bytes:
         sa.hard_limit = sa.seq
         return VERDICT_LIFETIME
     if sa.seq >= load_u64(&sa.granted):
@@ -205,21 +208,32 @@ cdef inline uint8_t prepare_outbound(esp_batch_ctx *ctx, esp_packet *packet, cry
             return VERDICT_CRYPTO_FAILED
     seq = sa.seq + 1
     store_u64(&sa.seq, seq)
-    sa.bytes += length
+    sa.bytes += packet.length
 
-    padding = esp_padding(sa, length)
-    sealed = length + padding + 2
-    total = sa.headroom + sealed + sa.icv_length
-    memcpy(inner + length, esp_padding_bytes, padding)
-    inner[length + padding] = <uint8_t> padding
-    inner[length + padding + 1] = next_header
-    esp = inner - 8 - sa.iv_length
+    esp = payload - 8 - sa.iv_length
+    if packet.is_dummy:
+        memset(payload, 0, length)
+    if filled > length:
+        memset(payload + length, 0, filled - length)
+    memcpy(payload + filled, esp_padding_bytes, padding)
+    payload[filled + padding] = <uint8_t> padding
+    payload[filled + padding + 1] = next_header
+    packet.next_header = next_header
+    if sa.mode != MODE_TUNNEL:
+        if kept.pseudo:
+            write_pseudo(payload, &kept)
+        packet.data = put_header(sa, esp, 8 + sa.iv_length + sealed + sa.icv_length, &kept)
+    else:
+        packet.data = esp - front
+        if front:
+            write_outer(sa, packet.data, front + 8 + sa.iv_length + sealed + sa.icv_length, esp_no_header if packet.is_dummy else payload)
+    packet.length = front + 8 + sa.iv_length + sealed + sa.icv_length
     memcpy(esp, &sa.spi_be, 4)
     store_be32(esp + 4, <uint32_t> seq)
     op.key = sa.key
-    op.data = inner
+    op.data = payload
     op.length = sealed
-    op.icv = inner + sealed
+    op.icv = payload + sealed
     op.aad = esp
     op.aad_length = 8
     op.tail_length = 0
@@ -236,11 +250,6 @@ cdef inline uint8_t prepare_outbound(esp_batch_ctx *ctx, esp_packet *packet, cry
         memcpy(op.nonce, iv, 16)
         memcpy(esp + 8, iv, 16)
     authenticate(sa, op, esp, sealed, seq)
-    packet.next_header = next_header
-    if sa.outer_length:
-        write_outer(sa, inner - sa.headroom, total, ip_tos(inner))
-    packet.data = inner - sa.headroom
-    packet.length = total
     return VERDICT_OK
 
 
@@ -297,41 +306,18 @@ cdef void outbound_chunk(esp_batch_ctx *ctx, esp_packet *packets, uint32_t n) no
             sa.drops[VERDICT_CRYPTO_FAILED] += 1
             sa.bytes -= ctx.inner_lengths[i]
             continue
-        if sa.encap and sa.outer != OUTER_IPV4:
-            write_udp6_checksum(sa, packet.data, packet.length)
+        if sa.encap and packet.data[0] >> 4 == 6:
+            write_udp6_checksum(packet.data, <uint32_t> (ctx.ops[i].data - packet.data) - 16 - sa.iv_length, packet.length)
         sa.packets += 1
 
 
 # --- inbound ---------------------------------------------------------------------------------------------------------------------------------------
 
-cdef inline uint8_t strip_outer(const esp_sa *sa, const esp_packet *packet, uint8_t **esp, uint32_t *length, uint8_t *tos) noexcept nogil:
-    cdef ip_info info
-    cdef uint8_t *upper
-    cdef uint32_t left
-    if ip_parse(packet.data, packet.length, &info) != IP_OK or info.version != sa.outer:
-        return VERDICT_BAD_OUTER
-    if info.is_fragment:
-        return VERDICT_OUTER_FRAGMENT
-    upper = packet.data + info.header_length
-    left = info.total_length - info.header_length
-    tos[0] = info.tos
-    if sa.encap:
-        # the peer's port may change behind a NAT, ours may not; the checksum is none of our business (RFC 3948 section 2.1)
-        if info.protocol != 17 or left < 8 or info.dst_port != load_be16(sa.outer_header + sa.outer_length - 6):
-            return VERDICT_BAD_OUTER
-        if load_be16(upper + 4) < 8 or load_be16(upper + 4) > left:
-            return VERDICT_BAD_OUTER
-        esp[0] = upper + 8
-        length[0] = <uint32_t> load_be16(upper + 4) - 8
-        return VERDICT_OK
-    if info.protocol != 50:
-        return VERDICT_BAD_OUTER
-    esp[0] = upper
-    length[0] = left
-    return VERDICT_OK
+cdef inline uint8_t replay_verdict(int result) noexcept nogil:
+    return VERDICT_REPLAY_OLD if result == REPLAY_OLD else VERDICT_REPLAY_SEEN
 
 
-cdef inline uint8_t prepare_inbound(esp_batch_ctx *ctx, esp_packet *packet, uint32_t slot) noexcept nogil:
+cdef inline uint8_t prepare_inbound(esp_batch_ctx *ctx, esp_packet *packet, uint32_t slot, uint32_t index) noexcept nogil:
     cdef esp_sa *sa = packet.sa
     cdef crypto_op *op = &ctx.ops[slot]
     cdef uint8_t *esp = packet.data
@@ -343,7 +329,7 @@ cdef inline uint8_t prepare_inbound(esp_batch_ctx *ctx, esp_packet *packet, uint
         return VERDICT_NO_SA
     if sa.direction != SA_INBOUND:
         return VERDICT_WRONG_DIRECTION
-    if sa.outer_length:
+    if sa.outer_length or sa.mode != MODE_TUNNEL:
         verdict = strip_outer(sa, packet, &esp, &length, &ctx.outer_tos[slot])
         if verdict != VERDICT_OK:
             return verdict
@@ -353,12 +339,12 @@ cdef inline uint8_t prepare_inbound(esp_batch_ctx *ctx, esp_packet *packet, uint
     memcpy(&spi_be, esp, 4)
     if spi_be != sa.spi_be:
         return VERDICT_WRONG_SPI
-    seq = load_be32(esp + 4)
+    seq = ctx.lows[index] = load_be32(esp + 4)
     if sa.esn:
         seq = replay_infer_esn(<replay_window *> sa.window, <uint32_t> seq)
     result = replay_check(<replay_window *> sa.window, seq)
     if result != REPLAY_NEW:
-        return VERDICT_REPLAY_OLD if result == REPLAY_OLD else VERDICT_REPLAY_SEEN
+        return replay_verdict(result)
     ctx.seqs[slot] = seq
     op.key = sa.key
     op.data = esp + 8 + sa.iv_length
@@ -379,34 +365,68 @@ cdef inline uint8_t prepare_inbound(esp_batch_ctx *ctx, esp_packet *packet, uint
     return VERDICT_OK
 
 
-cdef inline uint8_t finish_inbound(esp_batch_ctx *ctx, esp_packet *packet, uint32_t slot) noexcept nogil:
+cdef uint8_t forget_unauthentic(esp_batch_ctx *ctx, esp_packet *packet, uint32_t index) noexcept nogil:
+    """The verdict of a packet without a good ICV, or refused before it: the one it had got if those before it had come in an earlier batch."""
+    cdef replay_window *window = <replay_window *> packet.sa.window
+    cdef uint64_t seq = ctx.lows[index]
+    cdef int result
+    if packet.sa.esn:
+        seq = replay_infer_esn(window, <uint32_t> seq)  # the window moved: another high half, which cannot be authentic too
+    result = replay_check(window, seq)
+    if result != REPLAY_NEW:
+        return replay_verdict(result)
+    return VERDICT_BAD_ICV
+
+
+cdef inline uint8_t accept_inbound(esp_batch_ctx *ctx, esp_packet *packet, uint32_t slot) noexcept nogil:
     cdef esp_sa *sa = packet.sa
     cdef crypto_op *op = &ctx.ops[slot]
-    cdef uint32_t inner_length = 0
+    cdef uint32_t inner_length = 0, room = 0
+    cdef uint8_t verdict
     cdef int result
     if not op.ok:
-        memset(packet.data, 0, packet.length)  # no plaintext stays behind
-        return VERDICT_BAD_ICV
+        return forget_unauthentic(ctx, packet, op.index)
+    if sa.esn and replay_infer_esn(<replay_window *> sa.window, ctx.lows[op.index]) != ctx.seqs[slot]:
+        return forget_unauthentic(ctx, packet, op.index)
     result = replay_advance(<replay_window *> sa.window, ctx.seqs[slot])
     if result != REPLAY_NEW:
-        return VERDICT_REPLAY_OLD if result == REPLAY_OLD else VERDICT_REPLAY_SEEN
-    result = esp_check_trailer(op.data, op.length, &packet.next_header, &inner_length)
+        return replay_verdict(result)
+    result = esp_check_padding(op.data, op.length, &packet.next_header, &room)
+    if result == ESP_TRAILER_OK and sa.mode == MODE_TUNNEL:
+        result = esp_check_inner(op.data, room, packet.next_header, &inner_length)
     if result != ESP_TRAILER_OK:
         if result == ESP_TRAILER_DUMMY:
             return VERDICT_DUMMY
         if result == ESP_TRAILER_PADDING:
             return VERDICT_BAD_PADDING
         return VERDICT_BAD_NEXT_HEADER if result == ESP_TRAILER_NEXT_HEADER else VERDICT_BAD_INNER
-    if sa.outer_length and ecn_decapsulate(op.data, ctx.outer_tos[slot]) != 0:
-        return VERDICT_BAD_ECN
+    verdict = VERDICT_OK
+    if sa.mode == MODE_TUNNEL:
+        if sa.outer_length:
+            verdict = mark_inner(sa, op.data, ctx.outer_tos[slot])
+        packet.data = op.data
+        packet.length = inner_length
+    elif sa.mode == MODE_TRANSPORT:
+        verdict = restore_transport(sa, packet, op.data, room)
+    else:
+        verdict = restore_beet(sa, packet, op.data, room)
+    if verdict != VERDICT_OK:
+        return verdict
     if sa.packets >= sa.hard_limit:
         return VERDICT_LIFETIME
-    if inner_length > sa.hard_bytes - sa.bytes:
+    if packet.length > sa.hard_bytes - sa.bytes:
         sa.hard_limit = sa.packets
         return VERDICT_LIFETIME
-    packet.data = op.data
-    packet.length = inner_length
     return VERDICT_OK
+
+
+cdef inline uint8_t finish_inbound(esp_batch_ctx *ctx, esp_packet *packet, uint32_t slot) noexcept nogil:
+    cdef uint8_t *data = packet.data
+    cdef uint32_t length = packet.length
+    cdef uint8_t verdict = accept_inbound(ctx, packet, slot)
+    if verdict != VERDICT_OK:
+        memset(data, 0, length)  # no plaintext stays behind
+    return verdict
 
 
 cdef void esp_inbound(esp_batch_ctx *ctx, esp_packet *packets, uint32_t n) noexcept nogil:
@@ -418,25 +438,27 @@ cdef void esp_inbound(esp_batch_ctx *ctx, esp_packet *packets, uint32_t n) noexc
 
 
 cdef void inbound_chunk(esp_batch_ctx *ctx, esp_packet *packets, uint32_t n) noexcept nogil:
-    cdef uint32_t i, used = 0
+    cdef uint32_t i, slot = 0, used = 0
     cdef esp_packet *packet
     for i in range(n):
         packet = &packets[i]
-        packet.verdict = prepare_inbound(ctx, packet, used)
+        packet.verdict = prepare_inbound(ctx, packet, used, i)
         if packet.verdict == VERDICT_OK:
             ctx.ops[used].index = i
             ctx.suites[used] = packet.sa.suite
             used += 1
-        elif packet.sa != NULL:
-            packet.sa.drops[packet.verdict] += 1
     run_crypto(ctx, used, False)
-    for i in range(used):
-        packet = &packets[ctx.ops[i].index]
-        packet.verdict = finish_inbound(ctx, packet, i)
+    for i in range(n):
+        packet = &packets[i]
+        if slot < used and ctx.ops[slot].index == i:
+            packet.verdict = finish_inbound(ctx, packet, slot)
+            slot += 1
+        elif packet.verdict == VERDICT_REPLAY_SEEN and packet.sa.esn:
+            packet.verdict = forget_unauthentic(ctx, packet, i)
         if packet.verdict == VERDICT_OK:
             packet.sa.packets += 1
             packet.sa.bytes += packet.length
-        else:
+        elif packet.sa != NULL:
             packet.sa.drops[packet.verdict] += 1
 
 

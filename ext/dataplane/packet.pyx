@@ -13,7 +13,7 @@ from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport qsort
 
 from ipsec_fast.dataplane.esp cimport esp_batch_ctx_free, esp_batch_ctx_new, esp_inbound, esp_outbound, esp_packet
-from ipsec_fast.dataplane.sad cimport SA, SA_INBOUND, SA_OUTBOUND, esp_sa
+from ipsec_fast.dataplane.sad cimport MODE_TUNNEL, SA, SA_INBOUND, SA_OUTBOUND, esp_sa
 from ipsec_fast.dataplane.status cimport VERDICT_OK
 from ipsec_fast.errors import StateError, UsageError
 
@@ -113,6 +113,20 @@ cdef class PacketBatch:
 def protect(PacketBatch batch not None):
     """Seal every packet in place, rewrite offsets and lengths, give verdicts; returns how many are ok."""
     return run(batch, SA_OUTBOUND)
+
+
+def protect_dummies(PacketBatch batch not None):
+    """Make a dummy packet in every slot of the batch; packet.pyi tells more."""
+    cdef uint32_t i
+    for i in range(batch.n):
+        if batch.sas[i].mode != MODE_TUNNEL:
+            raise UsageError("dummy packets are for tunnel mode")
+        batch.packets[i].is_dummy = 1
+    try:
+        return run(batch, SA_OUTBOUND)
+    finally:
+        for i in range(batch.n):
+            batch.packets[i].is_dummy = 0
 
 
 def unprotect(PacketBatch batch not None):

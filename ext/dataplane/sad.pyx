@@ -1,7 +1,7 @@
 """One security association (RFC 4301 section 4.4.2): checks what it is made of, and owns the struct that kernels use.
 
-Hot and cold part are apart: kernels see `esp_sa` alone, 64-byte aligned; window and expanded key lie elsewhere. Left out: transport mode, AH,
-and the lookup by SPI (spd.pyx). Called by: control/, embedders, PacketBatch.
+Hot and cold part are apart: kernels see `esp_sa` alone, 64-byte aligned; window and expanded key lie elsewhere. What a mode and its headers want
+of the struct: sad_modes.pxi. Left out: AH, and the lookup by SPI (spd.pyx). Called by: control/, embedders, PacketBatch.
 """
 
 import ipaddress
@@ -15,8 +15,10 @@ from libc.string cimport memcpy, memset
 from ipsec_fast.algorithms import esp_suite
 from ipsec_fast.crypto.secret cimport Secret, borrow
 from ipsec_fast.dataplane.engine cimport engine_suite, find_suite
+from ipsec_fast.dataplane.ip cimport csum_add
 from ipsec_fast.dataplane.status cimport VERDICT_COUNT
 from ipsec_fast.errors import AlgorithmError, StateError, UsageError
+from ipsec_fast.model import OuterHeader
 
 from ipsec_fast.dataplane import status
 
@@ -38,8 +40,11 @@ cdef inline void store_be16(uint8_t *p, uint32_t value) noexcept nogil:
     p[1] = <uint8_t> value
 
 
+include "sad_modes.pxi"
+
+
 cdef class SA:
-    """One ESP SA in tunnel mode; sad.pyi tells the arguments."""
+    """One ESP SA; sad.pyi tells the arguments."""
 
     def __cinit__(self, *args, **kwargs):
         cdef size_t size = (sizeof(esp_sa) + 63) & ~<size_t> 63
@@ -49,13 +54,13 @@ cdef class SA:
         memset(self.hot, 0, size)
 
     def __init__(self, direction, spi, algorithm="aes128gcm16", key=None, mode="tunnel", src=None, dst=None, encap=None, esn=False,
-                 window=1024, seq=0, granted=None, engine="auto"):
+                 window=1024, seq=0, granted=None, engine="auto", inner=None, original=None, header=None, tfc=0):
         if self.hot.key != NULL or self.hot.window != NULL:
             raise StateError("this SA is made already")
         if direction not in ("out", "in"):
             raise UsageError(f"direction {direction!r}: it is 'out' or 'in'")
-        if mode != "tunnel":
-            raise UsageError(f"mode {mode!r}: this version carries 'tunnel'")
+        if mode not in MODES:
+            raise UsageError(f"mode {mode!r}: it is one of {', '.join(MODES)}")
         if not isinstance(spi, int) or not 1 <= spi <= 0xFFFFFFFF:
             raise UsageError(f"SPI {spi!r}: it is 1 to 4294967295 (a SAD holds none below 256, RFC 4303 section 2.1)")
         if not isinstance(window, int) or not 64 <= window <= 65536:
@@ -77,10 +82,13 @@ cdef class SA:
             self.hot.window = replay_new(window, seq)
             if self.hot.window == NULL:
                 raise MemoryError
+        self.hot.mode = MODES[mode]
         set_outer(self, src, dst, encap)
         set_key(self, find_suite(self.algorithm, engine), key)
-        self.hot.headroom = self.hot.outer_length + 8 + self.hot.iv_length
-        self.hot.tailroom = self.hot.align - 1 + 2 + self.hot.icv_length
+        set_header_rules(self, header)
+        set_inner(self, inner)
+        set_original(self, original)
+        set_room(self, tfc)
         self.set_grant(last if granted is None else granted)
 
     def __dealloc__(self):
@@ -121,11 +129,19 @@ cdef class SA:
         self.hot.hard_bytes = self.hot.bytes + <uint64_t> hard_bytes if hard_bytes else <uint64_t> -1
         self.hot.soft_bytes = self.hot.bytes + <uint64_t> soft_bytes if soft_bytes else <uint64_t> -1
 
-    def sealed_length(self, uint32_t inner_length):
-        return esp_sealed_length(self.hot, inner_length)
+    def sealed_length(self, uint32_t inner_length, header_length=None):
+        cdef uint32_t kept = kept_length(self, header_length)
+        if inner_length < kept:
+            raise UsageError(f"a packet of {inner_length} bytes has no header of {kept}")
+        payload = esp_filled(self.hot, inner_length - kept)
+        return front_length(self, kept) + 8 + self.hot.iv_length + payload + esp_padding(self.hot, payload) + 2 + self.hot.icv_length
 
-    def max_inner_length(self, uint32_t sealed_length):
-        return esp_max_inner(self.hot, sealed_length)
+    def max_inner_length(self, uint32_t sealed_length, header_length=None):
+        cdef uint32_t kept = kept_length(self, header_length), front = front_length(self, kept)
+        if sealed_length < front:
+            return 0
+        payload = esp_max_payload(self.hot, sealed_length - front)
+        return payload + kept if payload >= self.hot.tfc and payload else 0
 
     def counters(self):
         """`packets`, `bytes` (of inner packets) and one entry per drop reason that occurred."""
@@ -219,49 +235,6 @@ cdef class SA:
     @tag.setter
     def tag(self, uint64_t value):
         self.hot.tag = value
-
-
-cdef void set_outer(SA sa, src, dst, encap) except *:
-    if (src is None) != (dst is None):
-        raise UsageError("src and dst go together: both for an SA with an outer header, none for ESP alone")
-    if encap is not None and src is None:
-        raise UsageError("encap (UDP) needs src and dst")
-    sa.src = sa.dst = sa.encap = None
-    if src is None:
-        return
-    try:
-        sa.src, sa.dst = ipaddress.ip_address(src), ipaddress.ip_address(dst)
-    except ValueError as error:
-        raise UsageError(f"outer address: {error}") from None
-    if sa.src.version != sa.dst.version:
-        raise UsageError(f"src {src} and dst {dst}: one is IPv4, the other IPv6")
-    if encap is not None:
-        sport, dport = encap
-        if not (0 < sport < 65536 and 0 < dport < 65536):
-            raise UsageError(f"encap {encap!r}: (source port, destination port), each 1 to 65535")
-        sa.encap = (int(sport), int(dport))
-    write_template(sa)
-
-
-cdef void write_template(SA sa) except *:
-    cdef uint8_t *header = sa.hot.outer_header
-    cdef uint32_t length
-    cdef bytes addresses = sa.src.packed + sa.dst.packed
-    protocol = 17 if sa.encap else 50
-    if sa.src.version == 4:
-        sa.hot.outer, length = OUTER_IPV4, 20
-        header[0], header[6], header[8], header[9] = 0x45, 0x40, 64, protocol
-        memcpy(header + 12, <const char *> addresses, 8)
-    else:
-        sa.hot.outer, length = OUTER_IPV6, 40
-        header[0], header[6], header[7] = 0x60, protocol, 64
-        memcpy(header + 8, <const char *> addresses, 32)
-    if sa.encap:
-        sa.hot.encap = 1
-        store_be16(header + length, sa.encap[0])
-        store_be16(header + length + 2, sa.encap[1])
-        length += 8
-    sa.hot.outer_length = length
 
 
 cdef void set_key(SA sa, const engine_suite *suite, key) except *:

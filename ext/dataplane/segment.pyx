@@ -273,6 +273,7 @@ def segments(bytes frame, *, int mtu=0):
         raise MemoryError
     memset(&sa, 0, sizeof(sa))
     sa.align = 1
+    sa.tos_keep = 0xFF
     target.queue, target.sa, target.to = queue, &sa, &to
     queue.flush = forget
     memcpy(&vnet, <const char *>frame, sizeof(vnet_header))

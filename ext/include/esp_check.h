@@ -1,7 +1,7 @@
-/* What an inbound ESP packet must look like: RFC 4303 sections 2 and 3.4, tunnel mode.
+/* What an inbound ESP packet must look like: RFC 4303 sections 2 and 3.4.
  *
- * Before the crypto: lengths alone. After a good ICV: padding 1, 2, 3, ..., its length, next header, the inner packet's own length. Plain C,
- * because the proof and the fuzzer compile it as it ships. The outer header is ip_parse.h's business. Used by esp.pyx.
+ * Before the crypto: lengths alone. After a good ICV: padding 1, 2, 3, ..., its length, next header; what a
+ * mode wants of the rest: the inner packet's own length (tunnel), the pseudo header of options (BEET). Plain C, because the proof and the fuzzer compile it as it ships. The outer header is ip_parse.h's business. Used by esp.pyx.
  */
 #ifndef IPSEC_FAST_ESP_CHECK_H
 #define IPSEC_FAST_ESP_CHECK_H
@@ -36,19 +36,24 @@ static inline int esp_padding_is_right(const uint8_t *padding, uint32_t length)
     return wrong == 0;
 }
 
-/* `plain` holds `length` >= 2 authentic bytes. TFC padding (section 2.7) between inner packet and padding is allowed and cut off. */
-static inline enum esp_trailer esp_check_trailer(const uint8_t *plain, uint32_t length, uint8_t *next_header, uint32_t *inner_length)
+/* `plain` holds `length` >= 2 authentic bytes. *room is what stands before the padding. */
+static inline enum esp_trailer esp_check_padding(const uint8_t *plain, uint32_t length, uint8_t *next_header, uint32_t *room)
 {
-    uint32_t pad = plain[length - 2u], room, inner;
+    uint32_t pad = plain[length - 2u];
     *next_header = plain[length - 1u];
     if (pad > length - 2u)
         return ESP_TRAILER_PADDING;
-    room = length - 2u - pad;
-    if (!esp_padding_is_right(plain + room, pad))
+    *room = length - 2u - pad;
+    if (!esp_padding_is_right(plain + *room, pad))
         return ESP_TRAILER_PADDING;
-    if (*next_header == ESP_NEXT_NONE)
-        return ESP_TRAILER_DUMMY;
-    if (*next_header == ESP_NEXT_IPV4) {
+    return *next_header == ESP_NEXT_NONE ? ESP_TRAILER_DUMMY : ESP_TRAILER_OK;
+}
+
+/* Tunnel mode: an IP packet in `room` bytes. TFC padding (section 2.7) behind it is allowed and cut off. */
+static inline enum esp_trailer esp_check_inner(const uint8_t *plain, uint32_t room, uint8_t next_header, uint32_t *inner_length)
+{
+    uint32_t inner;
+    if (next_header == ESP_NEXT_IPV4) {
         uint32_t header;
         if (room < 20u || plain[0] >> 4 != 4u)
             return ESP_TRAILER_INNER;
@@ -56,7 +61,7 @@ static inline enum esp_trailer esp_check_trailer(const uint8_t *plain, uint32_t 
         inner = (uint32_t)plain[2] << 8 | plain[3];
         if (header < 20u || inner < header)
             return ESP_TRAILER_INNER;
-    } else if (*next_header == ESP_NEXT_IPV6) {
+    } else if (next_header == ESP_NEXT_IPV6) {
         if (room < 40u || plain[0] >> 4 != 6u)
             return ESP_TRAILER_INNER;
         inner = 40u + ((uint32_t)plain[4] << 8 | plain[5]);
@@ -67,6 +72,28 @@ static inline enum esp_trailer esp_check_trailer(const uint8_t *plain, uint32_t 
         return ESP_TRAILER_INNER;
     *inner_length = inner;
     return ESP_TRAILER_OK;
+}
+
+static inline enum esp_trailer esp_check_trailer(const uint8_t *plain, uint32_t length, uint8_t *next_header, uint32_t *inner_length)
+{
+    uint32_t room = 0;
+    enum esp_trailer result = esp_check_padding(plain, length, next_header, &room);
+    return result == ESP_TRAILER_OK ? esp_check_inner(plain, room, *next_header, inner_length) : result;
+}
+
+/* BEET (draft-nikander-esp-beet-mode section 5.4.1): IPv4 options of the inner packet travel in a pseudo header, next header 94, padded in front with
+ * NOPs to a multiple of 8. *size is the whole of it, *options their bytes at its end. 0: it does not fit. */
+#define ESP_NEXT_BEET 94u
+static inline int esp_check_beet(const uint8_t *plain, uint32_t room, uint8_t *next_header, uint32_t *size, uint32_t *options)
+{
+    if (room < 8u)
+        return 0;
+    *size = ((uint32_t)plain[1] + 1u) * 8u;
+    if (*size > room || (plain[2] & 3u) || 4u + plain[2] > *size || *size - 4u - plain[2] > 40u)
+        return 0;
+    *next_header = plain[0];
+    *options = *size - 4u - plain[2];
+    return 1;
 }
 
 #endif

@@ -20,25 +20,37 @@ static const uint8_t ecn_table[4][4] = {
     {3, 3, 3, 3}, /* CE */
 };
 
-/* `inner` is a whole IPv4 or IPv6 header and changes in place, the IPv4 checksum with it. 1: drop. */
+/* The header's TOS byte or traffic class, the IPv4 checksum with it. */
+static inline void ip_set_tos(uint8_t *header, uint8_t tos)
+{
+    uint16_t old_word, new_word, check;
+    if (header[0] >> 4 == 6u) {
+        header[0] = (uint8_t)(0x60u | tos >> 4);
+        header[1] = (uint8_t)((header[1] & 0x0fu) | tos << 4);
+        return;
+    }
+    memcpy(&old_word, header, 2);
+    header[1] = tos;
+    memcpy(&new_word, header, 2);
+    memcpy(&check, header + 10, 2);
+    check = csum_update16(check, old_word, new_word);
+    memcpy(header + 10, &check, 2);
+}
+
+/* What the inner ECN becomes; 4: drop. */
+static inline uint8_t ecn_combined(uint8_t inner_tos, uint8_t outer_tos)
+{
+    return ecn_table[inner_tos & 3u][outer_tos & 3u];
+}
+
+/* `inner` is a whole IPv4 or IPv6 header and changes in place. 1: drop. */
 static inline int ecn_decapsulate(uint8_t *inner, uint8_t outer_tos)
 {
-    uint8_t tos = ip_tos(inner), ecn = ecn_table[tos & 3u][outer_tos & 3u];
-    uint16_t old_word, new_word, check;
+    uint8_t tos = ip_tos(inner), ecn = ecn_combined(tos, outer_tos);
     if (ecn == 4u)
         return 1;
-    if (ecn == (tos & 3u))
-        return 0;
-    if (inner[0] >> 4 == 6u) {
-        inner[1] = (uint8_t)((inner[1] & 0xcfu) | ecn << 4);
-        return 0;
-    }
-    memcpy(&old_word, inner, 2);
-    inner[1] = (uint8_t)((tos & 0xfcu) | ecn);
-    memcpy(&new_word, inner, 2);
-    memcpy(&check, inner + 10, 2);
-    check = csum_update16(check, old_word, new_word);
-    memcpy(inner + 10, &check, 2);
+    if (ecn != (tos & 3u))
+        ip_set_tos(inner, (uint8_t)((tos & 0xfcu) | ecn));
     return 0;
 }
 

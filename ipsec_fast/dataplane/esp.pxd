@@ -1,4 +1,4 @@
-# The ESP kernels (RFC 4303, tunnel mode). Any number of packets per call; batches of 32 to 64 are best. Nothing here raises, locks or allocates but
+# The ESP kernels (RFC 4303). Any number of packets per call; batches of 32 to 64 are best. Nothing here raises, locks or allocates but
 # esp_batch_ctx_new.
 
 from libc.stdint cimport uint8_t, uint32_t
@@ -8,15 +8,16 @@ from ipsec_fast.dataplane.sad cimport esp_sa
 
 # out: `data`, `length` are the inner packet, with sa.headroom bytes before and sa.tailroom behind it that are the caller's to give. After
 #      VERDICT_OK they are the sealed packet; after any other verdict the packet is as it was and no number was used (but CRYPTO_FAILED).
-# in:  `data`, `length` start at the ESP header (at the outer IP header if the SA has one). After VERDICT_OK they are the inner packet; after
+# in:  `data`, `length` start at the ESP header (at the outer IP header if the SA has one, or is of transport mode). After VERDICT_OK they are the inner packet; after
 #      BAD_ICV that region is zeros. `sa` NULL gives VERDICT_NO_SA. `verdict` need not be set before.
 cdef struct esp_packet:
     uint8_t *data
     esp_sa *sa
     uint32_t length
     uint8_t verdict
-    uint8_t next_header      # in: 4 or 41
+    uint8_t next_header      # of the ESP trailer; BEET with options: of the pseudo header
     uint8_t flags            # free for the caller
+    uint8_t is_dummy         # out, tunnel mode: `length` bytes of nothing, next header 59 (RFC 4303 section 2.6)
 
 # One thread's scratch: op array and IV generator.
 cdef struct esp_batch_ctx

@@ -1,4 +1,4 @@
-# IP header parse, checksums, ECN: ext/include/ip_parse.h, ip_checksum.h and ip_ecn.h for Cython. Not for embedders: the headers are not installed.
+# IP header parse, checksums, ECN: ext/include/ip_parse.h, ip_checksum.h, ip_ecn.h and ip_transport.h for Cython. Not for embedders: the headers are not installed.
 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
@@ -45,3 +45,12 @@ cdef extern from "ip_ecn.h" nogil:
     # RFC 6040 figure 4: 0, or 1 where the combination is illegal (drop). `inner` is an IPv4 or IPv6 header, changed in place.
     int ecn_decapsulate(uint8_t *inner, uint8_t outer_tos) noexcept
     uint8_t ip_tos(const uint8_t *header) noexcept
+    uint8_t ecn_combined(uint8_t inner_tos, uint8_t outer_tos) noexcept  # the inner ECN, 4 where the packet must be dropped
+    void ip_set_tos(uint8_t *header, uint8_t tos) noexcept  # the IPv4 checksum with it
+
+cdef extern from "ip_transport.h" nogil:
+    uint32_t transport_split(const uint8_t *packet, const ip_info *info, uint32_t *field) noexcept
+    uint32_t transport_last_field(const uint8_t *packet, const ip_info *info) noexcept
+    void transport_close_header(uint8_t *packet, uint32_t header, uint32_t payload) noexcept
+    void transport_mend_checksum(
+        uint8_t *packet, uint32_t header, uint32_t payload, uint8_t protocol, bint known, uint64_t original) noexcept

@@ -31,5 +31,11 @@ def protect(batch: PacketBatch) -> int:
     Raises StateError where another thread is inside a batch with one of these SAs.
     """
 
+def protect_dummies(batch: PacketBatch) -> int:
+    """Make a dummy packet (RFC 4303 section 2.6) of each length in place: what stands there is overwritten by zeros and sealed.
+
+    The receiver authenticates and drops it (verdict `dummy`). Raises as protect does, UsageError for an SA not in tunnel mode.
+    """
+
 def unprotect(batch: PacketBatch) -> int:
     """Open every packet in place, rewrite offsets and lengths, give verdicts; returns how many are ok."""

@@ -3,9 +3,20 @@
 `from ipsec_fast import SA, PacketBatch, protect, unprotect` ends here. Cython code cimports ipsec_fast.dataplane.sad and .esp instead.
 """
 
+from ..model import OuterHeader
 from .esp import open_for_test, seal_with_iv_for_test
-from .packet import PacketBatch, protect, unprotect
+from .packet import PacketBatch, protect, protect_dummies, unprotect
 from .sad import SA
 from .status import verdict_text
 
-__all__ = ["SA", "PacketBatch", "open_for_test", "protect", "seal_with_iv_for_test", "unprotect", "verdict_text"]
+__all__ = [
+    "SA",
+    "OuterHeader",
+    "PacketBatch",
+    "open_for_test",
+    "protect",
+    "protect_dummies",
+    "seal_with_iv_for_test",
+    "unprotect",
+    "verdict_text",
+]

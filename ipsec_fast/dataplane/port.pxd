@@ -3,7 +3,7 @@
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
 from ipsec_fast.dataplane.esp cimport esp_batch_ctx, esp_packet
-from ipsec_fast.dataplane.sad cimport esp_sa, esp_sealed_length
+from ipsec_fast.dataplane.sad cimport esp_sa, esp_sealed_length, outer_tos
 from ipsec_fast.dataplane.status cimport VERDICT_SLOTS
 from ipsec_fast.dataplane.udp cimport udp_endpoint, udp_port
 
@@ -100,6 +100,7 @@ cdef inline uint8_t *tx_reserve(
     cdef tx_slot *slot
     cdef esp_packet *packet
     cdef uint8_t *place
+    tos = outer_tos(sa, tos)
     if length > SLOT_PAYLOAD:
         return NULL
     if queue.packet_count == QUEUE_PACKETS:
@@ -125,6 +126,7 @@ cdef inline uint8_t *tx_reserve(
     packet.data = place
     packet.sa = sa
     packet.length = inner_length
+    packet.is_dummy = 0
     queue.packet_count += 1
     queue.bytes += length
     slot.length += length

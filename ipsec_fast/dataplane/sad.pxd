@@ -19,9 +19,21 @@ cdef extern from *:
 cdef enum:
     SA_OUTBOUND = 0
     SA_INBOUND = 1
-    OUTER_NONE = 0           # ESP header to ICV only: a socket adds the rest (worker)
+    OUTER_NONE = 0           # ESP header to ICV only: a socket adds the rest (worker); transport mode: the packet's own
     OUTER_IPV4 = 4
     OUTER_IPV6 = 6
+    MODE_TUNNEL = 0
+    MODE_TRANSPORT = 1
+    MODE_BEET = 2
+    # header rules that are not in the template
+    RULE_DF_COPY = 1
+    RULE_TTL_COPY = 2
+    RULE_LABEL_COPY = 4
+    RULE_DSCP_IN = 8         # in: the inner packet takes the outer DSCP
+    # transport mode through a NAT (RFC 3948 section 3.1.2)
+    NAT_NONE = 0
+    NAT_ADJUST = 1           # by the addresses of the other side
+    NAT_RECOMPUTE = 2
 
 cdef struct esp_sa
 ctypedef void (*sa_release_fn)(esp_sa *sa) noexcept nogil
@@ -46,6 +58,11 @@ cdef struct esp_sa:
     uint16_t tailroom        # most bytes that it writes behind
     uint8_t salt[4]
     uint16_t outer_id        # IPv4 identification, counts
+    uint8_t mode             # MODE_*
+    uint8_t rules            # RULE_*
+    uint8_t tos_keep         # the outer TOS is the inner one under this mask, or'ed with tos_set
+    uint8_t tos_set
+    uint16_t tfc             # out: shorter inner packets are padded to this many bytes (RFC 4303 section 2.7)
     const engine_suite *suite
     void *key
     uint64_t seq             # out: the last number used
@@ -72,6 +89,12 @@ cdef struct esp_sa:
     uint64_t tag             # free for the control side
     int busy                 # a thread is inside a batch with this SA (library calls)
     uint8_t outer_header[48] # template: IPv4 or IPv6, UDP
+    uint16_t sport           # of encap
+    uint16_t dport
+    uint8_t nat              # NAT_*
+    uint8_t inner            # BEET: IP version of the inner packets
+    uint8_t inner_addresses[32]  # BEET: source, destination
+    uint64_t original_sum    # NAT_ADJUST: one's complement sum of the addresses that the other side saw
     uint64_t drops[VERDICT_SLOTS]
 
 
@@ -79,19 +102,28 @@ cdef struct esp_sa:
 cdef inline uint64_t esp_last_number(const esp_sa *sa) noexcept nogil:
     return <uint64_t> -1 if sa.esn else 0xFFFFFFFF
 
-# Bytes of ESP around an inner packet of this length, outer headers of the SA included.
-cdef inline uint32_t esp_padding(const esp_sa *sa, uint32_t inner_length) noexcept nogil:
-    return (0 - (inner_length + 2)) & <uint32_t> (sa.align - 1)
+# The TOS that goes outside.
+cdef inline uint8_t outer_tos(const esp_sa *sa, uint8_t tos) noexcept nogil:
+    return (tos & sa.tos_keep) | sa.tos_set
 
+# Bytes that are sealed for an inner packet of this length (tunnel mode), TFC padding included.
+cdef inline uint32_t esp_filled(const esp_sa *sa, uint32_t inner_length) noexcept nogil:
+    return inner_length if inner_length > sa.tfc else sa.tfc
+
+cdef inline uint32_t esp_padding(const esp_sa *sa, uint32_t payload) noexcept nogil:
+    return (0 - (payload + 2)) & <uint32_t> (sa.align - 1)
+
+# Tunnel mode: the length of the sealed packet, outer headers of the SA included.
 cdef inline uint32_t esp_sealed_length(const esp_sa *sa, uint32_t inner_length) noexcept nogil:
-    return sa.headroom + inner_length + esp_padding(sa, inner_length) + 2 + sa.icv_length
+    cdef uint32_t payload = esp_filled(sa, inner_length)
+    return sa.headroom + payload + esp_padding(sa, payload) + 2 + sa.icv_length
 
-# The largest inner packet whose sealed form (outer headers of the SA included) is at most `sealed` bytes; 0 if none fits.
-cdef inline uint32_t esp_max_inner(const esp_sa *sa, uint32_t sealed) noexcept nogil:
-    cdef uint32_t fixed = sa.headroom + sa.icv_length
-    if sealed < fixed + sa.align:
+# The largest payload whose ESP (header to ICV) is at most `room` bytes; 0 if none fits.
+cdef inline uint32_t esp_max_payload(const esp_sa *sa, uint32_t room) noexcept nogil:
+    cdef uint32_t fixed = 8 + sa.iv_length + sa.icv_length
+    if room < fixed + sa.align:
         return 0
-    return ((sealed - fixed) & ~<uint32_t> (sa.align - 1)) - 2
+    return ((room - fixed) & ~<uint32_t> (sa.align - 1)) - 2
 
 
 cdef class SA:
@@ -99,6 +131,9 @@ cdef class SA:
     cdef readonly object src
     cdef readonly object dst
     cdef readonly object encap
+    cdef readonly object inner
+    cdef readonly object original
+    cdef readonly object header
     cdef readonly str algorithm
     cdef readonly str mode
     cdef uint32_t window_size

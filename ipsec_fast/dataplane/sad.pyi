@@ -3,17 +3,23 @@ from typing import Literal, final
 from typing_extensions import Buffer
 
 from ..crypto.secret import Secret
-from ..model import Address
+from ..model import Address, OuterHeader
 
 @final
 class SA:
-    """One security association (RFC 4301 section 4.4.2) of ESP in tunnel mode: the Python face of the struct that kernels use.
+    """One security association (RFC 4301 section 4.4.2) of ESP: the Python face of the struct that kernels use.
 
     `key` is cipher key, salt, integrity key (RFC 7296 section 2.17), bytes-like or a Secret; what is kept of it is
-    wiped at the end. With `src` and `dst` the kernels write and strip the outer header, with `encap` (source port,
-    destination port) UDP too; without, ESP alone. `seq` is the last number used (out) or the highest received (in: it
-    and all below are refused). `granted` None lets every number be used.
-    `window` is the anti-replay window in packets, 64 to 65536 (in).
+    wiped at the end. `seq` is the last number used (out) or the highest received (in: it and all below are refused).
+    `granted` None lets every number be used. `window` is the anti-replay window in packets (in).
+
+    Modes. "tunnel" seals whole IP packets, IPv4 and IPv6 in either: with `src` and `dst` the kernels write and strip the
+    outer header, with `encap` (source port, destination port) UDP too (RFC 3948); without, ESP alone. `header` says how
+    the outer header is made. `tfc`: shorter packets are padded to so many bytes (out).
+    "transport" takes whole IP packets and keeps their header outside; `encap` puts UDP in front of ESP. Behind a NAT
+    `original` (in) mends the checksums of TCP and UDP (RFC 3948 section 3.1.2): the addresses (source, destination) that
+    the sender's packets had, or "recompute".
+    "beet": all packets go from `inner[0]` to `inner[1]`; they travel between `src` and `dst`, without an inner header.
     Raises AlgorithmError (unknown algorithm, key of a wrong length), UsageError (everything else that is wrong).
     """
 
@@ -25,6 +31,9 @@ class SA:
     src: Address | None
     dst: Address | None
     encap: tuple[int, int] | None
+    inner: tuple[Address, Address] | None
+    original: tuple[Address, Address] | Literal["recompute"] | None
+    header: OuterHeader | None  # None outside tunnel mode
     esn: bool
     window: int
     headroom: int  # bytes that protect writes before a packet
@@ -44,7 +53,7 @@ class SA:
         spi: int,
         algorithm: str = "aes128gcm16",
         key: Buffer | Secret | None = None,
-        mode: Literal["tunnel"] = "tunnel",
+        mode: Literal["tunnel", "transport", "beet"] = "tunnel",
         src: Address | str | None = None,
         dst: Address | str | None = None,
         encap: tuple[int, int] | None = None,
@@ -53,6 +62,10 @@ class SA:
         seq: int = 0,
         granted: int | None = None,
         engine: str = "auto",
+        inner: tuple[Address | str, Address | str] | None = None,
+        original: tuple[Address | str, Address | str] | Literal["recompute"] | None = None,
+        header: OuterHeader | None = None,
+        tfc: int = 0,
     ) -> None: ...
     def set_grant(self, granted: int) -> None:
         """Numbers up to `granted` may be used (design decision 4); the next grant is wanted at half of what this one adds."""
@@ -70,11 +83,14 @@ class SA:
     def soft_limit_reached(self) -> bool:
         """75 % of the numbers are used, or a lifetime: a new SA is wanted."""
 
-    def sealed_length(self, inner_length: int) -> int:
-        """Bytes of the sealed packet, outer headers of this SA included."""
+    def sealed_length(self, inner_length: int, header_length: int | None = None) -> int:
+        """Bytes of the sealed packet, outer headers of this SA included.
 
-    def max_inner_length(self, sealed_length: int) -> int:
-        """The largest inner packet whose sealed form is at most this long; 0 if none fits."""
+        Transport mode: `header_length` is what stays outside (20 where not given); BEET: what is taken off (20 or 40).
+        """
+
+    def max_inner_length(self, sealed_length: int, header_length: int | None = None) -> int:
+        """The largest inner packet whose sealed form is at most this long; 0 if none fits. `header_length` as above."""
 
     def counters(self) -> dict[str, int]:
         """`packets`, `bytes` (of inner packets) and one entry per drop reason that occurred."""

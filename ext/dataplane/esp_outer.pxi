@@ -1,0 +1,87 @@
+"""Outer headers of tunnel and BEET mode: written from the SA's template, and taken off. Included by esp.pyx.
+
+Rules of RFC 4301 section 5.1.2 and RFC 6040: which of DSCP, ECN, DF, TTL and flow label come from the inner header stands in the SA.
+"""
+
+
+cdef inline uint32_t flow_label(const uint8_t *header) noexcept nogil:
+    return load_be32(header) & 0xFFFFF if header[0] >> 4 == 6 else 0
+
+
+cdef inline void write_outer(esp_sa *sa, uint8_t *header, uint32_t total, const uint8_t *inner) noexcept nogil:
+    # `inner` is the inner header, or as many zeros for a dummy packet; `total` is outer header to ICV
+    cdef uint32_t ip_length = sa.outer_length - 8 * sa.encap
+    cdef uint8_t tos = outer_tos(sa, ip_tos(inner))
+    cdef bint is_v4 = inner[0] >> 4 == 4
+    cdef uint8_t ttl = inner[8] if is_v4 else inner[7]
+    cdef uint16_t check
+    memcpy(header, sa.outer_header, sa.outer_length)
+    if sa.outer == OUTER_IPV4:
+        header[1] = tos
+        store_be16(header + 2, <uint16_t> total)
+        sa.outer_id += 1
+        store_be16(header + 4, sa.outer_id)
+        if sa.rules & RULE_DF_COPY:
+            header[6] = inner[6] & 0x40 if is_v4 else 0x40  # nobody on the way may cut an IPv6 packet
+        if sa.rules & RULE_TTL_COPY and ttl:
+            header[8] = ttl
+        check = csum_ipv4_header(header, 20)
+        memcpy(header + 10, &check, 2)
+    else:
+        header[0] |= tos >> 4
+        header[1] |= <uint8_t> (tos << 4)
+        if sa.rules & RULE_LABEL_COPY:
+            store_be32(header, load_be32(header) | flow_label(inner))
+        if sa.rules & RULE_TTL_COPY and ttl:
+            header[7] = ttl
+        store_be16(header + 4, <uint16_t> (total - 40))
+    if sa.encap:
+        store_be16(header + ip_length + 4, <uint16_t> (total - ip_length))
+
+
+cdef inline void write_udp6_checksum(uint8_t *packet, uint32_t udp_at, uint32_t total) noexcept nogil:
+    # IPv6 has no "no checksum" for us (RFC 6936 needs the receiver's consent); over IPv4 it stays zero, as RFC 3948 section 2.1 wants
+    cdef uint64_t total_sum = csum_pseudo6(packet + 8, packet + 24, 17, total - udp_at)
+    cdef uint16_t check = <uint16_t> ~csum_fold(csum_add(total_sum, packet + udp_at, total - udp_at))
+    if check == 0:
+        check = 0xFFFF
+    memcpy(packet + udp_at + 6, &check, 2)
+
+
+cdef inline uint8_t find_esp(const esp_sa *sa, uint8_t *upper, uint8_t protocol, uint32_t left, uint8_t **esp, uint32_t *length) noexcept nogil:
+    # what stands behind the outer IP header: ESP, or the UDP header that the SA says is there
+    if not sa.encap:
+        if protocol != 50:
+            return VERDICT_BAD_OUTER
+        esp[0] = upper
+        length[0] = left
+        return VERDICT_OK
+    # the peer's port may change behind a NAT, ours may not; the checksum is none of our business (RFC 3948 section 2.1)
+    if protocol != 17 or left < 8 or load_be16(upper + 2) != sa.dport:
+        return VERDICT_BAD_OUTER
+    if load_be16(upper + 4) < 8 or load_be16(upper + 4) > left:
+        return VERDICT_BAD_OUTER
+    esp[0] = upper + 8
+    length[0] = <uint32_t> load_be16(upper + 4) - 8
+    return VERDICT_OK
+
+
+cdef inline uint8_t strip_outer(const esp_sa *sa, const esp_packet *packet, uint8_t **esp, uint32_t *length, uint8_t *tos) noexcept nogil:
+    cdef ip_info info
+    if ip_parse(packet.data, packet.length, &info) != IP_OK or (sa.outer and info.version != sa.outer):
+        return VERDICT_BAD_OUTER
+    if info.is_fragment:
+        return VERDICT_OUTER_FRAGMENT
+    tos[0] = info.tos
+    return find_esp(sa, packet.data + info.header_length, info.protocol, info.total_length - info.header_length, esp, length)
+
+
+cdef inline uint8_t mark_inner(const esp_sa *sa, uint8_t *inner, uint8_t outer) noexcept nogil:
+    # RFC 6040 section 4.2 always; the DSCP stays the inner one unless the SA says otherwise (RFC 4301 section 5.1.2)
+    cdef uint8_t tos = ip_tos(inner), ecn = ecn_combined(tos, outer)
+    if ecn == 4:
+        return VERDICT_BAD_ECN
+    ecn |= (outer if sa.rules & RULE_DSCP_IN else tos) & 0xFC
+    if ecn != tos:
+        ip_set_tos(inner, ecn)
+    return VERDICT_OK
