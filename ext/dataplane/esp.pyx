@@ -158,7 +158,7 @@ cdef inline const uint8_t *next_cbc_iv(esp_batch_ctx *ctx) noexcept nogil:
     return ctx.ivs + ctx.iv_used - 16
 
 
-cdef inline uint8_t prepare_outbound(esp_batch_ctx *ctx, esp_packet *packet, crypto_op *op) noexcept nogil:
+cdef inline uint8_t prepare_outbound(esp_batch_ctx *ctx, esp_packet *packet, crypto_op *op, bint dummy) noexcept nogil:
     cdef esp_sa *sa = packet.sa
     cdef uint8_t *payload = packet.data
     cdef uint8_t *esp
@@ -172,7 +172,7 @@ cdef inline uint8_t prepare_outbound(esp_batch_ctx *ctx, esp_packet *packet, cry
     if sa.direction != SA_OUTBOUND:
         return VERDICT_WRONG_DIRECTION
     front = sa.outer_length
-    if packet.is_dummy:
+    if dummy:
         if sa.mode != MODE_TUNNEL:
             return VERDICT_BAD_INNER
         next_header = ESP_NEXT_NONE
@@ -211,7 +211,7 @@ cdef inline uint8_t prepare_outbound(esp_batch_ctx *ctx, esp_packet *packet, cry
     sa.bytes += packet.length
 
     esp = payload - 8 - sa.iv_length
-    if packet.is_dummy:
+    if dummy:
         memset(payload, 0, length)
     if filled > length:
         memset(payload + length, 0, filled - length)
@@ -226,7 +226,7 @@ cdef inline uint8_t prepare_outbound(esp_batch_ctx *ctx, esp_packet *packet, cry
     else:
         packet.data = esp - front
         if front:
-            write_outer(sa, packet.data, front + 8 + sa.iv_length + sealed + sa.icv_length, esp_no_header if packet.is_dummy else payload)
+            write_outer(sa, packet.data, front + 8 + sa.iv_length + sealed + sa.icv_length, esp_no_header if dummy else payload)
     packet.length = front + 8 + sa.iv_length + sealed + sa.icv_length
     memcpy(esp, &sa.spi_be, 4)
     store_be32(esp + 4, <uint32_t> seq)
@@ -277,18 +277,26 @@ cdef void esp_outbound(esp_batch_ctx *ctx, esp_packet *packets, uint32_t n) noex
     cdef uint32_t start = 0, count
     while start < n:
         count = n - start if n - start < CHUNK else CHUNK
-        outbound_chunk(ctx, packets + start, count)
+        outbound_chunk(ctx, packets + start, count, False)
         start += count
 
 
-cdef void outbound_chunk(esp_batch_ctx *ctx, esp_packet *packets, uint32_t n) noexcept nogil:
+cdef void esp_outbound_dummies(esp_batch_ctx *ctx, esp_packet *packets, uint32_t n) noexcept nogil:
+    cdef uint32_t start = 0, count
+    while start < n:
+        count = n - start if n - start < CHUNK else CHUNK
+        outbound_chunk(ctx, packets + start, count, True)
+        start += count
+
+
+cdef inline void outbound_chunk(esp_batch_ctx *ctx, esp_packet *packets, uint32_t n, bint dummy) noexcept nogil:
     cdef uint32_t i, length, used = 0
     cdef esp_packet *packet
     cdef esp_sa *sa
     for i in range(n):
         packet = &packets[i]
         length = packet.length
-        packet.verdict = prepare_outbound(ctx, packet, &ctx.ops[used])
+        packet.verdict = prepare_outbound(ctx, packet, &ctx.ops[used], dummy)
         if packet.verdict == VERDICT_OK:
             ctx.ops[used].index = i
             ctx.suites[used] = packet.sa.suite

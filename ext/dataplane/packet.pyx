@@ -12,7 +12,7 @@ from libc.stddef cimport size_t
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport qsort
 
-from ipsec_fast.dataplane.esp cimport esp_batch_ctx_free, esp_batch_ctx_new, esp_inbound, esp_outbound, esp_packet
+from ipsec_fast.dataplane.esp cimport esp_batch_ctx_free, esp_batch_ctx_new, esp_inbound, esp_outbound, esp_outbound_dummies, esp_packet
 from ipsec_fast.dataplane.sad cimport MODE_TUNNEL, SA, SA_INBOUND, SA_OUTBOUND, esp_sa
 from ipsec_fast.dataplane.status cimport VERDICT_OK
 from ipsec_fast.errors import StateError, UsageError
@@ -121,12 +121,7 @@ def protect_dummies(PacketBatch batch not None):
     for i in range(batch.n):
         if batch.sas[i].mode != MODE_TUNNEL:
             raise UsageError("dummy packets are for tunnel mode")
-        batch.packets[i].is_dummy = 1
-    try:
-        return run(batch, SA_OUTBOUND)
-    finally:
-        for i in range(batch.n):
-            batch.packets[i].is_dummy = 0
+    return run(batch, SA_OUTBOUND, True)
 
 
 def unprotect(PacketBatch batch not None):
@@ -141,7 +136,7 @@ cdef void *allocate(size_t count, size_t size) except NULL:
     return block
 
 
-cdef object run(PacketBatch batch, int direction):
+cdef object run(PacketBatch batch, int direction, bint dummies=False):
     cdef misfit found
     cdef uint32_t good = 0
     cdef uint32_t entered = 0
@@ -158,7 +153,9 @@ cdef object run(PacketBatch batch, int direction):
             found = load_packets(batch)
         check_fit(batch, found)
         with nogil:
-            if direction == SA_OUTBOUND:
+            if dummies:
+                esp_outbound_dummies(batch.ctx, batch.packets, batch.n)
+            elif direction == SA_OUTBOUND:
                 esp_outbound(batch.ctx, batch.packets, batch.n)
             else:
                 esp_inbound(batch.ctx, batch.packets, batch.n)

@@ -17,7 +17,6 @@ cdef struct esp_packet:
     uint8_t verdict
     uint8_t next_header      # of the ESP trailer; BEET with options: of the pseudo header
     uint8_t flags            # free for the caller
-    uint8_t is_dummy         # out, tunnel mode: `length` bytes of nothing, next header 59 (RFC 4303 section 2.6)
 
 # One thread's scratch: op array and IV generator.
 cdef struct esp_batch_ctx
@@ -27,4 +26,6 @@ cdef void esp_batch_ctx_free(esp_batch_ctx *ctx) noexcept nogil       # NULL is 
 
 # Packets are sealed and opened in order; number, replay check and counters of an SA follow that order.
 cdef void esp_outbound(esp_batch_ctx *ctx, esp_packet *packets, uint32_t n) noexcept nogil
+# Dummy packets (RFC 4303 section 2.6): the `length` bytes at `data` are overwritten by zeros and sealed with next header 59. Tunnel mode.
+cdef void esp_outbound_dummies(esp_batch_ctx *ctx, esp_packet *packets, uint32_t n) noexcept nogil
 cdef void esp_inbound(esp_batch_ctx *ctx, esp_packet *packets, uint32_t n) noexcept nogil

@@ -126,7 +126,6 @@ cdef inline uint8_t *tx_reserve(
     packet.data = place
     packet.sa = sa
     packet.length = inner_length
-    packet.is_dummy = 0
     queue.packet_count += 1
     queue.bytes += length
     slot.length += length
