@@ -66,7 +66,7 @@ cdef class PacketBatch:
         if self.ctx == NULL:
             raise MemoryError
         # room is checked for what the SAs do: seal or open
-        check_fit(self, load_packets(self))
+        check_fit(self, load_packets(self, False))
 
     def __dealloc__(self):
         cdef int i
@@ -150,7 +150,7 @@ cdef object run(PacketBatch batch, int direction, bint dummies=False):
             if batch.distinct[entered - 1].direction != direction:
                 raise UsageError("protect takes outbound SAs, unprotect inbound ones; this batch holds one of the other kind")
         with nogil:
-            found = load_packets(batch)
+            found = load_packets(batch, dummies)
         check_fit(batch, found)
         with nogil:
             if dummies:
@@ -168,7 +168,7 @@ cdef object run(PacketBatch batch, int direction, bint dummies=False):
     return good
 
 
-cdef misfit load_packets(PacketBatch batch) noexcept nogil:
+cdef misfit load_packets(PacketBatch batch, bint dummies) noexcept nogil:
     # offsets and lengths are read once: what was checked is what runs
     cdef uint8_t *base = <uint8_t *> batch.views[0].buf
     cdef uint64_t size = <uint64_t> batch.views[0].len, start, end, last_end = 0, first, behind
@@ -191,7 +191,7 @@ cdef misfit load_packets(PacketBatch batch) noexcept nogil:
         batch.packets[i].length = <uint32_t> (end - start)
         batch.packets[i].sa = sa
         first, behind = start, end
-        if sa.direction == SA_OUTBOUND and end > start:
+        if sa.direction == SA_OUTBOUND and (end > start or dummies):
             if start < sa.headroom:
                 found.code = NO_HEADROOM
                 return found

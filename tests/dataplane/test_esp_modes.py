@@ -115,6 +115,17 @@ def test_no_dummies_where_the_header_stays_outside(mode):
     assert out.seq == 0
 
 
+def test_a_dummy_of_no_bytes_needs_its_room_too():
+    out, _ = pair()
+    slots = Slots([b""], out)
+    with pytest.raises(BufferError, match="bytes before it"):
+        protect_dummies(slots.batch)
+    slots = Slots([b""], out, out.headroom, out.tailroom - 1)
+    with pytest.raises(BufferError, match="bytes behind it"):
+        protect_dummies(slots.batch)
+    assert out.seq == 0
+
+
 # --- transport ------------------------------------------------------------------------------------------------------------------
 
 
