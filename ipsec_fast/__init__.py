@@ -17,8 +17,10 @@ if TYPE_CHECKING:
         open_for_test,
         protect,
         protect_dummies,
+        protect_packet,
         seal_with_iv_for_test,
         unprotect,
+        unprotect_packet,
         verdict_text,
     )
 
@@ -30,8 +32,10 @@ __all__ = [
     "open_for_test",
     "protect",
     "protect_dummies",
+    "protect_packet",
     "seal_with_iv_for_test",
     "unprotect",
+    "unprotect_packet",
     "verdict_text",
 ]
 

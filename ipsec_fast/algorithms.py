@@ -236,6 +236,44 @@ def esp_suite_names() -> tuple[str, ...]:
     return aead + tuple(f"{row.name}-{integ.name}" for row in ENCRYPTION if not row.is_aead for integ in INTEGRITY)
 
 
+@dataclass(frozen=True, slots=True)
+class AhSuite:
+    """What an AH SA runs: `sha256`, `aes128gmac`. `icv_bytes` is without GMAC's IV; `kernel` is the ESP suite with the same crypto."""
+
+    name: str
+    id: Integ
+    keymat_bytes: int
+    iv_bytes: int
+    icv_bytes: int
+    kernel: str
+    is_weak: bool = False
+
+
+# AH needs no table of its own: every integrity algorithm, and every GMAC under the number it has as one (RFC 4543 section 9)
+_GMAC_AS_INTEGRITY = {16: Integ.AES_128_GMAC, 24: Integ.AES_192_GMAC, 32: Integ.AES_256_GMAC}
+AH_SUITES = (
+    *(
+        AhSuite(row.name, _GMAC_AS_INTEGRITY[row.key_bytes], row.keymat_bytes, row.iv_bytes, row.icv_bytes, row.name)
+        for row in ENCRYPTION
+        if row.mode is Mode.GMAC
+    ),
+    *(AhSuite(row.name, row.id, row.key_bytes, 0, row.icv_bytes, f"null-{row.name}", row.is_weak) for row in INTEGRITY),
+)
+
+
+def ah_suite(name: str) -> AhSuite:
+    """The suite of a name such as `sha256` or `aes128gmac`; AlgorithmError names what we carry."""
+    wanted = _INTEGRITY[name.lower()].name if name.lower() in _INTEGRITY else name.lower()
+    for row in AH_SUITES:
+        if row.name == wanted:
+            return row
+    raise AlgorithmError(f"unknown AH algorithm {name!r}; we carry {', '.join(ah_suite_names())}")
+
+
+def ah_suite_names() -> tuple[str, ...]:
+    return tuple(row.name for row in AH_SUITES)
+
+
 def suite_of(proposal: Proposal) -> EspSuite:
     """The suite of a chosen ESP proposal (one transform of each type)."""
     encr = proposal.of(TransformType.ENCR)[0]

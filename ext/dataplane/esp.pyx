@@ -2,13 +2,13 @@
 
 Each is three passes over up to 64 packets: headers and IVs of all of them; the crypto, in runs of one suite; the finish, in order. That order is
 what the measurements want (a crypto loop that nothing interrupts) and what the window needs (checked before, checked again and advanced after the ICV,
-so that a duplicate inside one batch is seen). Nothing allocates, locks, raises or touches Python. Outer headers: esp_outer.pxi; transport and BEET
+so that a duplicate inside one batch is seen). Nothing allocates, locks, raises or touches Python. Outer headers: outer.pxi; transport and BEET
 mode: esp_keep.pxi. Left out: fragments. Called by: worker, PacketBatch, embedders.
 """
 
 from libc.stddef cimport size_t
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
-from libc.stdlib cimport free, malloc
+from libc.stdlib cimport free
 from libc.string cimport memcmp, memcpy, memmove, memset
 
 from ipsec_fast.dataplane.engine cimport IV_NONE, IV_RANDOM, IV_SEQUENCE, crypto_op, engine_suite
@@ -18,14 +18,10 @@ from ipsec_fast.dataplane.ip cimport (
 )
 from ipsec_fast.dataplane.openssl cimport iv_generator, iv_generator_fill, iv_generator_free, iv_generator_new
 from ipsec_fast.dataplane.sad cimport (
-    MODE_BEET, MODE_TRANSPORT, MODE_TUNNEL, NAT_ADJUST, NAT_NONE, OUTER_IPV4, RULE_DF_COPY, RULE_DSCP_IN, RULE_LABEL_COPY, RULE_TTL_COPY, SA,
-    SA_INBOUND, SA_OUTBOUND, esp_filled, esp_last_number, esp_padding, esp_sa, load_u64, outer_tos, store_u64
+    MODE_BEET, MODE_TRANSPORT, MODE_TUNNEL, NAT_ADJUST, NAT_NONE, OUTER_IPV4, PROTOCOL_ESP, RULE_DF_COPY, RULE_DSCP_IN, RULE_LABEL_COPY,
+    RULE_TTL_COPY, SA_INBOUND, SA_OUTBOUND, esp_filled, esp_last_number, esp_padding, esp_sa, load_u64, outer_tos, store_u64
 )
 from ipsec_fast.dataplane.status cimport *
-
-from ipsec_fast.dataplane.status import verdict_text
-from ipsec_fast.errors import IntegrityError, UsageError
-
 
 cdef extern from *:
     """
@@ -118,6 +114,10 @@ cdef void esp_batch_ctx_free(esp_batch_ctx *ctx) noexcept nogil:
         free(ctx)
 
 
+cdef void esp_batch_ctx_use_iv_for_test(esp_batch_ctx *ctx, const uint8_t *iv) noexcept nogil:
+    ctx.test_iv = iv
+
+
 cdef inline void run_crypto(esp_batch_ctx *ctx, uint32_t n, bint seal) noexcept nogil:
     # one engine call per run of packets of the same suite
     cdef uint32_t start = 0, end
@@ -132,7 +132,7 @@ cdef inline void run_crypto(esp_batch_ctx *ctx, uint32_t n, bint seal) noexcept 
         start = end
 
 
-include "esp_outer.pxi"
+include "outer.pxi"
 include "esp_keep.pxi"
 
 
@@ -169,6 +169,8 @@ cdef inline uint8_t prepare_outbound(esp_batch_ctx *ctx, esp_packet *packet, cry
     cdef kept_header kept
     if sa == NULL:
         return VERDICT_NO_SA
+    if sa.protocol != PROTOCOL_ESP:
+        return VERDICT_WRONG_PROTOCOL
     if sa.direction != SA_OUTBOUND:
         return VERDICT_WRONG_DIRECTION
     front = sa.outer_length
@@ -335,6 +337,8 @@ cdef inline uint8_t prepare_inbound(esp_batch_ctx *ctx, esp_packet *packet, uint
     cdef int result
     if sa == NULL:
         return VERDICT_NO_SA
+    if sa.protocol != PROTOCOL_ESP:
+        return VERDICT_WRONG_PROTOCOL
     if sa.direction != SA_INBOUND:
         return VERDICT_WRONG_DIRECTION
     if sa.outer_length or sa.mode != MODE_TUNNEL:
@@ -468,58 +472,3 @@ cdef void inbound_chunk(esp_batch_ctx *ctx, esp_packet *packets, uint32_t n) noe
             packet.sa.bytes += packet.length
         elif packet.sa != NULL:
             packet.sa.drops[packet.verdict] += 1
-
-
-# --- one packet, for vectors; in a heap block of exactly its size, so that the sanitizer sees a byte too much ------------------------------------
-
-def seal_with_iv_for_test(SA sa not None, bytes packet not None, uint64_t seq, bytes iv not None):
-    """The sealed form of `packet` under a sequence number and IV of the caller's choice. It can repeat a nonce, hence its name."""
-    cdef esp_packet one
-    cdef uint64_t seq_before = sa.hot.seq, granted_before = sa.hot.granted
-    if sa.hot.key == NULL or sa.hot.direction != SA_OUTBOUND:
-        raise UsageError("seal_with_iv_for_test needs an outbound SA")
-    if len(iv) != sa.hot.iv_length:
-        raise UsageError(f"{sa.algorithm} has an IV of {sa.hot.iv_length} bytes, not {len(iv)}")
-    if seq == 0 or seq > sa.hot.hard_limit:
-        raise UsageError(f"sequence number {seq}: it is 1 to {sa.hot.hard_limit}")
-    sa.hot.seq, sa.hot.granted = seq - 1, seq
-    try:
-        result = run_one(sa, packet, sa.hot.headroom, sa.hot.tailroom, iv, &one)
-    finally:
-        sa.hot.seq, sa.hot.granted = seq_before, granted_before
-    if one.verdict != VERDICT_OK:
-        raise UsageError(verdict_text(one.verdict))
-    return result
-
-
-def open_for_test(SA sa not None, bytes packet not None):
-    """The inner packet of one sealed packet, by the kernel and with the SA's window; IntegrityError names the verdict."""
-    cdef esp_packet one
-    if sa.hot.key == NULL or sa.hot.direction != SA_INBOUND:
-        raise UsageError("open_for_test needs an inbound SA")
-    result = run_one(sa, packet, 0, 0, b"", &one)
-    if one.verdict != VERDICT_OK:
-        raise IntegrityError(verdict_text(one.verdict))
-    return result
-
-
-cdef bytes run_one(SA sa, bytes packet, uint32_t before, uint32_t behind, bytes iv, esp_packet *one):
-    cdef size_t size = before + len(packet) + behind
-    cdef uint8_t *block = <uint8_t *> malloc(size if size else 1)
-    cdef esp_batch_ctx *ctx = esp_batch_ctx_new()
-    if block == NULL or ctx == NULL:
-        free(block)
-        esp_batch_ctx_free(ctx)
-        raise MemoryError
-    memset(block, 0, size)
-    memcpy(block + before, <const char *> packet, len(packet))
-    one.sa, one.data, one.length = sa.hot, block + before, len(packet)
-    if sa.hot.direction == SA_OUTBOUND:
-        ctx.test_iv = <const uint8_t *> <const char *> iv
-        esp_outbound(ctx, one, 1)
-    else:
-        esp_inbound(ctx, one, 1)
-    result = (<char *> one.data)[:one.length] if one.verdict == VERDICT_OK else b""
-    esp_batch_ctx_free(ctx)
-    free(block)
-    return result

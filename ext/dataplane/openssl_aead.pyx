@@ -109,6 +109,7 @@ cdef void gmac_seal(crypto_op *ops, uint32_t n) noexcept nogil:
             EVP_EncryptInit_ex2(key.ctx, NULL, NULL, op.nonce, NULL) > 0
             and EVP_EncryptUpdate(key.ctx, NULL, &written, op.aad, <int> op.aad_length) > 0
             and EVP_EncryptUpdate(key.ctx, NULL, &written, op.data - 8, <int> op.length + 8) > 0
+            and (op.tail_length == 0 or EVP_EncryptUpdate(key.ctx, NULL, &written, op.tail, <int> op.tail_length) > 0)
             and EVP_EncryptFinal_ex(key.ctx, op.icv, &written) > 0
             and EVP_CIPHER_CTX_get_params(key.ctx, key.tag) > 0
         )
@@ -128,6 +129,7 @@ cdef void gmac_open(crypto_op *ops, uint32_t n) noexcept nogil:
             EVP_DecryptInit_ex2(key.ctx, NULL, NULL, op.nonce, key.tag) > 0
             and EVP_DecryptUpdate(key.ctx, NULL, &written, op.aad, <int> op.aad_length) > 0
             and EVP_DecryptUpdate(key.ctx, NULL, &written, op.data - 8, <int> op.length + 8) > 0
+            and (op.tail_length == 0 or EVP_DecryptUpdate(key.ctx, NULL, &written, op.tail, <int> op.tail_length) > 0)
             and EVP_DecryptFinal_ex(key.ctx, nothing, &written) > 0
         )
 

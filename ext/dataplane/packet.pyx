@@ -1,4 +1,4 @@
-"""PacketBatch, protect and unprotect: the ESP kernels over buffers of the caller's, bound once.
+"""PacketBatch, protect and unprotect: the ESP and AH kernels over buffers of the caller's, bound once.
 
 Everything is checked before anything is written: element types and read-only buffers when the batch is bound, head and tail room and overlap then and
 at every call (offsets and lengths are the caller's and may have changed). A packet that is dropped gets length 0, so that nobody sends it on by
@@ -12,24 +12,21 @@ from libc.stddef cimport size_t
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport qsort
 
+from ipsec_fast.dataplane.ah cimport ah_batch_ctx_free, ah_batch_ctx_new, ah_inbound, ah_outbound
 from ipsec_fast.dataplane.esp cimport esp_batch_ctx_free, esp_batch_ctx_new, esp_inbound, esp_outbound, esp_outbound_dummies, esp_packet
-from ipsec_fast.dataplane.sad cimport MODE_TUNNEL, SA, SA_INBOUND, SA_OUTBOUND, esp_sa
+from ipsec_fast.dataplane.sad cimport MODE_TUNNEL, PROTOCOL_AH, PROTOCOL_ESP, SA, SA_INBOUND, SA_OUTBOUND, esp_sa, leave, try_enter
 from ipsec_fast.dataplane.status cimport VERDICT_OK
 from ipsec_fast.errors import StateError, UsageError
 
 
 cdef extern from *:
     """
-    static inline int try_enter(int *busy) { return !__atomic_exchange_n(busy, 1, __ATOMIC_ACQUIRE); }
-    static inline void leave(int *busy) { __atomic_store_n(busy, 0, __ATOMIC_RELEASE); }
     static int compare_u64(const void *a, const void *b)
     {
         uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
         return (x > y) - (x < y);
     }
     """
-    bint try_enter(int *busy) noexcept nogil
-    void leave(int *busy) noexcept nogil
     int compare_u64(const void *a, const void *b) noexcept nogil
 
 
@@ -65,12 +62,17 @@ cdef class PacketBatch:
         self.ctx = esp_batch_ctx_new()
         if self.ctx == NULL:
             raise MemoryError
+        if any((<SA> sa).hot.protocol == PROTOCOL_AH for sa in self.owners):
+            self.ah = ah_batch_ctx_new()
+            if self.ah == NULL:
+                raise MemoryError
         # room is checked for what the SAs do: seal or open
         check_fit(self, load_packets(self, False))
 
     def __dealloc__(self):
         cdef int i
         esp_batch_ctx_free(self.ctx)
+        ah_batch_ctx_free(self.ah)
         PyMem_Free(self.packets)
         PyMem_Free(self.regions)
         PyMem_Free(self.sas)
@@ -119,8 +121,8 @@ def protect_dummies(PacketBatch batch not None):
     """Make a dummy packet in every slot of the batch; packet.pyi tells more."""
     cdef uint32_t i
     for i in range(batch.n):
-        if batch.sas[i].mode != MODE_TUNNEL:
-            raise UsageError("dummy packets are for tunnel mode")
+        if batch.sas[i].mode != MODE_TUNNEL or batch.sas[i].protocol != PROTOCOL_ESP:
+            raise UsageError("dummy packets are for ESP in tunnel mode")
     return run(batch, SA_OUTBOUND, True)
 
 
@@ -153,12 +155,7 @@ cdef object run(PacketBatch batch, int direction, bint dummies=False):
             found = load_packets(batch, dummies)
         check_fit(batch, found)
         with nogil:
-            if dummies:
-                esp_outbound_dummies(batch.ctx, batch.packets, batch.n)
-            elif direction == SA_OUTBOUND:
-                esp_outbound(batch.ctx, batch.packets, batch.n)
-            else:
-                esp_inbound(batch.ctx, batch.packets, batch.n)
+            run_kernels(batch, direction, dummies)
             good = store_results(batch)
     finally:
         while entered > 0:
@@ -166,6 +163,28 @@ cdef object run(PacketBatch batch, int direction, bint dummies=False):
             leave(&batch.distinct[entered].busy)
         leave(&batch.busy)
     return good
+
+
+cdef void run_kernels(PacketBatch batch, int direction, bint dummies) noexcept nogil:
+    # a batch without AH is one run
+    cdef uint32_t start = 0, end = batch.n
+    while start < batch.n:
+        if batch.ah != NULL:
+            end = start + 1
+            while end < batch.n and batch.sas[end].protocol == batch.sas[start].protocol:
+                end += 1
+        if batch.sas[start].protocol == PROTOCOL_AH:
+            if direction == SA_OUTBOUND:
+                ah_outbound(batch.ah, batch.packets + start, end - start)
+            else:
+                ah_inbound(batch.ah, batch.packets + start, end - start)
+        elif dummies:
+            esp_outbound_dummies(batch.ctx, batch.packets + start, end - start)
+        elif direction == SA_OUTBOUND:
+            esp_outbound(batch.ctx, batch.packets + start, end - start)
+        else:
+            esp_inbound(batch.ctx, batch.packets + start, end - start)
+        start = end
 
 
 cdef misfit load_packets(PacketBatch batch, bint dummies) noexcept nogil:

@@ -1,7 +1,7 @@
 """One security association (RFC 4301 section 4.4.2): checks what it is made of, and owns the struct that kernels use.
 
 Hot and cold part are apart: kernels see `esp_sa` alone, 64-byte aligned; window and expanded key lie elsewhere. What a mode and its headers want
-of the struct: sad_modes.pxi. Left out: AH, and the lookup by SPI (spd.pyx). Called by: control/, embedders, PacketBatch.
+of the struct: sad_modes.pxi. Left out: the lookup by SPI (spd.pyx). Called by: control/, embedders, PacketBatch.
 """
 
 import ipaddress
@@ -12,7 +12,7 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport free
 from libc.string cimport memcpy, memset
 
-from ipsec_fast.algorithms import esp_suite
+from ipsec_fast.algorithms import ah_suite, esp_suite
 from ipsec_fast.crypto.secret cimport Secret, borrow
 from ipsec_fast.dataplane.engine cimport engine_suite, find_suite
 from ipsec_fast.dataplane.ip cimport csum_add
@@ -27,6 +27,9 @@ cdef extern from "replay.h" nogil:
     struct replay_window:
         uint64_t top
     replay_window *replay_new(uint32_t size, uint64_t top) noexcept
+
+cdef extern from "ah_mutable.h" nogil:
+    uint32_t ah_length(uint32_t icv_field, uint32_t version) noexcept
 
 cdef extern from "stdlib.h" nogil:
     void *aligned_alloc(size_t alignment, size_t size) noexcept
@@ -44,7 +47,7 @@ include "sad_modes.pxi"
 
 
 cdef class SA:
-    """One ESP SA; sad.pyi tells the arguments."""
+    """One SA of ESP or AH; sad.pyi tells the arguments."""
 
     def __cinit__(self, *args, **kwargs):
         cdef size_t size = (sizeof(esp_sa) + 63) & ~<size_t> 63
@@ -54,7 +57,8 @@ cdef class SA:
         memset(self.hot, 0, size)
 
     def __init__(self, direction, spi, algorithm="aes128gcm16", key=None, mode="tunnel", src=None, dst=None, encap=None, esn=False,
-                 window=1024, seq=0, granted=None, engine="auto", inner=None, original=None, header=None, tfc=0):
+                 window=1024, seq=0, granted=None, engine="auto", inner=None, original=None, header=None, tfc=0,
+                 protocol="esp"):
         if self.hot.key != NULL or self.hot.window != NULL:
             raise StateError("this SA is made already")
         if direction not in ("out", "in"):
@@ -68,7 +72,12 @@ cdef class SA:
         last = 0xFFFFFFFFFFFFFFFF if esn else 0xFFFFFFFF
         if not isinstance(seq, int) or not 0 <= seq <= last:
             raise UsageError(f"sequence number {seq!r}: it is 0 to {last} {'with' if esn else 'without'} ESN")
-        self.algorithm = esp_suite(algorithm).name
+        if protocol not in PROTOCOLS:
+            raise UsageError(f"protocol {protocol!r}: it is 'esp' or 'ah'")
+        suite = esp_suite(algorithm) if protocol == "esp" else ah_suite(algorithm)
+        self.algorithm = suite.name
+        self.protocol = protocol
+        self.hot.protocol = PROTOCOLS[protocol]
         self.mode = mode
         self.window_size = window
         spi_bytes = spi.to_bytes(4, "big")
@@ -84,7 +93,7 @@ cdef class SA:
                 raise MemoryError
         self.hot.mode = MODES[mode]
         set_outer(self, src, dst, encap)
-        set_key(self, find_suite(self.algorithm, engine), key)
+        set_key(self, find_suite(suite.name if protocol == "esp" else suite.kernel, engine), key)
         set_header_rules(self, header)
         set_inner(self, inner)
         set_original(self, original)
@@ -106,7 +115,7 @@ cdef class SA:
         raise TypeError("an SA holds keys and is not pickled")
 
     def __repr__(self):
-        return f"<SA {self.direction} spi 0x{self.spi:08x} {self.algorithm} seq {self.seq}>"
+        return f"<SA {self.protocol} {self.direction} spi 0x{self.spi:08x} {self.algorithm} seq {self.seq}>"
 
     def set_grant(self, granted):
         """Numbers up to `granted` may be used; half of what that adds is where the next grant is wanted."""
@@ -134,12 +143,16 @@ cdef class SA:
         if inner_length < kept:
             raise UsageError(f"a packet of {inner_length} bytes has no header of {kept}")
         payload = esp_filled(self.hot, inner_length - kept)
+        if self.hot.protocol == PROTOCOL_AH:
+            return front_length(self, kept) + inner_length - kept
         return front_length(self, kept) + 8 + self.hot.iv_length + payload + esp_padding(self.hot, payload) + 2 + self.hot.icv_length
 
     def max_inner_length(self, uint32_t sealed_length, header_length=None):
         cdef uint32_t kept = kept_length(self, header_length), front = front_length(self, kept)
         if sealed_length < front:
             return 0
+        if self.hot.protocol == PROTOCOL_AH:
+            return sealed_length - front + kept
         payload = esp_max_payload(self.hot, sealed_length - front)
         return payload + kept if payload >= self.hot.tfc and payload else 0
 

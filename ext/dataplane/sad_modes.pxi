@@ -1,5 +1,6 @@
 """What the mode of an SA puts into its struct: outer header and its rules, inner addresses of BEET, the addresses before a NAT. Included by sad.pyx."""
 
+PROTOCOLS = {"esp": PROTOCOL_ESP, "ah": PROTOCOL_AH}
 MODES = {"tunnel": MODE_TUNNEL, "transport": MODE_TRANSPORT, "beet": MODE_BEET}
 
 
@@ -17,6 +18,11 @@ cdef void set_encap(SA sa, encap) except *:
 
 
 cdef void set_outer(SA sa, src, dst, encap) except *:
+    if sa.hot.protocol == PROTOCOL_AH:
+        if sa.hot.mode == MODE_BEET or encap is not None:
+            raise UsageError("AH has tunnel and transport mode, and no UDP: it covers the addresses that a NAT would change")
+        if sa.hot.mode == MODE_TUNNEL and (src is None or dst is None):
+            raise UsageError("AH in tunnel mode needs src and dst: it covers the outer header")
     if sa.hot.mode == MODE_TRANSPORT and (src is not None or dst is not None):
         raise UsageError("transport mode keeps the packet's own addresses: leave out src and dst")
     if sa.hot.mode == MODE_BEET and (src is None or dst is None):
@@ -42,7 +48,7 @@ cdef void write_template(SA sa) except *:
     cdef uint8_t *header = sa.hot.outer_header
     cdef uint32_t length
     cdef bytes addresses = sa.src.packed + sa.dst.packed
-    protocol = 17 if sa.encap else 50
+    protocol = 17 if sa.encap else sa.hot.protocol
     if sa.src.version == 4:
         sa.hot.outer, length = OUTER_IPV4, 20
         header[0], header[6], header[8], header[9] = 0x45, 0x40, 64, protocol
@@ -126,6 +132,12 @@ cdef void set_original(SA sa, original) except *:
 
 cdef void set_room(SA sa, tfc) except *:
     cdef uint32_t around = 8 + sa.hot.iv_length, least
+    if sa.hot.protocol == PROTOCOL_AH:
+        if tfc:
+            raise UsageError("AH hides nothing: TFC padding is ESP's (RFC 4303 section 2.7)")
+        sa.hot.headroom = sa.hot.outer_length + ah_length(sa.hot.iv_length + sa.hot.icv_length, sa.hot.outer if sa.hot.outer else 6)
+        sa.hot.tailroom = 0
+        return
     if not isinstance(tfc, int) or not 0 <= tfc <= 65000:
         raise UsageError(f"tfc {tfc!r}: the least length of an inner packet, to which shorter ones are padded, 0 to 65000")
     if tfc and (sa.hot.mode != MODE_TUNNEL or sa.hot.direction != SA_OUTBOUND):
@@ -156,4 +168,10 @@ cdef uint32_t kept_length(SA sa, header_length) except? 0xFFFFFFFF:
 
 
 cdef uint32_t front_length(SA sa, uint32_t kept) noexcept:
+    cdef uint32_t version
+    # outer header to ESP header; of AH to what is behind it
+    if sa.hot.protocol == PROTOCOL_AH:
+        # transport mode: a header of 40 bytes may be either; AH of IPv6 is never the shorter one
+        version = sa.hot.outer if sa.hot.outer else 4 if kept < 40 else 6
+        return sa.hot.outer_length + kept + ah_length(sa.hot.iv_length + sa.hot.icv_length, version)
     return kept + 8 * sa.hot.encap if sa.hot.mode == MODE_TRANSPORT else sa.hot.outer_length

@@ -35,6 +35,7 @@ _ROWS = (
     (VERDICT_NO_ROOM, "no_room", "no free buffer or ring slot"),
     (VERDICT_SEND_FAILED, "send_failed", "the system refused to send"),
     (VERDICT_LIFETIME, "lifetime", "the SA has carried as many packets or bytes as its lifetime allows"),
+    (VERDICT_WRONG_PROTOCOL, "wrong_protocol", "the SA is of the other protocol, ESP or AH"),
 )
 assert tuple(row[0] for row in _ROWS) == tuple(range(VERDICT_COUNT)), "status.pxd and status.pyx do not agree"
 

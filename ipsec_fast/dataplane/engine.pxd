@@ -13,7 +13,7 @@ cdef struct crypto_op:
     void *key
     uint32_t length          # of data
     uint32_t aad_length      # HMAC: of everything authenticated that is contiguous
-    uint8_t tail[4]          # HMAC with ESN: high half, authenticated last, not on the wire
+    uint8_t tail[4]          # MACs and GMAC with ESN: high half, authenticated last, not on the wire
     uint32_t tail_length     # 0 or 4
     uint32_t ok              # 1: sealed, or opened and authentic
     uint32_t index           # the caller's own, of the packet

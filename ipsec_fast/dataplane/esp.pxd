@@ -24,6 +24,9 @@ cdef struct esp_batch_ctx
 cdef esp_batch_ctx *esp_batch_ctx_new() noexcept nogil                # NULL: no memory or no randomness
 cdef void esp_batch_ctx_free(esp_batch_ctx *ctx) noexcept nogil       # NULL is fine
 
+# The IV of every packet from now on, NULL for the kernels' own. It can repeat a nonce.
+cdef void esp_batch_ctx_use_iv_for_test(esp_batch_ctx *ctx, const uint8_t *iv) noexcept nogil
+
 # Packets are sealed and opened in order; number, replay check and counters of an SA follow that order.
 cdef void esp_outbound(esp_batch_ctx *ctx, esp_packet *packets, uint32_t n) noexcept nogil
 # Dummy packets (RFC 4303 section 2.6): the `length` bytes at `data` are overwritten by zeros and sealed with next header 59. Tunnel mode.

@@ -2,6 +2,7 @@
 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
+from ipsec_fast.dataplane.ah cimport ah_batch_ctx
 from ipsec_fast.dataplane.esp cimport esp_batch_ctx, esp_packet
 from ipsec_fast.dataplane.sad cimport esp_sa
 
@@ -16,5 +17,6 @@ cdef class PacketBatch:
     cdef esp_sa **distinct
     cdef uint32_t distinct_count
     cdef esp_batch_ctx *ctx
+    cdef ah_batch_ctx *ah    # NULL: no SA of AH in it
     cdef object owners       # keeps the SAs alive
     cdef int busy

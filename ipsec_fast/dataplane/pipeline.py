@@ -4,9 +4,9 @@
 """
 
 from ..model import OuterHeader
-from .esp import open_for_test, seal_with_iv_for_test
 from .packet import PacketBatch, protect, protect_dummies, unprotect
 from .sad import SA
+from .single import open_for_test, protect_packet, seal_with_iv_for_test, unprotect_packet
 from .status import verdict_text
 
 __all__ = [
@@ -16,7 +16,9 @@ __all__ = [
     "open_for_test",
     "protect",
     "protect_dummies",
+    "protect_packet",
     "seal_with_iv_for_test",
     "unprotect",
+    "unprotect_packet",
     "verdict_text",
 ]

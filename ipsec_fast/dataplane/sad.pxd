@@ -11,9 +11,13 @@ cdef extern from *:
     #include <stdint.h>
     static inline uint64_t ipsec_fast_load_u64(const uint64_t *p) { return __atomic_load_n(p, __ATOMIC_ACQUIRE); }
     static inline void ipsec_fast_store_u64(uint64_t *p, uint64_t v) { __atomic_store_n(p, v, __ATOMIC_RELEASE); }
+    static inline int ipsec_fast_try_enter(int *busy) { return !__atomic_exchange_n(busy, 1, __ATOMIC_ACQUIRE); }
+    static inline void ipsec_fast_leave(int *busy) { __atomic_store_n(busy, 0, __ATOMIC_RELEASE); }
     """
     uint64_t load_u64 "ipsec_fast_load_u64"(const uint64_t *p) noexcept nogil
     void store_u64 "ipsec_fast_store_u64"(uint64_t *p, uint64_t v) noexcept nogil
+    bint try_enter "ipsec_fast_try_enter"(int *busy) noexcept nogil
+    void leave "ipsec_fast_leave"(int *busy) noexcept nogil
 
 
 cdef enum:
@@ -22,6 +26,8 @@ cdef enum:
     OUTER_NONE = 0           # ESP header to ICV only: a socket adds the rest (worker); transport mode: the packet's own
     OUTER_IPV4 = 4
     OUTER_IPV6 = 6
+    PROTOCOL_ESP = 50
+    PROTOCOL_AH = 51
     MODE_TUNNEL = 0
     MODE_TRANSPORT = 1
     MODE_BEET = 2
@@ -92,6 +98,7 @@ cdef struct esp_sa:
     uint16_t sport           # of encap
     uint16_t dport
     uint8_t nat              # NAT_*
+    uint8_t protocol         # PROTOCOL_*
     uint8_t inner            # BEET: IP version of the inner packets
     uint8_t inner_addresses[32]  # BEET: source, destination
     uint64_t original_sum    # NAT_ADJUST: one's complement sum of the addresses that the other side saw
@@ -136,6 +143,7 @@ cdef class SA:
     cdef readonly object header
     cdef readonly str algorithm
     cdef readonly str mode
+    cdef readonly str protocol
     cdef uint32_t window_size
     cdef public object io    # the I/O side keeps what its pointers need alive here
     cdef object __weakref__

@@ -7,7 +7,7 @@ from ..model import Address, OuterHeader
 
 @final
 class SA:
-    """One security association (RFC 4301 section 4.4.2) of ESP: the Python face of the struct that kernels use.
+    """One security association (RFC 4301 section 4.4.2) of ESP or AH: the Python face of the struct that kernels use.
 
     `key` is cipher key, salt, integrity key (RFC 7296 section 2.17), bytes-like or a Secret; what is kept of it is
     wiped at the end. `seq` is the last number used (out) or the highest received (in: it and all below are refused).
@@ -20,6 +20,7 @@ class SA:
     `original` (in) mends the checksums of TCP and UDP (RFC 3948 section 3.1.2): the addresses (source, destination) that
     the sender's packets had, or "recompute".
     "beet": all packets go from `inner[0]` to `inner[1]`; they travel between `src` and `dst`, without an inner header.
+    `protocol` "ah" (RFC 4302): `algorithm` is one such as "sha256" or "aes128gmac"; tunnel (with `src`, `dst`) or transport.
     Raises AlgorithmError (unknown algorithm, key of a wrong length), UsageError (everything else that is wrong).
     """
 
@@ -28,6 +29,7 @@ class SA:
     algorithm: str
     engine: str
     mode: str
+    protocol: Literal["esp", "ah"]
     src: Address | None
     dst: Address | None
     encap: tuple[int, int] | None
@@ -66,6 +68,7 @@ class SA:
         original: tuple[Address | str, Address | str] | Literal["recompute"] | None = None,
         header: OuterHeader | None = None,
         tfc: int = 0,
+        protocol: Literal["esp", "ah"] = "esp",
     ) -> None: ...
     def set_grant(self, granted: int) -> None:
         """Numbers up to `granted` may be used (design decision 4); the next grant is wanted at half of what this one adds."""
@@ -84,7 +87,7 @@ class SA:
         """75 % of the numbers are used, or a lifetime: a new SA is wanted."""
 
     def sealed_length(self, inner_length: int, header_length: int | None = None) -> int:
-        """Bytes of the sealed packet, outer headers of this SA included.
+        """Bytes of the sealed packet, outer headers of this SA included. AH in transport mode: at most so many.
 
         Transport mode: `header_length` is what stays outside (20 where not given); BEET: what is taken off (20 or 40).
         """

@@ -34,6 +34,8 @@ cdef enum:
     VERDICT_SEND_FAILED = 26
     # said in both directions, before and after
     VERDICT_LIFETIME = 27
-    VERDICT_COUNT = 28
+    # said in both directions, before a number is used or looked at
+    VERDICT_WRONG_PROTOCOL = 28
+    VERDICT_COUNT = 29
     # room for more without a change of esp_sa
     VERDICT_SLOTS = 32

@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ipsec_fast.algorithms import ENCRYPTION, INTEGRITY, Encryption, Integrity, Mode, parse_esp_proposal
+from ipsec_fast.algorithms import (
+    AH_SUITES,
+    ENCRYPTION,
+    INTEGRITY,
+    AhSuite,
+    Encryption,
+    Integrity,
+    Mode,
+    parse_esp_proposal,
+)
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "algorithms.md"
 RFC = {
@@ -31,9 +40,15 @@ def integrity_row(row: Integrity) -> str:
     return f"| `{row.name}` | {row.id.name} ({row.id}) | {MAC_RFC[row.name]} | {sizes} | {'yes' if row.in_ike else ''} | {weak} |"
 
 
+def ah_row(row: AhSuite) -> str:
+    length = 12 + row.iv_bytes + row.icv_bytes
+    sizes = f"{row.keymat_bytes * 8} | {row.iv_bytes or '–'} | {row.icv_bytes} | {-(-length // 4) * 4} | {-(-length // 8) * 8}"
+    return f"| `{row.name}` | {row.id.name} ({row.id}) | {MAC_RFC.get(row.name, '4543')} | {sizes} |"
+
+
 def test_every_algorithm_is_documented_as_it_is_and_no_other() -> None:
     lines = [line for line in DOCUMENT.read_text().splitlines() if line.startswith("| `")]
-    assert lines == [*map(cipher_row, ENCRYPTION), *map(integrity_row, INTEGRITY)]
+    assert lines == [*map(cipher_row, ENCRYPTION), *map(integrity_row, INTEGRITY), *map(ah_row, AH_SUITES)]
 
 
 def test_every_word_is_understood() -> None:
@@ -48,3 +63,5 @@ if __name__ == "__main__":
         print(cipher_row(encryption))
     for integrity in INTEGRITY:
         print(integrity_row(integrity))
+    for ah in AH_SUITES:
+        print(ah_row(ah))
