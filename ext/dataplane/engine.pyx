@@ -8,6 +8,8 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from libc.stdint cimport uint8_t, uint32_t
 from libc.string cimport memcpy, memset
 
+import contextlib
+
 from ipsec_fast.errors import AlgorithmError, IntegrityError, UsageError
 
 cdef enum:
@@ -15,6 +17,7 @@ cdef enum:
 
 cdef const engine_suite *registered[MAX_SUITES]
 cdef uint32_t registered_count = 0
+cdef bint loaded = False
 
 
 cdef void register_suite(const engine_suite *suite) noexcept:
@@ -24,10 +27,22 @@ cdef void register_suite(const engine_suite *suite) noexcept:
         registered_count += 1
 
 
+cdef int load_engines() except -1:
+    """Late: they register themselves here and import this module to do so. The optional one may be not built, or its library gone."""
+    global loaded
+    if loaded:
+        return 0
+    import ipsec_fast.dataplane.openssl
+    with contextlib.suppress(ImportError):
+        import ipsec_fast.dataplane.ipsecmb
+    loaded = True
+    return 0
+
+
 cdef const engine_suite *find_suite(str name, str engine) except NULL:
     cdef const engine_suite *best = NULL
     cdef uint32_t i
-    import ipsec_fast.dataplane.openssl  # late: it registers itself here and imports this module to do so
+    load_engines()
     wanted = name.encode()
     for i in range(registered_count):
         if registered[i].name == wanted and engine in ("auto", registered[i].engine.decode()):
@@ -40,12 +55,17 @@ cdef const engine_suite *find_suite(str name, str engine) except NULL:
 
 def engines():
     """Name -> the algorithms it carries here, best engine first."""
-    import ipsec_fast.dataplane.openssl  # late, as above
+    load_engines()
     order = sorted(range(registered_count), key=lambda i: -registered[i].priority)
     found = {}
     for i in order:
         found.setdefault(registered[i].engine.decode(), []).append(registered[i].name.decode())
     return {name: tuple(suites) for name, suites in found.items()}
+
+
+def engine_for(str algorithm, str wanted) -> str:
+    """`wanted`, or "auto" where that engine does not carry the algorithm: a gateway that prefers one engine still carries the whole table."""
+    return wanted if wanted == "auto" or algorithm in engines().get(wanted, ()) else "auto"
 
 
 cdef class _TestKey:

@@ -63,8 +63,16 @@ def machine() -> dict[str, Any]:
         "kernel": platform.release(),
         "python": platform.python_version(),
         "openssl": library_version(),
-        "ipsecmb": None,
+        "ipsecmb": _ipsecmb_version(),
     }
+
+
+def _ipsecmb_version() -> str | None:
+    try:
+        from ..dataplane.ipsecmb import library_version  # optional: not built everywhere
+    except ImportError:
+        return None
+    return library_version()
 
 
 def _read(path: str) -> str:

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
+from ..dataplane.engine import engine_for
 from ..dataplane.sad import SA
 from ..dataplane.spd import Policy, Tables, last_received_s, last_sent_s, set_selectors
 from ..dataplane.udp import set_endpoint
@@ -254,7 +255,7 @@ class Children:
         mtu = tunnel_mtu(
             ask.suite, self._host.path_mtu(path.remote), path.remote.version, ask.encap, self._host.mss(ask.connection)
         )
-        engine = self._host.engine
+        engine = engine_for(suite, self._host.engine)
         used = self._resumed.pop(ask.child_id, GrantMark(0, 0))
         sa_in = SA("in", ask.spi_in, suite, ask.key_in, esn=ask.esn, seq=used.in_highest, engine=engine)
         end = self._grants.next_end(ask.child_id, _highest(ask.esn))

@@ -28,3 +28,6 @@ def open_for_test(
     engine: str = "auto",
 ) -> bytes:
     """The plaintext, or IntegrityError. For vectors."""
+
+def engine_for(algorithm: str, wanted: str) -> str:
+    """`wanted`, or "auto" where that engine does not carry the algorithm."""

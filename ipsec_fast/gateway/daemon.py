@@ -163,7 +163,7 @@ class Gateway:
         config = self._config
         self._endpoint = Endpoint(EndpointSettings(), os.urandom)
         spis = SpiPool(os.urandom)
-        host = Host(self._nat.index_of, self._path_mtu, self._configuration.mss, self._worker.engine)
+        host = Host(self._nat.index_of, self._path_mtu, self._configuration.mss, self._config.settings.engine)
         self._keeper = Keeper(
             opened.store, self._endpoint.owner_of, lambda child_id: self._children.mark_of(child_id), self._log
         )
