@@ -342,7 +342,7 @@ cdef bint cipher_group(IMB_MGR *m, crypto_op *ops, uint32_t n, bint seal) noexce
     if key.mode == IMB_CIPHER_NULL:
         return True
     for i in range(n):
-        if not ops[i].ok:
+        if not ops[i].ok or ops[i].length == 0:
             continue
         if key.mode == IMB_CIPHER_CNTR:  # nonce, IV, and a block counter that starts at 1 (RFC 3686 section 4)
             ops[i].nonce[12] = ops[i].nonce[13] = ops[i].nonce[14] = 0
