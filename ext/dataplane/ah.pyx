@@ -60,12 +60,16 @@ cdef extern from "esp_check.h" nogil:
 cdef extern from "replay.h" nogil:
     struct replay_window:
         uint64_t top
+        uint64_t resyncs
     enum:
         REPLAY_NEW
         REPLAY_OLD
     int replay_check(const replay_window *window, uint64_t seq) noexcept
     int replay_advance(replay_window *window, uint64_t seq) noexcept
     uint64_t replay_infer_esn(const replay_window *window, uint32_t low) noexcept
+    void replay_failed(replay_window *window) noexcept
+    bint replay_resync_due(const replay_window *window) noexcept
+    uint64_t replay_resync_number(replay_window *window, uint32_t low) noexcept
 
 include "outer.pxi"
 
@@ -338,6 +342,23 @@ cdef uint8_t forget_unauthentic(ah_batch_ctx *ctx, esp_packet *packet, uint32_t 
     return VERDICT_BAD_ICV if result == REPLAY_NEW else replay_verdict(result)
 
 
+cdef bint fits_after_gap(ah_batch_ctx *ctx, esp_sa *sa, uint32_t slot) noexcept nogil:
+    """As opens_after_gap of esp.pyx, but nothing was decrypted: the packet still stands as it is authenticated, but for the high half."""
+    cdef replay_window *window = <replay_window *> sa.window
+    cdef crypto_op *op = &ctx.ops[slot]
+    cdef kept_packet *kept = &ctx.kept[slot]
+    if not replay_resync_due(window):
+        replay_failed(window)
+        return False
+    kept.seq = replay_resync_number(window, ctx.lows[op.index])
+    if kept.seq == 0:
+        return False
+    store_be32(op.tail, <uint32_t> (kept.seq >> 32))
+    sa.suite.open(op, 1)
+    window.resyncs += op.ok
+    return op.ok
+
+
 cdef inline uint8_t accept_inbound(ah_batch_ctx *ctx, esp_packet *packet, uint32_t slot) noexcept nogil:
     cdef esp_sa *sa = packet.sa
     cdef crypto_op *op = &ctx.ops[slot]
@@ -347,7 +368,10 @@ cdef inline uint8_t accept_inbound(ah_batch_ctx *ctx, esp_packet *packet, uint32
     cdef uint32_t room = kept.total - kept.header - kept.length, inner_length = 0
     cdef uint8_t next_header = packet.data[kept.header], verdict = VERDICT_OK
     cdef int result
-    if not op.ok or (sa.esn and replay_infer_esn(<replay_window *> sa.window, ctx.lows[op.index]) != kept.seq):
+    if not op.ok:
+        if not sa.esn or not fits_after_gap(ctx, sa, slot):
+            return forget_unauthentic(ctx, packet, op.index)
+    elif sa.esn and replay_infer_esn(<replay_window *> sa.window, ctx.lows[op.index]) != kept.seq:
         return forget_unauthentic(ctx, packet, op.index)
     result = replay_advance(<replay_window *> sa.window, kept.seq)
     if result != REPLAY_NEW:

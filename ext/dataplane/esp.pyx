@@ -8,7 +8,7 @@ mode: esp_keep.pxi. Left out: fragments. Called by: worker, PacketBatch, embedde
 
 from libc.stddef cimport size_t
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
-from libc.stdlib cimport free
+from libc.stdlib cimport free, malloc
 from libc.string cimport memcmp, memcpy, memmove, memset
 
 from ipsec_fast.dataplane.engine cimport IV_NONE, IV_RANDOM, IV_SEQUENCE, crypto_op, engine_suite
@@ -51,12 +51,16 @@ cdef extern from "openssl/crypto.h" nogil:
 cdef extern from "replay.h" nogil:
     struct replay_window:
         uint64_t top
+        uint64_t resyncs
     enum:
         REPLAY_NEW
         REPLAY_OLD
     int replay_check(const replay_window *window, uint64_t seq) noexcept
     int replay_advance(replay_window *window, uint64_t seq) noexcept
     uint64_t replay_infer_esn(const replay_window *window, uint32_t low) noexcept
+    void replay_failed(replay_window *window) noexcept
+    bint replay_resync_due(const replay_window *window) noexcept
+    uint64_t replay_resync_number(replay_window *window, uint32_t low) noexcept
 
 cdef extern from "esp_check.h" nogil:
     enum:
@@ -90,6 +94,8 @@ cdef struct esp_batch_ctx:
     uint8_t ivs[IV_BYTES]
     uint32_t iv_used
     iv_generator *generator
+    uint8_t *again           # in: the ciphertext of one packet of this chunk, of MAX_PACKET bytes
+    uint32_t again_slot      # and whose; CHUNK: nobody's
     const uint8_t *test_iv   # NULL but in seal_with_iv_for_test
 
 
@@ -101,8 +107,9 @@ cdef esp_batch_ctx *esp_batch_ctx_new() noexcept nogil:
     memset(ctx, 0, size)
     ctx.iv_used = IV_BYTES
     ctx.generator = iv_generator_new()
-    if ctx.generator == NULL:
-        free(ctx)
+    ctx.again = <uint8_t *> malloc(MAX_PACKET)
+    if ctx.generator == NULL or ctx.again == NULL:
+        esp_batch_ctx_free(ctx)
         return NULL
     return ctx
 
@@ -110,6 +117,7 @@ cdef esp_batch_ctx *esp_batch_ctx_new() noexcept nogil:
 cdef void esp_batch_ctx_free(esp_batch_ctx *ctx) noexcept nogil:
     if ctx != NULL:
         iv_generator_free(ctx.generator)
+        free(ctx.again)
         OPENSSL_cleanse(ctx, sizeof(esp_batch_ctx))
         free(ctx)
 
@@ -374,7 +382,32 @@ cdef inline uint8_t prepare_inbound(esp_batch_ctx *ctx, esp_packet *packet, uint
     elif sa.iv_kind == IV_RANDOM:
         memcpy(op.nonce, esp + 8, 16)
     authenticate(sa, op, esp, sealed, seq)
+    if sa.esn and ctx.again_slot == CHUNK and replay_resync_due(<replay_window *> sa.window) and sealed <= MAX_PACKET:
+        memcpy(ctx.again, op.data, sealed)
+        ctx.again_slot = slot
     return VERDICT_OK
+
+
+cdef bint opens_after_gap(esp_batch_ctx *ctx, esp_sa *sa, uint32_t slot) noexcept nogil:
+    """Whether a packet without a good ICV has one under a later high half (RFC 4303 appendix A3). Tried once in REPLAY_RESYNC_AFTER of them, with the
+    copy that prepare_inbound made of it."""
+    cdef replay_window *window = <replay_window *> sa.window
+    cdef crypto_op *op = &ctx.ops[slot]
+    cdef uint64_t seq
+    if slot != ctx.again_slot or not replay_resync_due(window):  # another packet of this chunk was authentic
+        replay_failed(window)
+        return False
+    seq = replay_resync_number(window, ctx.lows[op.index])
+    if seq == 0:
+        return False
+    ctx.seqs[slot] = seq
+    memcpy(op.data, ctx.again, op.length)
+    if sa.iv_kind == IV_SEQUENCE and sa.iv_length == 0:
+        store_be64(op.nonce + sa.salt_length, seq)
+    authenticate(sa, op, op.data - 8 - sa.iv_length, op.length, seq)
+    sa.suite.open(op, 1)
+    window.resyncs += op.ok
+    return op.ok
 
 
 cdef uint8_t forget_unauthentic(esp_batch_ctx *ctx, esp_packet *packet, uint32_t index) noexcept nogil:
@@ -397,8 +430,9 @@ cdef inline uint8_t accept_inbound(esp_batch_ctx *ctx, esp_packet *packet, uint3
     cdef uint8_t verdict
     cdef int result
     if not op.ok:
-        return forget_unauthentic(ctx, packet, op.index)
-    if sa.esn and replay_infer_esn(<replay_window *> sa.window, ctx.lows[op.index]) != ctx.seqs[slot]:
+        if not sa.esn or not opens_after_gap(ctx, sa, slot):
+            return forget_unauthentic(ctx, packet, op.index)
+    elif sa.esn and replay_infer_esn(<replay_window *> sa.window, ctx.lows[op.index]) != ctx.seqs[slot]:
         return forget_unauthentic(ctx, packet, op.index)
     result = replay_advance(<replay_window *> sa.window, ctx.seqs[slot])
     if result != REPLAY_NEW:
@@ -452,6 +486,7 @@ cdef void esp_inbound(esp_batch_ctx *ctx, esp_packet *packets, uint32_t n) noexc
 cdef void inbound_chunk(esp_batch_ctx *ctx, esp_packet *packets, uint32_t n) noexcept nogil:
     cdef uint32_t i, slot = 0, used = 0
     cdef esp_packet *packet
+    ctx.again_slot = CHUNK
     for i in range(n):
         packet = &packets[i]
         packet.verdict = prepare_inbound(ctx, packet, used, i)

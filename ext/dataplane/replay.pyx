@@ -14,14 +14,17 @@ cdef extern from "replay.h" nogil:
     int replay_check(const replay_window *window, uint64_t seq) noexcept
     int replay_advance(replay_window *window, uint64_t seq) noexcept
     uint64_t replay_infer_esn(const replay_window *window, uint32_t low) noexcept
+    void replay_failed(replay_window *window) noexcept
+    bint replay_resync_due(const replay_window *window) noexcept
+    uint64_t replay_resync_number(replay_window *window, uint32_t low) noexcept
 
 
 cdef class ReplayWindow:
     """A window of `size` numbers below `top`; results are "new", "old" or "seen"."""
 
     def __cinit__(self, size, top=0):
-        if not 64 <= size <= 65536:
-            raise UsageError(f"anti-replay window {size}: it is 64 to 65536 packets")
+        if not 64 <= size <= 1048576:
+            raise UsageError(f"anti-replay window {size}: it is 64 to 1048576 packets")
         self.window = replay_new(size, top)
         if self.window == NULL:
             raise MemoryError
@@ -44,3 +47,11 @@ cdef class ReplayWindow:
     def infer(self, uint32_t low):
         """The 64-bit number of a low half (RFC 4303 A2.2); 0 where there is none."""
         return replay_infer_esn(<replay_window *> self.window, low)
+
+    def failed(self, uint32_t low):
+        """A packet with this low half had no good ICV; the number to try it under once more, or 0 (RFC 4303 appendix A3)."""
+        cdef replay_window *window = <replay_window *> self.window
+        if replay_resync_due(window):
+            return replay_resync_number(window, low)
+        replay_failed(window)
+        return 0

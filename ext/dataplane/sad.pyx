@@ -26,6 +26,7 @@ from ipsec_fast.dataplane import status
 cdef extern from "replay.h" nogil:
     struct replay_window:
         uint64_t top
+        uint64_t resyncs
     replay_window *replay_new(uint32_t size, uint64_t top) noexcept
 
 cdef extern from "ah_mutable.h" nogil:
@@ -67,8 +68,8 @@ cdef class SA:
             raise UsageError(f"mode {mode!r}: it is one of {', '.join(MODES)}")
         if not isinstance(spi, int) or not 1 <= spi <= 0xFFFFFFFF:
             raise UsageError(f"SPI {spi!r}: it is 1 to 4294967295 (a SAD holds none below 256, RFC 4303 section 2.1)")
-        if not isinstance(window, int) or not 64 <= window <= 65536:
-            raise UsageError(f"anti-replay window {window!r}: it is 64 to 65536 packets")
+        if not isinstance(window, int) or not 64 <= window <= 1048576:
+            raise UsageError(f"anti-replay window {window!r}: it is 64 to 1048576 packets")
         last = 0xFFFFFFFFFFFFFFFF if esn else 0xFFFFFFFF
         if not isinstance(seq, int) or not 0 <= seq <= last:
             raise UsageError(f"sequence number {seq!r}: it is 0 to {last} {'with' if esn else 'without'} ESN")
@@ -157,12 +158,14 @@ cdef class SA:
         return payload + kept if payload >= self.hot.tfc and payload else 0
 
     def counters(self):
-        """`packets`, `bytes` (of inner packets) and one entry per drop reason that occurred."""
+        """`packets`, `bytes` (of inner packets), one entry per drop reason that occurred, `resynchronised` if it ever was."""
         cdef int i
         found = {"packets": self.hot.packets, "bytes": self.hot.bytes}
         for i in range(1, VERDICT_COUNT):
             if self.hot.drops[i]:
                 found[status.NAMES[i]] = self.hot.drops[i]
+        if self.hot.window != NULL and (<replay_window *> self.hot.window).resyncs:
+            found["resynchronised"] = (<replay_window *> self.hot.window).resyncs
         return found
 
     @property

@@ -186,7 +186,7 @@ def test_a_batch_that_moves_the_window_drops_what_falls_behind_it_inside_the_bat
 
 
 @on_every_suite
-@pytest.mark.parametrize("window", [64, 1024, 65536])
+@pytest.mark.parametrize("window", [64, 1024, 65536, 1 << 20])
 def test_reorder_within_the_window_is_accepted(algorithm, window):
     out, into = pair(algorithm, window=window)
     sealed = seal([ipv4(60)] * 128, out)
