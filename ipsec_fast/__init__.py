@@ -12,6 +12,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from .dataplane.pipeline import (
         SA,
+        SAD,
         OuterHeader,
         PacketBatch,
         open_for_test,
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "SA",
+    "SAD",
     "OuterHeader",
     "PacketBatch",
     "__version__",

@@ -2,7 +2,8 @@
 
 Everything is checked before anything is written: element types and read-only buffers when the batch is bound, head and tail room and overlap then and
 at every call (offsets and lengths are the caller's and may have changed). A packet that is dropped gets length 0, so that nobody sends it on by
-mistake. The GIL is released while the kernels run; an SA in another thread's batch is a StateError. Left out: lookup of SAs, policy.
+mistake. The GIL is released while the kernels run; an SA in another thread's batch is a StateError. With a SAD each packet
+finds its SA by itself (sad_table.pyx), in one epoch: what is removed meanwhile lives until the call is over. Left out: policy.
 Called by: embedders, bench.py, tests.
 """
 
@@ -11,10 +12,13 @@ from cpython.mem cimport PyMem_Calloc, PyMem_Free
 from libc.stddef cimport size_t
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport qsort
+from libc.string cimport memset
 
 from ipsec_fast.dataplane.ah cimport ah_batch_ctx_free, ah_batch_ctx_new, ah_inbound, ah_outbound
+from ipsec_fast.dataplane.epoch cimport epoch_enter, epoch_join, epoch_leave, epoch_slot, retire
 from ipsec_fast.dataplane.esp cimport esp_batch_ctx_free, esp_batch_ctx_new, esp_inbound, esp_outbound, esp_outbound_dummies, esp_packet
 from ipsec_fast.dataplane.sad cimport MODE_TUNNEL, PROTOCOL_AH, PROTOCOL_ESP, SA, SA_INBOUND, SA_OUTBOUND, esp_sa, leave, try_enter
+from ipsec_fast.dataplane.sad_table cimport SAD, sad_assign, sad_table
 from ipsec_fast.dataplane.status cimport VERDICT_OK
 from ipsec_fast.errors import StateError, UsageError
 
@@ -26,8 +30,23 @@ cdef extern from *:
         uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
         return (x > y) - (x < y);
     }
+    static inline int enter_as(int *busy, int who)
+    {
+        int none = 0;
+        return __atomic_compare_exchange_n(busy, &none, who, 0, __ATOMIC_ACQUIRE, __ATOMIC_RELAXED) ? 1 : none == who ? 2 : 0;
+    }
+    static inline void *load_pointer(void *const *from) { return __atomic_load_n(from, __ATOMIC_ACQUIRE); }
     """
     int compare_u64(const void *a, const void *b) noexcept nogil
+    # 1: entered, 2: had entered before, 0: somebody else is inside
+    int enter_as(int *busy, int who) noexcept nogil
+    void *load_pointer(void **from_) noexcept nogil
+
+# whoever looks up SAs as it goes enters them under a number of its own, and so sees which it has entered already; 1 is try_enter's
+cdef int calls = 1
+
+
+_ELEMENTS = {1: ("u8", (b"B", b"b", b"c")), 4: ("u32", (b"I", b"L", b"i", b"l")), 8: ("u64", (b"Q", b"L", b"q", b"l"))}
 
 
 # codes of `describe`: which packet, and why not
@@ -46,7 +65,7 @@ cdef struct misfit:
 cdef class PacketBatch:
     """Packets at `offsets`, `lengths` in `buffer`, each with its SA; packet.pyi tells the arguments."""
 
-    def __cinit__(self, buffer, offsets, lengths, sas, verdicts):
+    def __cinit__(self, buffer, offsets, lengths, sas, verdicts, *, tags=None):
         self._hold("buffer", buffer, 1)
         self._hold("offsets", offsets, 4)
         self._hold("lengths", lengths, 4)
@@ -56,13 +75,23 @@ cdef class PacketBatch:
         self.n = self.views[3].len
         if self.views[1].len != 4 * self.n or self.views[2].len != 4 * self.n:
             raise UsageError(f"offsets, lengths and verdicts differ in length: {self.views[1].len // 4}, {self.views[2].len // 4}, {self.n}")
-        self._bind_sas((sas,) * self.n if isinstance(sas, SA) else tuple(sas))
+        if tags is not None:
+            self._hold("tags", tags, 8)
+            if self.views[4].len != 8 * self.n:
+                raise UsageError(f"verdicts and tags differ in length: {self.n}, {self.views[4].len // 8}")
+        if isinstance(sas, SAD):
+            self.sad = sas
+            self.owners = ()
+            self.sas = <esp_sa **> allocate(self.n, sizeof(esp_sa *))
+            self.distinct = <esp_sa **> allocate(self.n, sizeof(esp_sa *))
+        else:
+            self._bind_sas((sas,) * self.n if isinstance(sas, SA) else tuple(sas))
         self.packets = <esp_packet *> allocate(self.n, sizeof(esp_packet))
         self.regions = <uint64_t *> allocate(self.n, sizeof(uint64_t))
         self.ctx = esp_batch_ctx_new()
         if self.ctx == NULL:
             raise MemoryError
-        if any((<SA> sa).hot.protocol == PROTOCOL_AH for sa in self.owners):
+        if self.sad is not None or any((<SA> sa).hot.protocol == PROTOCOL_AH for sa in self.owners):
             self.ah = ah_batch_ctx_new()
             if self.ah == NULL:
                 raise MemoryError
@@ -92,8 +121,7 @@ cdef class PacketBatch:
         except (BufferError, ValueError) as error:  # ValueError: numpy's word for it
             raise BufferError(f"{name} must be writable and contiguous: {error}") from None
         self.held += 1
-        kind = "u8" if itemsize == 1 else "u32"
-        letters = (b"B", b"b", b"c") if itemsize == 1 else (b"I", b"L", b"i", b"l")
+        kind, letters = _ELEMENTS[itemsize]
         if view.itemsize != itemsize or view.format == NULL or view.format.lstrip(b"@=<") not in letters:
             raise UsageError(f"{name} holds elements of type {view.format.decode()!r}; it must be {kind}")
 
@@ -114,12 +142,16 @@ cdef class PacketBatch:
 
 def protect(PacketBatch batch not None):
     """Seal every packet in place, rewrite offsets and lengths, give verdicts; returns how many are ok."""
+    if batch.sad is not None:
+        raise UsageError("protect takes outbound SAs; a SAD is searched for what arrives")
     return run(batch, SA_OUTBOUND)
 
 
 def protect_dummies(PacketBatch batch not None):
     """Make a dummy packet in every slot of the batch; packet.pyi tells more."""
     cdef uint32_t i
+    if batch.sad is not None:
+        raise UsageError("protect takes outbound SAs; a SAD is searched for what arrives")
     for i in range(batch.n):
         if batch.sas[i].mode != MODE_TUNNEL or batch.sas[i].protocol != PROTOCOL_ESP:
             raise UsageError("dummy packets are for ESP in tunnel mode")
@@ -128,7 +160,7 @@ def protect_dummies(PacketBatch batch not None):
 
 def unprotect(PacketBatch batch not None):
     """Open every packet in place, rewrite offsets and lengths, give verdicts; returns how many are ok."""
-    return run(batch, SA_INBOUND)
+    return run(batch, SA_INBOUND) if batch.sad is None else run_found(batch)
 
 
 cdef void *allocate(size_t count, size_t size) except NULL:
@@ -165,15 +197,79 @@ cdef object run(PacketBatch batch, int direction, bint dummies=False):
     return good
 
 
+cdef object run_found(PacketBatch batch):
+    """As run, for what arrives: each packet's SA is looked up, and held by the epoch until the call is over."""
+    global calls
+    cdef misfit found
+    cdef epoch_slot *slot
+    cdef void **current = &batch.sad.current
+    cdef bint bare = batch.sad.bare
+    cdef uint32_t good = 0
+    cdef int who
+    cdef bint alone
+    if not try_enter(&batch.busy):
+        raise StateError("this batch is in use by another thread")
+    try:
+        with nogil:
+            found = load_packets(batch, False)
+        check_fit(batch, found)
+        calls = calls + 1 if calls < 0x7FFFFFFF else 2
+        who = calls
+        slot = epoch_join()
+        with nogil:
+            epoch_enter(slot)
+            sad_assign(<sad_table *> load_pointer(current), bare, batch.packets, batch.n)
+            alone = enter_found(batch, who)
+            if alone:
+                run_kernels(batch, SA_INBOUND, False)
+                good = store_results(batch)
+            leave_found(batch)
+        epoch_leave(slot)
+        retire(None)
+    finally:
+        leave(&batch.busy)
+    if not alone:
+        raise StateError("an SA of this batch is in use by another thread: one thread numbers, or accepts for, an SA")
+    return good
+
+
+cdef bint enter_found(PacketBatch batch, int who) noexcept nogil:
+    cdef uint32_t i
+    cdef esp_sa *sa
+    cdef int entered
+    for i in range(batch.n):
+        batch.sas[i] = sa = batch.packets[i].sa
+        if sa == NULL:
+            continue
+        entered = enter_as(&sa.busy, who)
+        if entered == 0:
+            return False
+        if entered == 1:
+            batch.distinct[batch.distinct_count] = sa
+            batch.distinct_count += 1
+    return True
+
+
+cdef void leave_found(PacketBatch batch) noexcept nogil:
+    while batch.distinct_count:
+        batch.distinct_count -= 1
+        leave(&batch.distinct[batch.distinct_count].busy)
+    memset(batch.sas, 0, batch.n * sizeof(esp_sa *))
+
+
+cdef inline bint is_ah(const esp_sa *sa) noexcept nogil:
+    return sa != NULL and sa.protocol == PROTOCOL_AH
+
+
 cdef void run_kernels(PacketBatch batch, int direction, bint dummies) noexcept nogil:
     # a batch without AH is one run
     cdef uint32_t start = 0, end = batch.n
     while start < batch.n:
         if batch.ah != NULL:
             end = start + 1
-            while end < batch.n and batch.sas[end].protocol == batch.sas[start].protocol:
+            while end < batch.n and is_ah(batch.sas[end]) == is_ah(batch.sas[start]):
                 end += 1
-        if batch.sas[start].protocol == PROTOCOL_AH:
+        if is_ah(batch.sas[start]):
             if direction == SA_OUTBOUND:
                 ah_outbound(batch.ah, batch.packets + start, end - start)
             else:
@@ -210,7 +306,7 @@ cdef misfit load_packets(PacketBatch batch, bint dummies) noexcept nogil:
         batch.packets[i].length = <uint32_t> (end - start)
         batch.packets[i].sa = sa
         first, behind = start, end
-        if sa.direction == SA_OUTBOUND and (end > start or dummies):
+        if sa != NULL and sa.direction == SA_OUTBOUND and (end > start or dummies):
             if start < sa.headroom:
                 found.code = NO_HEADROOM
                 return found
@@ -265,10 +361,15 @@ cdef uint32_t store_results(PacketBatch batch) noexcept nogil:
     cdef uint32_t *offsets = <uint32_t *> batch.views[1].buf
     cdef uint32_t *lengths = <uint32_t *> batch.views[2].buf
     cdef uint8_t *verdicts = <uint8_t *> batch.views[3].buf
+    cdef uint64_t *tags = <uint64_t *> batch.views[4].buf if batch.held == 5 else NULL
     cdef uint32_t i, good = 0
     cdef esp_packet *packet
     for i in range(batch.n):
         packet = &batch.packets[i]
+        if packet.sa == NULL:
+            packet.verdict = packet.flags  # why there is none
+        if tags != NULL:
+            tags[i] = packet.sa.tag if packet.sa != NULL else 0
         verdicts[i] = packet.verdict
         if packet.verdict == VERDICT_OK:
             offsets[i] = <uint32_t> (packet.data - base)

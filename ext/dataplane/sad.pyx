@@ -1,7 +1,7 @@
 """One security association (RFC 4301 section 4.4.2): checks what it is made of, and owns the struct that kernels use.
 
 Hot and cold part are apart: kernels see `esp_sa` alone, 64-byte aligned; window and expanded key lie elsewhere. What a mode and its headers want
-of the struct: sad_modes.pxi. Left out: the lookup by SPI (spd.pyx). Called by: control/, embedders, PacketBatch.
+of the struct: sad_modes.pxi. Left out: the lookup by SPI (sad_table.pyx). Called by: control/, embedders, PacketBatch.
 """
 
 import ipaddress
@@ -56,6 +56,7 @@ cdef class SA:
         if self.hot == NULL:
             raise MemoryError
         memset(self.hot, 0, size)
+        self.hot.owner = <void *> self
 
     def __init__(self, direction, spi, algorithm="aes128gcm16", key=None, mode="tunnel", src=None, dst=None, encap=None, esn=False,
                  window=1024, seq=0, granted=None, engine="auto", inner=None, original=None, header=None, tfc=0,

@@ -1,8 +1,9 @@
-"""The SPD's cache for the worker (RFC 4301 section 4.4.1): ordered policies for what leaves, selectors of each SA for what arrives, SPI lookup.
+"""The SPD's cache for the worker (RFC 4301 section 4.4.1): ordered policies for what leaves, selectors of each SA for what arrives.
 
 Everything the worker reads is immutable once published. Ranges of addresses and ports are true ranges, not prefixes. A packet whose ports cannot be
 seen (later fragment, protocol without ports) matches any-port and OPAQUE selectors only (section 4.4.1.1). What arrives is checked against the SA it
-came on (section 5.2), not against the policies: after a rekey both old and new SA carry the same selectors. Called by worker; made by control.
+came on (section 5.2), not against the policies: after a rekey both old and new SA carry the same selectors. SAs are found by SPI in a SAD of
+the table's own (sad_table.pyx). Called by worker; made by control.
 """
 
 from cpython.mem cimport PyMem_Calloc, PyMem_Free
@@ -12,6 +13,7 @@ from libc.string cimport memcmp, memset
 from ipsec_fast.dataplane.epoch cimport retire
 from ipsec_fast.dataplane.ip cimport IP_OK, ip_info, ip_parse
 from ipsec_fast.dataplane.sad cimport SA, SA_INBOUND, SA_OUTBOUND, OUTER_NONE
+from ipsec_fast.dataplane.sad_table cimport SAD
 
 from ..errors import UsageError
 
@@ -182,11 +184,10 @@ cdef class Tables:
         self.inbound, self.policies = tuple(inbound), tuple(policies)
         generations += 1
         self.c.generation = generations
-        self._fill_spis()
+        self._fill_sad()
         self._fill_policies()
 
     def __dealloc__(self):
-        PyMem_Free(self.c.spis)
         PyMem_Free(self.c.policies)
 
     def find(self, bytes packet):
@@ -200,23 +201,13 @@ cdef class Tables:
         found = first_match(&self.c, &key)
         return self.policies[found] if found < self.c.policy_count else None
 
-    def _fill_spis(self):
-        cdef uint32_t size = 16, at
+    def _fill_sad(self):
         cdef SA sa
-        while size < 2 * len(self.inbound) + 1:
-            size *= 2
-        self.c.spis = <spi_row *>PyMem_Calloc(size, sizeof(spi_row))
-        if self.c.spis is NULL:
-            raise MemoryError
-        self.c.spi_mask = size - 1
+        self.sad = SAD(bare=True)
         for sa in self.inbound:
             _check_for_worker(sa, SA_INBOUND)
-            if find_sa(&self.c, sa.hot.spi_be) is not NULL:
-                raise UsageError(f"SPI {sa.spi:#010x} stands twice among the inbound SAs")
-            at = (sa.hot.spi_be * 2654435761u) >> 7 & self.c.spi_mask
-            while self.c.spis[at].sa is not NULL:
-                at = at + 1 & self.c.spi_mask
-            self.c.spis[at].spi_be, self.c.spis[at].sa = sa.hot.spi_be, sa.hot
+            self.sad.add(sa)
+        self.c.sad = &self.sad.rows.table
 
     def _fill_policies(self):
         cdef policy_row *row

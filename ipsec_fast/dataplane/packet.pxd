@@ -5,18 +5,20 @@ from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from ipsec_fast.dataplane.ah cimport ah_batch_ctx
 from ipsec_fast.dataplane.esp cimport esp_batch_ctx, esp_packet
 from ipsec_fast.dataplane.sad cimport esp_sa
+from ipsec_fast.dataplane.sad_table cimport SAD
 
 
 cdef class PacketBatch:
-    cdef Py_buffer views[4]  # buffer, offsets, lengths, verdicts
+    cdef Py_buffer views[5]  # buffer, offsets, lengths, verdicts, tags
     cdef int held            # how many of them
     cdef uint32_t n
     cdef esp_packet *packets
     cdef uint64_t *regions   # start << 32 | end, for the overlap check
-    cdef esp_sa **sas
+    cdef esp_sa **sas        # with a SAD: those of the call under way
     cdef esp_sa **distinct
     cdef uint32_t distinct_count
     cdef esp_batch_ctx *ctx
     cdef ah_batch_ctx *ah    # NULL: no SA of AH in it
     cdef object owners       # keeps the SAs alive
+    cdef SAD sad             # None, or where each packet's SA is looked up
     cdef int busy

@@ -5,6 +5,7 @@ from numpy.typing import NDArray
 from typing_extensions import Buffer
 
 from .sad import SA
+from .sad_table import SAD
 
 _Array = Buffer | NDArray[Any]
 
@@ -16,12 +17,20 @@ class PacketBatch:
 
     `sas` is one SA for all packets, or one per packet. Before each call write offsets and lengths; after it they are
     the result's, `verdicts` is 0 where that is good, and a dropped packet has length 0. Sealing needs `sa.headroom`
-    bytes before and `sa.tailroom` behind each packet.
+    bytes before and `sa.tailroom` behind each packet. A SAD in place of `sas` finds the SA of each packet that arrives
+    (`unknown_spi` where there is none); `tags` u64[n] then takes the tag of the SA that a packet came on, 0 where there is none.
     Raises BufferError (read-only, no room, overlap) and UsageError (element types, lengths of the arrays) before anything is written.
     """
 
     def __init__(
-        self, buffer: _Array, offsets: _Array, lengths: _Array, sas: SA | Sequence[SA], verdicts: _Array
+        self,
+        buffer: _Array,
+        offsets: _Array,
+        lengths: _Array,
+        sas: SA | Sequence[SA] | SAD,
+        verdicts: _Array,
+        *,
+        tags: _Array | None = None,
     ) -> None: ...
     def __len__(self) -> int: ...
 

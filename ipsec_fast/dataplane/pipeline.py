@@ -6,11 +6,13 @@
 from ..model import OuterHeader
 from .packet import PacketBatch, protect, protect_dummies, unprotect
 from .sad import SA
+from .sad_table import SAD
 from .single import open_for_test, protect_packet, seal_with_iv_for_test, unprotect_packet
 from .status import verdict_text
 
 __all__ = [
     "SA",
+    "SAD",
     "OuterHeader",
     "PacketBatch",
     "open_for_test",

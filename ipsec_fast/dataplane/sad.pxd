@@ -103,6 +103,7 @@ cdef struct esp_sa:
     uint8_t inner_addresses[32]  # BEET: source, destination
     uint64_t original_sum    # NAT_ADJUST: one's complement sum of the addresses that the other side saw
     uint64_t drops[VERDICT_SLOTS]
+    void *owner              # the SA object; for who holds the GIL
 
 
 # The last sequence number that exists.

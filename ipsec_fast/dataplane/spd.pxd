@@ -1,9 +1,10 @@
-"""Selectors, policies and SPIs as the worker reads them. See ext/dataplane/spd.pyx."""
+"""Selectors and policies as the worker reads them. See ext/dataplane/spd.pyx."""
 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
 from ipsec_fast.dataplane.ip cimport ip_info
-from ipsec_fast.dataplane.sad cimport esp_sa
+from ipsec_fast.dataplane.sad cimport PROTOCOL_ESP, esp_sa
+from ipsec_fast.dataplane.sad_table cimport SAD, sad_find_spi, sad_table
 
 cdef enum:
     POLICY_DISCARD = 0
@@ -50,14 +51,9 @@ cdef struct policy_row:
     uint64_t tag
     uint8_t action
 
-cdef struct spi_row:
-    uint32_t spi_be
-    esp_sa *sa
-
 cdef struct dataplane_tables:
-    uint32_t spi_mask      # rows - 1, a power of two; NULL in `sa` ends a search
+    const sad_table *sad
     uint32_t policy_count
-    spi_row *spis
     policy_row *policies
     uint64_t generation    # never the same twice; caches compare it
 
@@ -72,12 +68,7 @@ cdef policy_row *find_policy(dataplane_tables *tables, flow_entry *cache, const 
 
 
 cdef inline esp_sa *find_sa(const dataplane_tables *tables, uint32_t spi_be) noexcept nogil:
-    cdef uint32_t at = (spi_be * 2654435761u) >> 7 & tables.spi_mask
-    while tables.spis[at].sa is not NULL:
-        if tables.spis[at].spi_be == spi_be:
-            return tables.spis[at].sa
-        at = at + 1 & tables.spi_mask
-    return NULL
+    return sad_find_spi(tables.sad, spi_be, PROTOCOL_ESP)
 
 
 cdef class Policy:
@@ -87,4 +78,5 @@ cdef class Policy:
 
 cdef class Tables:
     cdef dataplane_tables c
+    cdef SAD sad
     cdef readonly tuple inbound, policies
