@@ -10,6 +10,7 @@ from cpython.mem cimport PyMem_Calloc, PyMem_Free
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
+from ipsec_fast.dataplane.fragment cimport CUT_NO_ROOM, CUT_OK, cut_begin, cut_length, cut_next, ip_cutter
 from ipsec_fast.dataplane.ip cimport (
     IP_OK, csum_add, csum_copy, csum_fold, csum_ipv4_header, csum_pseudo4, csum_pseudo6, ip_info, ip_parse
 )
@@ -28,8 +29,6 @@ cdef enum:
     UDP = 17
     TCP_FIN_PSH = 0x09
     TCP_CWR = 0x80
-    IP_MORE_FRAGMENTS = 0x20
-    OPTION_COPIED = 0x80
 
 
 cdef inline uint32_t load16(const uint8_t *at) noexcept nogil:
@@ -168,49 +167,23 @@ cdef uint8_t segment_single(
     return VERDICT_OK
 
 
-cdef inline void drop_uncopied_options(uint8_t *header, uint32_t length) noexcept nogil:
-    """In later fragments options without the copied flag become NOPs, so that the header keeps its length."""
-    cdef uint32_t at = 20, size
-    while at < length and header[at] != 0:
-        if header[at] == 1:
-            at += 1
-            continue
-        if at + 2 > length or header[at + 1] < 2 or at + header[at + 1] > length:
-            return
-        size = header[at + 1]
-        if not header[at] & OPTION_COPIED:
-            memset(header + at, 1, size)
-        at += size
-
-
 cdef uint8_t fragment_into(
     segment_target *target, const uint8_t *packet, const ip_info *info, uint32_t mtu
 ) noexcept nogil:
-    cdef uint32_t header = info.header_length, payload = info.total_length - header, offset = 0, size
-    cdef uint32_t most = (mtu - header) & ~<uint32_t>7
-    cdef uint32_t flags = load16(packet + 6), at
+    cdef ip_cutter cutter
+    cdef uint32_t length
     cdef uint8_t *place
-    if mtu < header + 8:
-        return VERDICT_NO_ROOM
-    if info.fragment_offset + payload > 65535:  # its offsets would run into the flags
-        return VERDICT_BAD_INNER
-    while offset < payload:
-        size = payload - offset
-        if size > mtu - header:
-            size = most
-        place = tx_reserve(target.queue, target.sa, target.to, info.tos, header + size)
+    cdef int result = cut_begin(&cutter, packet, info, mtu, 0)
+    if result != CUT_OK:
+        return VERDICT_NO_ROOM if result == CUT_NO_ROOM else VERDICT_BAD_INNER
+    while True:
+        length = cut_length(&cutter)
+        if length == 0:
+            return VERDICT_OK
+        place = tx_reserve(target.queue, target.sa, target.to, info.tos, length)
         if place is NULL:
             return VERDICT_NO_ROOM
-        memcpy(place, packet, header)
-        memcpy(place + header, packet + header + offset, size)
-        store16(place + 2, header + size)
-        at = (flags & 0x1FFF) + offset // 8
-        store16(place + 6, at | (flags & 0x2000 if offset + size == payload else 0x2000))
-        if at:
-            drop_uncopied_options(place, header)
-        store_ipv4_checksum(place, header)
-        offset += size
-    return VERDICT_OK
+        cut_next(&cutter, place)
 
 
 cdef uint8_t segment_fragmented(

@@ -36,6 +36,14 @@ _ROWS = (
     (VERDICT_SEND_FAILED, "send_failed", "the system refused to send"),
     (VERDICT_LIFETIME, "lifetime", "the SA has carried as many packets or bytes as its lifetime allows"),
     (VERDICT_WRONG_PROTOCOL, "wrong_protocol", "the SA is of the other protocol, ESP or AH"),
+    (VERDICT_FRAGMENT_LENGTH, "fragment_length", "an empty fragment, or not the last one and no multiple of 8 bytes (RFC 791, RFC 8200 section 4.5)"),
+    (VERDICT_FRAGMENT_TOO_LONG, "fragment_too_long", "a fragment that ends beyond 65535 bytes"),
+    (VERDICT_FRAGMENT_TINY, "fragment_tiny", "a first fragment without all headers up to the transport's (RFC 1858, RFC 7112)"),
+    (VERDICT_FRAGMENT_OVERLAP, "fragment_overlap", "fragments of one packet overlap or end it twice: all of it is dropped (RFC 5722)"),
+    (VERDICT_FRAGMENT_DUPLICATE, "fragment_duplicate", "an exact copy of a fragment that was there"),
+    (VERDICT_FRAGMENT_TIMEOUT, "fragment_timeout", "the other fragments of the packet did not come in time"),
+    (VERDICT_FRAGMENT_EVICTED, "fragment_evicted", "the oldest fragments went to make room for newer ones"),
+    (VERDICT_FRAGMENT_UNMATCHED, "fragment_unmatched", "a later fragment whose first one was not let through before it (RFC 4301 section 7)"),
 )
 assert tuple(row[0] for row in _ROWS) == tuple(range(VERDICT_COUNT)), "status.pxd and status.pyx do not agree"
 

@@ -4,7 +4,9 @@
 """
 
 from ..model import OuterHeader
+from .fragment import fragment_packet
 from .packet import PacketBatch, protect, protect_dummies, unprotect
+from .reassemble import Reassembler
 from .sad import SA
 from .sad_table import SAD
 from .single import open_for_test, protect_packet, seal_with_iv_for_test, unprotect_packet
@@ -15,6 +17,8 @@ __all__ = [
     "SAD",
     "OuterHeader",
     "PacketBatch",
+    "Reassembler",
+    "fragment_packet",
     "open_for_test",
     "protect",
     "protect_dummies",

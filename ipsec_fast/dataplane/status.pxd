@@ -36,6 +36,15 @@ cdef enum:
     VERDICT_LIFETIME = 27
     # said in both directions, before a number is used or looked at
     VERDICT_WRONG_PROTOCOL = 28
-    VERDICT_COUNT = 29
+    # said of fragments, before they are whole
+    VERDICT_FRAGMENT_LENGTH = 29
+    VERDICT_FRAGMENT_TOO_LONG = 30
+    VERDICT_FRAGMENT_TINY = 31
+    VERDICT_FRAGMENT_OVERLAP = 32
+    VERDICT_FRAGMENT_DUPLICATE = 33
+    VERDICT_FRAGMENT_TIMEOUT = 34
+    VERDICT_FRAGMENT_EVICTED = 35
+    VERDICT_FRAGMENT_UNMATCHED = 36
+    VERDICT_COUNT = 37
     # room for more without a change of esp_sa
-    VERDICT_SLOTS = 32
+    VERDICT_SLOTS = 48
