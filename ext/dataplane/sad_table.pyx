@@ -12,8 +12,8 @@ Left out: the SPD; what a packet's inner addresses may be. Called by: spd.Tables
 import ipaddress
 import os
 
-from cpython.mem cimport PyMem_Calloc, PyMem_Free
 from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
+from libc.stdlib cimport free
 from libc.string cimport memcpy, memset
 
 from ipsec_fast.dataplane.epoch cimport retire
@@ -34,7 +34,16 @@ cdef extern from *:
     void store_count(uint32_t *p, uint32_t v) noexcept nogil
     void store_sa(void **p, void *v) noexcept nogil
 
+cdef extern from "stdlib.h" nogil:
+    void *aligned_alloc(size_t alignment, size_t size) noexcept
+
+cdef extern from "sys/mman.h" nogil:
+    enum:
+        MADV_HUGEPAGE
+    int madvise(void *block, size_t size, int advice) noexcept
+
 cdef enum:
+    HUGE_PAGE = 1 << 21
     LEAST_ROWS = 16
     ADDRESS_SEED = 3
     UDP_PROTOCOL = 17
@@ -89,46 +98,44 @@ cdef esp_sa *find_by_addresses(const sad_table *table, uint64_t key, const uint6
     return NULL
 
 
-cdef esp_sa *sad_find(const sad_table *table, const sad_query *query) noexcept nogil:
+cdef esp_sa *find_longest(const sad_table *table, const sad_query *query) noexcept nogil:
+    """By SPI and addresses; NULL leaves the SPI alone to be tried."""
     cdef uint64_t dst[2]
     cdef uint64_t src[2]
-    cdef esp_sa *sa
-    if query.dst is not NULL and any_addresses(table):
-        wide(dst, query.dst, query.version)
-        if query.src is not NULL and sad_load_count(&table.by_both):
-            wide(src, query.src, query.version)
-            sa = find_by_addresses(table, address_key(query, SAD_BY_BOTH), dst, src)
-            if sa is not NULL:
-                return sa
-        if sad_load_count(&table.by_dst):
-            src[0] = src[1] = 0
-            sa = find_by_addresses(table, address_key(query, SAD_BY_DST), dst, src)
-            if sa is not NULL:
-                return sa
-    return sad_find_spi(table, query.spi_be, query.protocol)
-
-
-cdef inline void prefetch_rows(const sad_table *table, const sad_query *query) noexcept nogil:
-    cdef uint64_t dst[2]
-    cdef uint64_t src[2]
-    sad_prefetch_spi(table, query.spi_be, query.protocol)
-    if query.dst is NULL or not any_addresses(table):
-        return
+    cdef esp_sa *sa = NULL
     wide(dst, query.dst, query.version)
     if query.src is not NULL and sad_load_count(&table.by_both):
         wide(src, query.src, query.version)
-        sad_prefetch(&table.addresses[address_place(table, address_key(query, SAD_BY_BOTH), dst, src)])
-    if sad_load_count(&table.by_dst):
+        sa = find_by_addresses(table, address_key(query, SAD_BY_BOTH), dst, src)
+    if sa is NULL and sad_load_count(&table.by_dst):
         src[0] = src[1] = 0
-        sad_prefetch(&table.addresses[address_place(table, address_key(query, SAD_BY_DST), dst, src)])
+        sa = find_by_addresses(table, address_key(query, SAD_BY_DST), dst, src)
+    return sa
 
 
-cdef void sad_find_batch(const sad_table *table, const sad_query *queries, esp_sa **found, uint32_t n) noexcept nogil:
+cdef inline void prepare(const sad_table *table, sad_query *query) noexcept nogil:
+    query.place = spi_place(table, spi_key(query.spi_be, query.protocol))
+    sad_prefetch(&table.spis[query.place])
+
+
+cdef inline esp_sa *find_prepared(const sad_table *table, const sad_query *query) noexcept nogil:
+    cdef esp_sa *sa = NULL
+    if query.dst is not NULL and any_addresses(table):
+        sa = find_longest(table, query)
+    return sa if sa is not NULL else sad_find_placed(table, spi_key(query.spi_be, query.protocol), query.place)
+
+
+cdef esp_sa *sad_find(const sad_table *table, sad_query *query) noexcept nogil:
+    prepare(table, query)
+    return find_prepared(table, query)
+
+
+cdef void sad_find_batch(const sad_table *table, sad_query *queries, esp_sa **found, uint32_t n) noexcept nogil:
     cdef uint32_t i
     for i in range(n):
-        prefetch_rows(table, &queries[i])
+        prepare(table, &queries[i])
     for i in range(n):
-        found[i] = sad_find(table, &queries[i])
+        found[i] = find_prepared(table, &queries[i])
 
 
 cdef inline uint8_t read_bare(const esp_packet *packet, sad_query *query) noexcept nogil:
@@ -191,12 +198,12 @@ cdef void sad_assign(const sad_table *table, bint bare, esp_packet *packets, uin
             packet.sa = NULL
             packet.flags = read_bare(packet, &queries[i]) if bare else read_outer(packet, &queries[i])
             if packet.flags == VERDICT_OK:
-                prefetch_rows(table, &queries[i])
+                prepare(table, &queries[i])
         for i in range(count):
             packet = &packets[start + i]
             if packet.flags != VERDICT_OK:
                 continue
-            packet.sa = sad_find(table, &queries[i])
+            packet.sa = find_prepared(table, &queries[i])
             if packet.sa is NULL:
                 packet.flags = VERDICT_UNKNOWN_SPI
             else:
@@ -208,6 +215,18 @@ cdef void sad_assign(const sad_table *table, bint bare, esp_packet *packets, uin
 
 # --- the tables ------------------------------------------------------------------------------------------------------------------------------------
 
+cdef void *zeroed(size_t size) except NULL:
+    """In huge pages where it is large and the system gives them: otherwise each search would miss in the TLB too."""
+    cdef bint large = size >= HUGE_PAGE
+    cdef void *block = aligned_alloc(HUGE_PAGE if large else 64, size)
+    if block is NULL:
+        raise MemoryError
+    if large:
+        madvise(block, size, MADV_HUGEPAGE)
+    memset(block, 0, size)
+    return block
+
+
 cdef class SadRows:
     """Owns the memory of one sad_table."""
 
@@ -215,35 +234,46 @@ cdef class SadRows:
         cdef bytes seed = os.urandom(sizeof(self.table.seed))
         memcpy(self.table.seed, <const char *> seed, sizeof(self.table.seed))
         self.table.spi_shift, self.table.spi_mask = 64 - spi_bits, (1u << spi_bits) - 1
-        self.table.spis = <spi_row *> PyMem_Calloc(self.table.spi_mask + 1, sizeof(spi_row))
-        if self.table.spis is NULL:
-            raise MemoryError
+        self.table.spis = <spi_bucket *> zeroed(sizeof(spi_bucket) << spi_bits)
         if address_bits:
             self.table.address_shift, self.table.address_mask = 64 - address_bits, (1u << address_bits) - 1
-            self.table.addresses = <address_row *> PyMem_Calloc(self.table.address_mask + 1, sizeof(address_row))
-            if self.table.addresses is NULL:
-                raise MemoryError
+            self.table.addresses = <address_row *> zeroed(sizeof(address_row) << address_bits)
 
     def __dealloc__(self):
-        PyMem_Free(self.table.spis)
-        PyMem_Free(self.table.addresses)
+        free(self.table.spis)
+        free(self.table.addresses)
 
 
 cdef bint put_spi(SadRows rows, uint64_t key, esp_sa *sa) noexcept:
     """False where the table is half full, or the key would stand too far from its place."""
     cdef sad_table *table = &rows.table
+    cdef spi_bucket *bucket
     cdef uint32_t at = spi_place(table, key)
-    cdef int i
-    if rows.spis_used >= (table.spi_mask + 1) // 2:
+    cdef int i, way
+    if rows.spis_used >= (table.spi_mask + 1) * (SAD_WAYS // 2):
         return False
-    for i in range(SAD_PROBES):
-        if table.spis[at].key == 0 or table.spis[at].key == key:
-            rows.spis_used += table.spis[at].key == 0
-            store_key(&table.spis[at].key, key)
-            store_sa(&table.spis[at].sa, sa)
-            return True
+    for i in range(SAD_PROBES // SAD_WAYS):
+        bucket = &table.spis[at]
+        for way in range(SAD_WAYS):
+            if bucket.key[way] == 0 or bucket.key[way] == key:
+                rows.spis_used += bucket.key[way] == 0
+                store_key(&bucket.key[way], key)
+                store_sa(&bucket.sa[way], sa)
+                return True
         at = at + 1 & table.spi_mask
     return False
+
+
+cdef void take_spi(SadRows rows, uint64_t key) noexcept:
+    """The key is there."""
+    cdef uint32_t at = spi_place(&rows.table, key)
+    cdef int way
+    while True:
+        for way in range(SAD_WAYS):
+            if rows.table.spis[at].key[way] == key:
+                store_sa(&rows.table.spis[at].sa[way], NULL)
+                return
+        at = at + 1 & rows.table.spi_mask
 
 
 cdef bint put_addresses(SadRows rows, uint64_t key, const uint64_t *dst, const uint64_t *src, esp_sa *sa) noexcept:
@@ -278,7 +308,7 @@ cdef bint put(SadRows rows, SA sa, bytes dst, bytes src) noexcept:
     cdef uint64_t how = SAD_BY_BOTH if src else SAD_BY_DST
     fill_query(&query, sa.hot.spi_be, sa.hot.protocol, dst, src)
     if not dst:
-        return put_spi(rows, <uint64_t> query.protocol << 32 | query.spi_be, sa.hot)
+        return put_spi(rows, spi_key(query.spi_be, query.protocol), sa.hot)
     wide(wide_dst, query.dst, query.version)
     wide_src[0] = wide_src[1] = 0
     if src:
@@ -297,10 +327,7 @@ cdef void take_out(SadRows rows, SA sa, bytes dst, bytes src) noexcept:
     cdef sad_query query
     fill_query(&query, sa.hot.spi_be, sa.hot.protocol, dst, src)
     if not dst:
-        i = spi_place(table, <uint64_t> query.protocol << 32 | query.spi_be)
-        while table.spis[i].sa is not <void *> sa.hot:
-            i = i + 1 & table.spi_mask
-        store_sa(&table.spis[i].sa, NULL)
+        take_spi(rows, spi_key(query.spi_be, query.protocol))
         return
     wide(wide_dst, query.dst, query.version)
     wide_src[0] = wide_src[1] = 0
@@ -342,7 +369,7 @@ cdef class SAD:
     def __cinit__(self, *, bare=False):
         self.bare = bool(bare)
         self.keys = {}
-        self.rows = SadRows(bits_for(LEAST_ROWS), 0)
+        self.rows = SadRows(bits_for(LEAST_ROWS) - 2, 0)
         self.current = &self.rows.table
 
     def __len__(self):
@@ -415,10 +442,12 @@ cdef class SAD:
     def longest_search(self):
         """The most rows that the search for any SA in here looks at; at most 64."""
         cdef uint32_t longest = 0, i, place
+        cdef int way
         cdef sad_table *table = &self.rows.table
         for i in range(table.spi_mask + 1):
-            if table.spis[i].sa is not NULL:
-                longest = max(longest, (i - spi_place(table, table.spis[i].key) & table.spi_mask) + 1)
+            for way in range(SAD_WAYS):
+                if table.spis[i].sa[way] is not NULL:
+                    longest = max(longest, ((i - spi_place(table, table.spis[i].key[way]) & table.spi_mask) + 1) * SAD_WAYS)
         if table.addresses is not NULL:
             for i in range(table.address_mask + 1):
                 if table.addresses[i].sa is not NULL:
@@ -430,7 +459,7 @@ cdef class SAD:
     def table_bytes(self):
         """Memory of the tables, without the SAs themselves."""
         cdef sad_table *table = &self.rows.table
-        cdef size_t size = (table.spi_mask + 1) * sizeof(spi_row)
+        cdef size_t size = (table.spi_mask + 1) * sizeof(spi_bucket)
         return size + ((table.address_mask + 1) * sizeof(address_row) if table.addresses is not NULL else 0)
 
 
@@ -461,7 +490,7 @@ cdef grow(SAD sad, SA extra, bytes dst, bytes src):
     cdef uint32_t spi_bits = bits_for(max(LEAST_ROWS, len(sad.keys) + 1 - by_address))
     cdef uint32_t address_bits = bits_for(by_address) if by_address else 0
     for attempt in range(1, 64):
-        fresh = SadRows(spi_bits, address_bits)
+        fresh = SadRows(spi_bits - 2, address_bits)  # SAD_WAYS is 4
         if put(fresh, extra, dst, src) and put_all(fresh, sad):
             break
         if attempt % SEEDS_PER_SIZE == 0:

@@ -26,7 +26,8 @@ from ipsec_fast.dataplane.net_io cimport (
 from ipsec_fast.dataplane.pmtu cimport ANSWER_BYTES, answer_too_big, clamp_mss
 from ipsec_fast.dataplane.port cimport *
 from ipsec_fast.dataplane.ring cimport Ring, record_ring, ring_push
-from ipsec_fast.dataplane.sad cimport esp_last_number, esp_sa, load_u64
+from ipsec_fast.dataplane.sad cimport PROTOCOL_ESP, esp_last_number, esp_sa, load_u64
+from ipsec_fast.dataplane.sad_table cimport sad_prefetch_spi
 from ipsec_fast.dataplane.segment cimport (
     segment_fragmented, segment_header_length, segment_single, segment_super, segment_target
 )

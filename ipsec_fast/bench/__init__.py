@@ -1,4 +1,7 @@
-"""`ipsec-fast bench esp|rekey|crash [--json]`: the arguments, and what esp prints. The measurements: esp, rekey, crash. Called by: cli."""
+"""`ipsec-fast bench esp|sa-scale|rekey|crash [--json]`: the arguments, and what esp prints.
+
+The measurements: esp, scale, rekey, crash. Called by: cli.
+"""
 
 from __future__ import annotations
 
@@ -18,31 +21,40 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = (
         "esp: ESP on one core, tunnel mode, no I/O: ns per packet called from Python, beside the bare engine (raw) in the same run. "
         "ratio = ours / raw; 1.0 would mean that all but the cipher is free. "
+        "sa-scale: what finding its SA, and ESP, costs a packet among 10, 1000 and 100000 SAs in random order. "
         "rekey: numbered packets between two gateways while their keys change, ours with ours and ours with charon; what was lost. "
         "crash: kill -9 of either gateway again and again under traffic; whether a number or a nonce was ever used twice."
     )
-    parser.add_argument("what", choices=["esp", "rekey", "crash"], help="what to measure")
+    parser.add_argument("what", choices=["esp", "sa-scale", "rekey", "crash"], help="what to measure")
     parser.add_argument("--json", action="store_true", help="one JSON document on stdout")
     parser.add_argument(
         "--seconds",
         type=float,
         metavar="S",
-        help="esp: for each row (default 0.2); rekey: for each control (default 10)",
+        help="esp: for each row (default 0.2); sa-scale: in all (default 5); rekey: for each control (default 10)",
     )
     parser.add_argument(
         "--algorithm",
         action="append",
         default=[],
         metavar="NAME",
-        help="esp: may be repeated, or all; left out: the usual ones",
+        help="esp: may be repeated, or all; left out: the usual ones; sa-scale: one, default aes128gcm16",
     )
     parser.add_argument(
-        "--size", action="append", type=int, default=[], metavar="BYTES", help="esp: inner packet; may be repeated"
+        "--size",
+        action="append",
+        type=int,
+        default=[],
+        metavar="BYTES",
+        help="esp: inner packet; may be repeated; sa-scale: one, default 256",
     )
     parser.add_argument(
         "--batch", action="append", type=int, default=[], metavar="N", help="esp: packets per call; may be repeated"
     )
-    parser.add_argument("--engine", default="auto", help="esp: auto (default) or an engine's name")
+    parser.add_argument(
+        "--sas", action="append", type=int, default=[], metavar="N", help="sa-scale: so many SAs; may be repeated"
+    )
+    parser.add_argument("--engine", default="auto", help="esp, sa-scale: auto (default) or an engine's name")
     parser.add_argument("--peer", choices=["ours", "charon"], help="rekey: this peer only (default both)")
     parser.add_argument("--child", type=int, metavar="N", help="rekey: Child SA rekeys (default 1000, charon 200)")
     parser.add_argument("--ike", type=int, metavar="N", help="rekey: IKE SA rekeys (default 100, charon 20)")
@@ -56,6 +68,10 @@ def main(args: argparse.Namespace) -> int:
         from . import rekey_face  # late: namespaces and gateways, which esp does not need
 
         return rekey_face.main(args)
+    if args.what == "sa-scale":
+        from . import scale_face
+
+        return scale_face.main(args)
     if args.what == "crash":
         from . import crash_face
 
