@@ -17,6 +17,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -27,6 +28,7 @@ from pathlib import Path
 
 from Cython.Build import cythonize
 from setuptools import Extension, find_packages, setup
+from setuptools.command.build_ext import build_ext
 
 OPENSSL_NEEDED = "3.0.0"
 HINT = "performance hint:"
@@ -60,17 +62,35 @@ def pkg_config(*arguments: str) -> list[str]:
 
 
 def has_ipsecmb() -> bool:
-    """Intel ipsec-mb, by a program that is compiled and linked: distributions ship no .pc file. Its absence is no error."""
+    """Intel ipsec-mb 1.3 or newer, by a program that is compiled and linked: distributions ship no .pc file. Its absence is no error."""
     if flag("IPSEC_FAST_WITHOUT_IPSECMB"):
         return False
-    probe = "#include <intel-ipsec-mb.h>\nint main(void) { return alloc_mb_mgr(0) == 0 || IMB_VERSION_NUM < 0x10300; }\n"
+    probe = """#include <intel-ipsec-mb.h>
+#if IMB_VERSION_NUM < 0x10300
+#error too old
+#endif
+int main(void) { return alloc_mb_mgr(0) == 0; }
+"""
     with tempfile.TemporaryDirectory() as folder:
         Path(folder, "probe.c").write_text(probe)
-        command = [*os.environ.get("CC", "cc").split(), "probe.c", "-o", "probe", "-lIPSec_MB"]
+        cc, before, behind = (
+            shlex.split(os.environ.get(name, default))
+            for name, default in (("CC", "cc"), ("CFLAGS", ""), ("LDFLAGS", ""))
+        )
+        command = [*cc, *before, str(Path(folder, "probe.c")), "-o", str(Path(folder, "probe")), *behind, "-lIPSec_MB"]
         try:
-            return subprocess.run(command, cwd=folder, capture_output=True).returncode == 0
+            return subprocess.run(command, capture_output=True).returncode == 0
         except OSError:
             return False
+
+
+class BuildExt(build_ext):
+    """Takes away the optional engine that an older build left, where this one is to be without it."""
+
+    def run(self) -> None:
+        if not WITH_IPSECMB:
+            Path(self.get_ext_fullpath("ipsec_fast.dataplane.ipsecmb")).unlink(missing_ok=True)
+        super().run()
 
 
 def headers_of(module: str, seen: set[Path] | None = None) -> set[Path]:
@@ -146,11 +166,10 @@ def extensions() -> list[Extension]:
     pkg_config(f"libcrypto >= {OPENSSL_NEEDED}", "--exists", "--print-errors")
     cflags, libs = pkg_config("--cflags", "libcrypto"), pkg_config("--libs", "libcrypto")
     only = [name for name in os.environ.get("IPSEC_FAST_ONLY", "").split(",") if name]
-    with_ipsecmb = has_ipsecmb()
     built = [
         extension(source, cflags, [*libs, "-lIPSec_MB"] if source.stem == "ipsecmb" else libs)
         for source in sorted(Path("ext").glob("*/*.pyx"))
-        if (not only or f"{source.parent.name}.{source.stem}" in only) and (with_ipsecmb or source.stem != "ipsecmb")
+        if (not only or f"{source.parent.name}.{source.stem}" in only) and (WITH_IPSECMB or source.stem != "ipsecmb")
     ]
     workers = os.cpu_count() or 1
     with hints_fail_the_build():
@@ -172,7 +191,10 @@ def extensions() -> list[Extension]:
         )
 
 
+WITH_IPSECMB = has_ipsecmb()
+
 setup(
+    cmdclass={"build_ext": BuildExt},
     ext_modules=extensions(),
     packages=find_packages(include=["ipsec_fast", "ipsec_fast.*"]),
     # an explicit package_dir: without it an editable install hides the .pxd files from embedders (cython issues 5232, 7326)

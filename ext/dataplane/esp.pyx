@@ -353,6 +353,8 @@ cdef inline uint8_t prepare_inbound(esp_batch_ctx *ctx, esp_packet *packet, uint
         verdict = strip_outer(sa, packet, &esp, &length, &ctx.outer_tos[slot])
         if verdict != VERDICT_OK:
             return verdict
+    if length > MAX_PACKET:
+        return VERDICT_BAD_LENGTH  # of no datagram; engines need not count further
     result = esp_check_form(length, sa.iv_length, sa.icv_length, sa.align, &sealed)
     if result != ESP_FORM_OK:
         return VERDICT_RUNT if result == ESP_FORM_RUNT else VERDICT_BAD_LENGTH

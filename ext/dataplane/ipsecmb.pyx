@@ -65,6 +65,14 @@ cdef extern from "imb_glue.h" nogil:
     void imb_fill_mac_job(IMB_JOB *job, const imb_apart_key *key, const uint8_t *data, uint32_t length, uint8_t *tag) noexcept
     void imb_fill_ccm_job(IMB_JOB *job, const imb_apart_key *key, uint8_t *data, uint32_t length, const uint8_t *nonce,
                           const uint8_t *aad, uint32_t aad_length, uint8_t *tag, bint seal) noexcept
+    enum:
+        IMB_LONGEST
+        IMB_LONGEST_CCM_AAD
+        IMB_SCRATCH
+    bint imb_hmac_apart(const imb_apart_key *key, const uint8_t *a, uint32_t a_length, const uint8_t *b, uint32_t b_length,
+                        uint8_t *tag) noexcept
+    bint imb_chain_apart(IMB_MGR *m, const imb_apart_key *key, const uint8_t *a, uint32_t a_length, const uint8_t *b, uint32_t b_length,
+                         uint8_t *scratch, uint8_t *tag) noexcept
     uint32_t imb_run_ciphers(IMB_MGR *m, IMB_JOB *jobs, uint32_t n, const imb_apart_key *key, bint seal) noexcept
     uint32_t imb_run_hashes(IMB_MGR *m, IMB_JOB *jobs, uint32_t n, const imb_apart_key *key) noexcept
     void imb_submit(IMB_MGR *m, uint32_t *completed) noexcept
@@ -74,7 +82,7 @@ cdef extern from *:
     """
     #include <stdlib.h>
     /* what is authenticated is contiguous with what is not on the wire only in a copy, where AH has ESN; one thread, one such packet at a time */
-    static _Thread_local uint8_t imb_gathered[65536 + 16];
+    static _Thread_local uint8_t imb_gathered[IMB_SCRATCH];
     """
     uint8_t *imb_gathered
 
@@ -241,18 +249,24 @@ cdef inline bint is_chain(const imb_apart_key *key) noexcept nogil:
 
 # --- CCM: jobs of its own -------------------------------------------------------------------------------------------------------------------------
 
-cdef inline bint ccm_group(crypto_op *ops, uint32_t n, uint8_t (*tags)[TAG], bint seal) noexcept nogil:
+cdef inline void ccm_group(crypto_op *ops, uint32_t n, uint8_t (*tags)[TAG], bint seal) noexcept nogil:
+    """A tag for each, and `ok` where there is one."""
     cdef IMB_MGR *m = imb_manager()
-    cdef uint32_t i, completed = 0
-    if m == NULL:
-        return False
+    cdef crypto_op *op
+    cdef uint32_t i, used = 0, completed = 0
     for i in range(n):
-        imb_fill_ccm_job(
-            imb_next_job(m), <imb_apart_key *> ops[i].key, ops[i].data, ops[i].length, ops[i].nonce, ops[i].aad, ops[i].aad_length, tags[i], seal
-        )
-        imb_submit(m, &completed)
-    imb_flush(m, &completed)
-    return completed == n
+        op = &ops[i]
+        # a job that the library refuses would cost its neighbours theirs
+        op.ok = m != NULL and op.length <= IMB_LONGEST and op.aad_length <= IMB_LONGEST_CCM_AAD
+        if op.ok:
+            imb_fill_ccm_job(imb_next_job(m), <imb_apart_key *> op.key, op.data, op.length, op.nonce, op.aad, op.aad_length, tags[i], seal)
+            imb_submit(m, &completed)
+            used += 1
+    if used:
+        imb_flush(m, &completed)
+    if completed != used:
+        for i in range(n):
+            ops[i].ok = 0
 
 
 cdef void ccm_seal(crypto_op *ops, uint32_t n) noexcept nogil:
@@ -260,59 +274,60 @@ cdef void ccm_seal(crypto_op *ops, uint32_t n) noexcept nogil:
     cdef uint32_t start = 0, count, i
     while start < n:
         count = GROUP if n - start > GROUP else n - start
-        ops[start].ok = ccm_group(ops + start, count, tags, True)
-        for i in range(count):
-            ops[start + i].ok = ops[start].ok
-            memcpy(ops[start + i].icv, tags[i], (<imb_apart_key *> ops[start + i].key).icv_length)
+        ccm_group(ops + start, count, tags, True)
+        write_tags(ops + start, count, tags)
         start += count
 
 
 cdef void ccm_open(crypto_op *ops, uint32_t n) noexcept nogil:
     cdef uint8_t tags[GROUP][TAG]
     cdef uint32_t start = 0, count, i
-    cdef bint ok
     while start < n:
         count = GROUP if n - start > GROUP else n - start
-        ok = ccm_group(ops + start, count, tags, False)
-        for i in range(count):
-            ops[start + i].ok = ok and CRYPTO_memcmp(tags[i], ops[start + i].icv, (<imb_apart_key *> ops[start + i].key).icv_length) == 0
+        ccm_group(ops + start, count, tags, False)
+        compare_tags(ops + start, count, tags)
         start += count
 
 
-# --- a cipher and a MAC apart ----------------------------------------------------------------------------------------------------------------------
+cdef inline void write_tags(crypto_op *ops, uint32_t n, uint8_t (*tags)[TAG]) noexcept nogil:
+    cdef uint32_t i
+    for i in range(n):
+        if ops[i].ok:
+            memcpy(ops[i].icv, tags[i], (<imb_apart_key *> ops[i].key).icv_length)
 
-cdef inline bint mac_far_tail(IMB_MGR *m, crypto_op *op, uint8_t *tag) noexcept nogil:
-    """AH with ESN: nothing of ours stands behind the packet, so it is hashed from a copy."""
-    cdef IMB_JOB job
+
+cdef inline void compare_tags(crypto_op *ops, uint32_t n, uint8_t (*tags)[TAG]) noexcept nogil:
+    cdef uint32_t i
+    for i in range(n):
+        if ops[i].ok:
+            ops[i].ok = CRYPTO_memcmp(tags[i], ops[i].icv, (<imb_apart_key *> ops[i].key).icv_length) == 0
+
+
+# --- a cipher and a MAC apart: each works on those with `ok` set, and clears it where it fails ---------------------------------------------------
+
+cdef inline bint fits_a_job(const crypto_op *op) noexcept nogil:
+    """Whether what is authenticated can stand in one stretch: not with AH and ESN, where nothing of ours is behind the packet."""
+    return op.aad_length <= IMB_LONGEST - op.tail_length and (op.tail_length == 0 or op.icv == op.aad + op.aad_length)
+
+
+cdef inline bint mac_apart(IMB_MGR *m, const crypto_op *op, uint8_t *tag) noexcept nogil:
     cdef imb_apart_key *key = <imb_apart_key *> op.key
-    cdef uint32_t completed = 0
-    if op.aad_length > 65536:
-        return False
-    memcpy(imb_gathered, op.aad, op.aad_length)
-    memcpy(imb_gathered + op.aad_length, op.tail, op.tail_length)
     if is_chain(key):
-        imb_fill_mac_job(imb_next_job(m), key, imb_gathered, op.aad_length + op.tail_length, tag)
-        imb_submit(m, &completed)
-        imb_flush(m, &completed)
-        return completed == 1
-    memset(&job, 0, sizeof(IMB_JOB))
-    imb_fill_hash(&job, key, imb_gathered, op.aad_length + op.tail_length, tag)
-    return imb_run_hashes(m, &job, 1, key) == 1
+        return imb_chain_apart(m, key, op.aad, op.aad_length, op.tail, op.tail_length, imb_gathered, tag)
+    return imb_hmac_apart(key, op.aad, op.aad_length, op.tail, op.tail_length, tag)
 
 
-cdef bint mac_group(IMB_MGR *m, crypto_op *ops, uint32_t n, uint8_t (*tags)[TAG]) noexcept nogil:
-    """A tag for each. The high half of ESN stands where the ICV is, until the tags are there; what stood there comes back."""
+cdef void mac_group(IMB_MGR *m, crypto_op *ops, uint32_t n, uint8_t (*tags)[TAG]) noexcept nogil:
+    """The high half of ESN stands where the ICV is, until the tags are there; what stood there comes back."""
     cdef IMB_JOB jobs[GROUP]
     cdef uint8_t saved[GROUP][4]
     cdef imb_apart_key *key
     cdef crypto_op *op
     cdef uint32_t i, used = 0, completed = 0
-    cdef bint ok = True
     for i in range(n):
         op = &ops[i]
         key = <imb_apart_key *> op.key
-        if op.tail_length and op.icv != op.aad + op.aad_length:
-            ok = mac_far_tail(m, op, tags[i]) and ok
+        if not op.ok or not fits_a_job(op):
             continue
         if op.tail_length:
             memcpy(saved[i], op.icv, 4)
@@ -329,19 +344,25 @@ cdef bint mac_group(IMB_MGR *m, crypto_op *ops, uint32_t n, uint8_t (*tags)[TAG]
     elif used:
         completed = imb_run_hashes(m, jobs, used, <imb_apart_key *> ops[0].key)
     for i in range(n):
-        if ops[i].tail_length and ops[i].icv == ops[i].aad + ops[i].aad_length:
-            memcpy(ops[i].icv, saved[i], 4)
-    return ok and completed == used
+        op = &ops[i]
+        if not op.ok:
+            continue
+        if not fits_a_job(op):
+            op.ok = mac_apart(m, op, tags[i])
+            continue
+        if op.tail_length:
+            memcpy(op.icv, saved[i], 4)
+        op.ok = completed == used
 
 
-cdef bint cipher_group(IMB_MGR *m, crypto_op *ops, uint32_t n, bint seal) noexcept nogil:
-    """Those with `ok` set."""
+cdef void cipher_group(IMB_MGR *m, crypto_op *ops, uint32_t n, bint seal) noexcept nogil:
     cdef IMB_JOB jobs[GROUP]
     cdef imb_apart_key *key = <imb_apart_key *> ops[0].key
     cdef uint32_t i, used = 0
     if key.mode == IMB_CIPHER_NULL:
-        return True
+        return
     for i in range(n):
+        ops[i].ok = ops[i].ok and ops[i].length <= IMB_LONGEST
         if not ops[i].ok or ops[i].length == 0:
             continue
         if key.mode == IMB_CIPHER_CNTR:  # nonce, IV, and a block counter that starts at 1 (RFC 3686 section 4)
@@ -349,23 +370,22 @@ cdef bint cipher_group(IMB_MGR *m, crypto_op *ops, uint32_t n, bint seal) noexce
             ops[i].nonce[15] = 1
         imb_fill_cipher(&jobs[used], <imb_apart_key *> ops[i].key, ops[i].data, ops[i].length, ops[i].nonce)
         used += 1
-    return used == 0 or imb_run_ciphers(m, jobs, used, key, seal) == used
+    if used and imb_run_ciphers(m, jobs, used, key, seal) != used:
+        for i in range(n):
+            ops[i].ok = 0
 
 
 cdef void apart_seal(crypto_op *ops, uint32_t n) noexcept nogil:
     cdef IMB_MGR *m = imb_manager()
     cdef uint8_t tags[GROUP][TAG]
     cdef uint32_t start = 0, count, i
-    cdef bint ok
     while start < n:
         count = GROUP if n - start > GROUP else n - start
         for i in range(count):
-            ops[start + i].ok = 1
-        ok = m != NULL and cipher_group(m, ops + start, count, True) and mac_group(m, ops + start, count, tags)
-        for i in range(count):
-            ops[start + i].ok = ok
-            if ok:
-                memcpy(ops[start + i].icv, tags[i], (<imb_apart_key *> ops[start + i].key).icv_length)
+            ops[start + i].ok = m != NULL
+        cipher_group(m, ops + start, count, True)
+        mac_group(m, ops + start, count, tags)
+        write_tags(ops + start, count, tags)
         start += count
 
 
@@ -374,15 +394,13 @@ cdef void apart_open(crypto_op *ops, uint32_t n) noexcept nogil:
     cdef IMB_MGR *m = imb_manager()
     cdef uint8_t tags[GROUP][TAG]
     cdef uint32_t start = 0, count, i
-    cdef bint ok
     while start < n:
         count = GROUP if n - start > GROUP else n - start
-        ok = m != NULL and mac_group(m, ops + start, count, tags)
         for i in range(count):
-            ops[start + i].ok = ok and CRYPTO_memcmp(tags[i], ops[start + i].icv, (<imb_apart_key *> ops[start + i].key).icv_length) == 0
-        if ok and not cipher_group(m, ops + start, count, False):
-            for i in range(count):
-                ops[start + i].ok = 0
+            ops[start + i].ok = m != NULL
+        mac_group(m, ops + start, count, tags)
+        compare_tags(ops + start, count, tags)
+        cipher_group(m, ops + start, count, False)
         start += count
 
 
@@ -398,9 +416,12 @@ _names = []  # keeps the C strings alive
 
 
 cdef bint fill(engine_suite *suite, row) except -1:
-    """False where the library lacks it: CCM has no 192-bit keys."""
+    """False where the library lacks it: CCM has no 192-bit keys. What this module does not know yet is OpenSSL's work."""
     cipher = row.encryption
-    if cipher.mode is Mode.CCM and cipher.key_bytes == 24:
+    is_direct = cipher.mode in (Mode.GCM, Mode.GMAC, Mode.CHACHA20)
+    if (cipher.mode is Mode.CCM and cipher.key_bytes == 24) or (not is_direct and cipher.mode not in MODES):
+        return False
+    if row.integrity and row.integrity.digest not in MACS:
         return False
     encoded = row.name.encode()
     _names.append(encoded)
@@ -412,8 +433,8 @@ cdef bint fill(engine_suite *suite, row) except -1:
     suite.is_aead = cipher.is_aead
     suite.iv_in_place = not cipher.is_aead or cipher.mode is Mode.GMAC
     # direct calls win at every batch size from AVX2 on; jobs need many packets at once, and lose to OpenSSL with few
-    suite.priority = 200 if cipher.mode in (Mode.GCM, Mode.GMAC, Mode.CHACHA20) and imb_architecture >= IMB_ARCH_AVX2 else 50
-    if cipher.mode in (Mode.GCM, Mode.GMAC, Mode.CHACHA20):
+    suite.priority = 200 if is_direct and imb_architecture >= IMB_ARCH_AVX2 else 50
+    if is_direct:
         suite.key_new, suite.key_free = aead_key_new, aead_key_free
         suite.seal = gcm_seal if cipher.mode is Mode.GCM else gmac_seal if cipher.mode is Mode.GMAC else chacha_seal
         suite.open = gcm_open if cipher.mode is Mode.GCM else gmac_open if cipher.mode is Mode.GMAC else chacha_open

@@ -6,7 +6,10 @@
 #ifndef IPSEC_FAST_IMB_GLUE_H
 #define IPSEC_FAST_IMB_GLUE_H
 
+#define OPENSSL_SUPPRESS_DEPRECATED
+#define NO_COMPAT_IMB_API_053 /* names of old, SHA1 among them */
 #include <intel-ipsec-mb.h>
+#include <openssl/sha.h>
 #include <pthread.h>
 #include <stdint.h>
 #include <string.h>
@@ -17,7 +20,8 @@ static IMB_ARCH imb_architecture = IMB_ARCH_NONE;
 
 static void imb_free_manager(void *manager)
 {
-    free_mb_mgr((IMB_MGR *)manager); /* wipes what it kept of packets and keys */
+    imb_clear_mem(manager, imb_get_mb_mgr_size()); /* one block; its lanes hold round keys and states, and free_mb_mgr wipes nothing */
+    free_mb_mgr((IMB_MGR *)manager);
     imb_thread_manager = NULL;
 }
 
@@ -25,13 +29,14 @@ static void imb_free_manager(void *manager)
 static int imb_start(void)
 {
     IMB_MGR *probe;
-    if (imb_get_version() >> 16 != IMB_VERSION_NUM >> 16)
-        return 0; /* another layout of its structs */
+    /* the minor version too: libIPSec_MB.so.1 is 1.3 with a gcm_key_data of 1008 bytes and jobs of 200, and 1.4 with 1264 and 240 */
+    if (imb_get_version() >> 8 != IMB_VERSION_NUM >> 8)
+        return 0;
     probe = alloc_mb_mgr(0);
     if (probe == NULL)
         return 0;
     init_mb_mgr_auto(probe, &imb_architecture);
-    if (imb_get_errno(probe) != 0 || !(probe->features & IMB_FEATURE_AESNI))
+    if (probe->imb_errno != 0 || !(probe->features & IMB_FEATURE_AESNI))
         imb_architecture = IMB_ARCH_NONE;
     free_mb_mgr(probe);
     return imb_architecture >= IMB_ARCH_SSE && pthread_key_create(&imb_thread_key, imb_free_manager) == 0;
@@ -44,7 +49,8 @@ static IMB_MGR *imb_make_manager(void)
     if (manager == NULL)
         return NULL;
     init_mb_mgr_auto(manager, &used);
-    if (imb_get_errno(manager) != 0 || pthread_setspecific(imb_thread_key, manager) != 0) {
+    /* not imb_get_errno: in 1.x that gives any thread's last error too */
+    if (manager->imb_errno != 0 || pthread_setspecific(imb_thread_key, manager) != 0) {
         free_mb_mgr(manager);
         return NULL;
     }
@@ -275,6 +281,98 @@ static inline void imb_flush(IMB_MGR *m, uint32_t *completed)
 {
     for (IMB_JOB *done = IMB_FLUSH_JOB(m); done != NULL; done = IMB_FLUSH_JOB(m))
         *completed += done->status == IMB_STATUS_COMPLETED;
+}
+
+/* --- what no job takes: more bytes than a lane counts (AH has up to 65,579), or two stretches ---------------------------------------------------- */
+
+#define IMB_LONGEST 65534u      /* of a job: MB_MAX_LEN16, in no header of theirs */
+#define IMB_LONGEST_CCM_AAD 46u /* likewise */
+#define IMB_FIRST_PART 32768u
+#define IMB_SCRATCH (65536u + 64u)
+
+/* HMAC by libcrypto, from the states that the jobs start from. The states are words in the processor's order in both libraries. */
+static inline int imb_hmac_apart(const struct imb_apart_key *key, const uint8_t *a, uint32_t a_length, const uint8_t *b, uint32_t b_length,
+                                 uint8_t *tag)
+{
+    uint8_t digest[64];
+    if (key->mac == IMB_AUTH_HMAC_SHA_1) {
+        SHA_CTX inner, outer;
+        SHA1_Init(&inner);
+        SHA1_Init(&outer);
+        memcpy(&inner.h0, key->inner, 20);
+        memcpy(&outer.h0, key->outer, 20);
+        inner.Nl = outer.Nl = 512;
+        SHA1_Update(&inner, a, a_length);
+        SHA1_Update(&inner, b, b_length);
+        SHA1_Final(digest, &inner);
+        SHA1_Update(&outer, digest, 20);
+        SHA1_Final(digest, &outer);
+    } else if (key->mac == IMB_AUTH_HMAC_SHA_256) {
+        SHA256_CTX inner, outer;
+        SHA256_Init(&inner);
+        SHA256_Init(&outer);
+        memcpy(inner.h, key->inner, 32);
+        memcpy(outer.h, key->outer, 32);
+        inner.Nl = outer.Nl = 512;
+        SHA256_Update(&inner, a, a_length);
+        SHA256_Update(&inner, b, b_length);
+        SHA256_Final(digest, &inner);
+        SHA256_Update(&outer, digest, 32);
+        SHA256_Final(digest, &outer);
+    } else {
+        SHA512_CTX inner, outer;
+        int is_384 = key->mac == IMB_AUTH_HMAC_SHA_384;
+        is_384 ? SHA384_Init(&inner) : SHA512_Init(&inner);
+        is_384 ? SHA384_Init(&outer) : SHA512_Init(&outer);
+        memcpy(inner.h, key->inner, 64);
+        memcpy(outer.h, key->outer, 64);
+        inner.Nl = outer.Nl = 1024;
+        SHA512_Update(&inner, a, a_length);
+        SHA512_Update(&inner, b, b_length);
+        SHA512_Final(digest, &inner);
+        SHA512_Update(&outer, digest, is_384 ? 48 : 64);
+        SHA512_Final(digest, &outer);
+    }
+    memcpy(tag, digest, key->icv_length);
+    return 1;
+}
+
+/* XCBC or CMAC of both stretches, from a copy in `scratch`; nothing may be in the queue. A first part beyond one job goes through CBC: XCBC and CMAC
+   are that chain, so what is left starts from its last block. */
+static inline int imb_chain_apart(IMB_MGR *m, const struct imb_apart_key *key, const uint8_t *a, uint32_t a_length, const uint8_t *b,
+                                  uint32_t b_length, uint8_t *scratch, uint8_t *tag)
+{
+    static const uint8_t zeros[16] = {0};
+    uint8_t chain[16] = {0};
+    uint32_t completed = 0;
+    IMB_JOB *job;
+    if (a_length > IMB_LONGEST + IMB_FIRST_PART - b_length)
+        return 0;
+    if (a_length + b_length > IMB_LONGEST) {
+        IMB_JOB first;
+        memset(&first, 0, sizeof first);
+        first.enc_keys = first.dec_keys = key->inner;
+        first.key_len_in_bytes = 16;
+        first.src = a;
+        first.dst = scratch;
+        first.msg_len_to_cipher_in_bytes = IMB_FIRST_PART;
+        first.iv = zeros;
+        first.iv_len_in_bytes = 16;
+        if (IMB_SUBMIT_CIPHER_BURST(m, &first, 1, IMB_CIPHER_CBC, IMB_DIR_ENCRYPT, IMB_KEY_128_BYTES) != 1)
+            return 0;
+        memcpy(chain, scratch + IMB_FIRST_PART - 16, 16);
+        a += IMB_FIRST_PART;
+        a_length -= IMB_FIRST_PART;
+    }
+    memcpy(scratch, a, a_length);
+    memcpy(scratch + a_length, b, b_length);
+    for (uint32_t i = 0; i < 16; i++)
+        scratch[i] ^= chain[i];
+    job = imb_next_job(m);
+    imb_fill_mac_job(job, key, scratch, a_length + b_length, tag);
+    imb_submit(m, &completed);
+    imb_flush(m, &completed);
+    return completed == 1;
 }
 
 #endif
