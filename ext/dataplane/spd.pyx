@@ -1,7 +1,8 @@
 """The SPD's cache for the worker (RFC 4301 section 4.4.1): ordered policies for what leaves, selectors of each SA for what arrives.
 
 Everything the worker reads is immutable once published. Ranges of addresses and ports are true ranges, not prefixes. A packet whose ports cannot be
-seen (later fragment, protocol without ports) matches any-port and OPAQUE selectors only (section 4.4.1.1). What arrives is checked against the SA it
+seen (later fragment, protocol without ports) matches any-port and OPAQUE selectors only (section 4.4.1.1); track gives later fragments the ports of
+their first one. What arrives is checked against the SA it
 came on (section 5.2), not against the policies: after a rekey both old and new SA carry the same selectors. SAs are found by SPI in a SAD of
 the table's own (sad_table.pyx). Called by worker; made by control.
 """
@@ -108,6 +109,46 @@ cdef policy_row *find_policy(dataplane_tables *tables, flow_entry *cache, const 
         entry.key = key[0]
         entry.generation = tables.generation
     return &tables.policies[entry.policy] if entry.policy < tables.policy_count else NULL
+
+
+cdef inline bint could_match(
+    const selector *ts, const flow_key *key, const wide_address *address, bint any_protocol
+) noexcept nogil:
+    """Whether some ports, and with `any_protocol` some protocol, would make it match."""
+    if ts.version != key.version or not not_above(&ts.start, address) or not not_above(address, &ts.end):
+        return False
+    return ts.protocol == 0 or any_protocol or ts.protocol == key.protocol
+
+
+cdef policy_row *find_policy_without_ports(
+    dataplane_tables *tables, const flow_key *key, bint any_protocol, bint *depends
+) noexcept nogil:
+    cdef policy_row *row
+    cdef uint32_t i
+    depends[0] = False
+    for i in range(tables.policy_count):
+        row = &tables.policies[i]
+        if matches(&row.local, key, &key.src, 0) and matches(&row.remote, key, &key.dst, 0):
+            return row
+        if could_match(&row.local, key, &key.src, any_protocol) and could_match(&row.remote, key, &key.dst, any_protocol):
+            depends[0] = True
+            return NULL
+    return NULL
+
+
+cdef bint selectors_could_match(const selector_pair_list *pairs, const flow_key *key, bint any_protocol) noexcept nogil:
+    cdef uint32_t i
+    if pairs is NULL:
+        return False
+    for i in range(pairs.local_count):
+        if could_match(&pairs.local[i], key, &key.dst, any_protocol):
+            break
+    else:
+        return False
+    for i in range(pairs.remote_count):
+        if could_match(&pairs.remote[i], key, &key.src, any_protocol):
+            return True
+    return False
 
 
 cdef int fill_selector(selector *to, object ts) except -1:

@@ -37,6 +37,9 @@ from ipsec_fast.dataplane.spd cimport (
 )
 from ipsec_fast.dataplane.status cimport *
 from ipsec_fast.dataplane.tun cimport Tun, tun_port
+from ipsec_fast.dataplane.track cimport (
+    TRACK_ENTRIES, TRACK_TIMEOUT_NS, track_free, track_inbound, track_new, track_outbound, track_table
+)
 from ipsec_fast.dataplane.udp cimport UdpSocket, udp_endpoint, udp_port
 
 import contextlib
@@ -136,8 +139,12 @@ cdef class Worker:
         w.receive_memory = <uint8_t *>aligned_alloc(4096, GRO_MESSAGES * GRO_BYTES)
         w.held = <uint8_t *>aligned_alloc(64, HOLD_BYTES)
         w.cache = <flow_entry *>calloc(FLOW_CACHE_SIZE, sizeof(flow_entry))
+        seed = int.from_bytes(os.urandom(8), "big")
+        w.track_out = track_new(TRACK_ENTRIES, TRACK_TIMEOUT_NS, seed)
+        w.track_in = track_new(TRACK_ENTRIES, TRACK_TIMEOUT_NS, seed)
         if (
             w.esp is NULL or w.read_buffer is NULL or w.scratch is NULL or w.receive_memory is NULL or w.held is NULL or w.cache is NULL
+            or w.track_out is NULL or w.track_in is NULL
             or not tx_queue_init(&w.queue, w.esp, &w.counters)
         ):
             raise MemoryError
@@ -162,6 +169,8 @@ cdef class Worker:
         free(w.receive_memory)
         free(w.held)
         free(w.cache)
+        track_free(w.track_out)
+        track_free(w.track_in)
         free(w)
         self.state = NULL
 

@@ -6,6 +6,8 @@ cdef inline void deliver(worker_state *w, esp_packet *packet, uint8_t outer_tos)
     cdef esp_sa *sa = packet.sa
     cdef ip_info info
     cdef flow_key key
+    cdef selector_pair_list *selectors
+    cdef uint8_t verdict
     cdef uint16_t mss
     if packet.verdict == VERDICT_OK or packet.verdict == VERDICT_DUMMY or packet.verdict == VERDICT_LIFETIME:
         sa.last_use_ns = w.now_ns
@@ -16,10 +18,17 @@ cdef inline void deliver(worker_state *w, esp_packet *packet, uint8_t outer_tos)
     if ip_parse(packet.data, packet.length, &info) != IP_OK:
         drop(w, sa, VERDICT_BAD_INNER)
         return
-    make_flow_key(&key, &info)
-    if not selectors_match(<selector_pair_list *>atomic_get_pointer(&sa.selectors), &key):
-        drop(w, sa, VERDICT_SELECTOR_MISMATCH)
-        return
+    selectors = <selector_pair_list *>atomic_get_pointer(&sa.selectors)
+    if info.is_fragment:
+        verdict = track_inbound(w.track_in, selectors, packet.data, &info, w.now_ns)
+        if verdict != VERDICT_OK:
+            drop(w, sa, verdict)
+            return
+    else:
+        make_flow_key(&key, &info)
+        if not selectors_match(selectors, &key):
+            drop(w, sa, VERDICT_SELECTOR_MISMATCH)
+            return
     if outer_tos & 3:
         if ecn_decapsulate(packet.data, outer_tos):
             drop(w, sa, VERDICT_BAD_ECN)

@@ -64,12 +64,18 @@ cdef inline void handle_from_tun(
     cdef ip_info info
     cdef flow_key key
     cdef policy_row *row
-    cdef uint8_t verdict
+    cdef uint8_t verdict = VERDICT_OK
     if ip_parse(packet, length, &info) != IP_OK:
         drop(w, NULL, VERDICT_BAD_INNER)
         return
-    make_flow_key(&key, &info)
-    row = find_policy(tables, w.cache, &key)
+    if info.is_fragment:
+        row = track_outbound(w.track_out, tables, w.cache, packet, &info, w.now_ns, &verdict)
+        if verdict != VERDICT_OK:
+            drop(w, NULL, verdict)
+            return
+    else:
+        make_flow_key(&key, &info)
+        row = find_policy(tables, w.cache, &key)
     if row is NULL or row.action != POLICY_PROTECT:
         if row is not NULL and row.action == POLICY_BYPASS:
             w.counters.value[C_BYPASS_NOT_ROUTABLE] += 1

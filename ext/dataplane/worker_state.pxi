@@ -80,6 +80,8 @@ cdef struct worker_state:
     void *held_tables        # when they were last looked through
     uint64_t held_looked_ns
     flow_entry *cache
+    track_table *track_out   # ports of first fragments, for the later ones
+    track_table *track_in
     uint32_t in_count
     esp_packet in_packets[IN_PACKETS]
     uint8_t in_tos[IN_PACKETS]

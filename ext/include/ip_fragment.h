@@ -11,7 +11,7 @@
  * An atomic fragment (RFC 6946) is whole in itself and touches nothing that is held. When there is no room the oldest datagram goes.
  * One timeout for both versions: 30 s, between the 15 s and 60 s of RFC 791 and RFC 1122; shorter than the 60 s of RFC 8200, because a tunnel's
  * pieces come within the reordering of one path and memory held longer only serves who fills it. No ICMP is sent.
- * Used by reassemble.pyx. One thread owns a table.
+ * Used by reassemble.pyx; track.pyx reads single fragments with it. One thread owns a table.
  */
 #ifndef IPSEC_FAST_IP_FRAGMENT_H
 #define IPSEC_FAST_IP_FRAGMENT_H
@@ -142,15 +142,20 @@ static inline void frag_free(frag_table *t)
     free(t);
 }
 
-static inline uint32_t frag_hash(const frag_table *t, const frag_key *key)
+static inline uint32_t frag_mix(uint64_t seed, const frag_key *key)
 {
-    uint64_t words[5], mixed = t->seed;
+    uint64_t words[5], mixed = seed;
     memcpy(words, key, sizeof words);
     for (int i = 0; i < 5; i++) {
         mixed = (mixed ^ words[i]) * 0x9e3779b97f4a7c15ull;
         mixed ^= mixed >> 29;
     }
-    return (uint32_t)(mixed >> 32) & t->bucket_mask;
+    return (uint32_t)(mixed >> 32);
+}
+
+static inline uint32_t frag_hash(const frag_table *t, const frag_key *key)
+{
+    return frag_mix(t->seed, key) & t->bucket_mask;
 }
 
 static inline uint32_t frag_find(const frag_table *t, const frag_key *key)

@@ -21,6 +21,10 @@ cdef extern from "ip_fragment.h" nogil:
         size_t bytes
         uint8_t *whole
         uint32_t whole_length
+    ctypedef struct frag_key:
+        uint32_t id
+    ctypedef struct frag_piece:
+        frag_key key
     enum:
         FRAG_PASS
         FRAG_JOINED
@@ -39,6 +43,7 @@ cdef extern from "ip_fragment.h" nogil:
     void frag_free(frag_table *table) noexcept
     bint frag_may_be(const uint8_t *packet, uint32_t length) noexcept
     int frag_push(frag_table *table, const uint8_t *packet, uint32_t length, uint64_t now_ns) noexcept
+    int frag_read(const uint8_t *packet, uint32_t length, frag_piece *piece) noexcept
     void frag_expire(frag_table *table, uint64_t now_ns) noexcept
 
 

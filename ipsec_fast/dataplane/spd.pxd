@@ -65,6 +65,11 @@ cdef struct flow_entry:
 cdef void make_flow_key(flow_key *key, const ip_info *info) noexcept nogil
 cdef bint selectors_match(const selector_pair_list *pairs, const flow_key *key) noexcept nogil
 cdef policy_row *find_policy(dataplane_tables *tables, flow_entry *cache, const flow_key *key) noexcept nogil
+# For a later fragment whose first one is unknown: the first policy that matches whatever the ports are. `depends`: the ports would decide.
+cdef policy_row *find_policy_without_ports(
+    dataplane_tables *tables, const flow_key *key, bint any_protocol, bint *depends
+) noexcept nogil
+cdef bint selectors_could_match(const selector_pair_list *pairs, const flow_key *key, bint any_protocol) noexcept nogil
 
 
 cdef inline esp_sa *find_sa(const dataplane_tables *tables, uint32_t spi_be) noexcept nogil:
