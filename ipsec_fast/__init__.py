@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from .control.child_sas import sas_from_ike
     from .dataplane.pipeline import (
         SA,
         SAD,
@@ -39,6 +40,7 @@ __all__ = [
     "protect",
     "protect_dummies",
     "protect_packet",
+    "sas_from_ike",
     "seal_with_iv_for_test",
     "unprotect",
     "unprotect_packet",
@@ -49,9 +51,12 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from .dataplane import pipeline  # late, on purpose: see above
-
-    value = getattr(pipeline, name)
+    # late, on purpose: see above
+    if name == "sas_from_ike":
+        from .control import child_sas as home
+    else:
+        from .dataplane import pipeline as home  # type: ignore[no-redef]
+    value = getattr(home, name)
     globals()[name] = value
     return value
 

@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1]
 PINNED = {
     "ipsec_fast": """
         SA SAD OuterHeader PacketBatch Reassembler __version__ fragment_packet open_for_test protect protect_dummies
-        protect_packet seal_with_iv_for_test unprotect unprotect_packet verdict_text
+        protect_packet sas_from_ike seal_with_iv_for_test unprotect unprotect_packet verdict_text
     """,
     "ipsec_fast.errors": """
         AlgorithmError ConfigError HostError IntegrityError IpsecFastError LocalError NegotiationError ParseError Problem
