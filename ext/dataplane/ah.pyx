@@ -2,8 +2,8 @@
 
 As in esp.pyx, three passes over up to 64 packets. While the ICV is computed the header in front of AH stands as its receiver will know it: mutable
 fields zero, predictable ones as at the end (ah_mutable.h); a copy of it is put back afterwards. So the MAC runs over one stretch of memory and
-nothing of the payload is copied. The whole ICV field counts as zero, with GMAC its IV too: the nonce covers that. Left out: fragments, UDP (AH has
-none). Called by: PacketBatch, embedders.
+nothing of the payload is copied. The ICV counts as zero; GMAC's IV in front of it is no part of it and counts as it stands, as in the packets of the one
+implementation that publishes some (OpenDataPlane). Left out: fragments, UDP (AH has none). Called by: PacketBatch, embedders.
 """
 
 from libc.stddef cimport size_t
@@ -42,6 +42,9 @@ cdef extern from *:
 cdef extern from "stdlib.h" nogil:
     void *aligned_alloc(size_t alignment, size_t size) noexcept
 
+cdef extern from "openssl/crypto.h" nogil:
+    void OPENSSL_cleanse(void *p, size_t length) noexcept
+
 cdef extern from "ah_mutable.h" nogil:
     enum:
         AH_FIXED_LENGTH
@@ -54,7 +57,6 @@ cdef extern from "esp_check.h" nogil:
     enum:
         ESP_TRAILER_OK
         ESP_TRAILER_NEXT_HEADER
-        ESP_NEXT_NONE
     int esp_check_inner(const uint8_t *plain, uint32_t room, uint8_t next_header, uint32_t *inner_length) noexcept
 
 cdef extern from "replay.h" nogil:
@@ -75,7 +77,7 @@ include "outer.pxi"
 
 cdef enum:
     CHUNK = 64
-    ICV_FIELD = 32           # the longest: IV and ICV of GMAC have 24, SHA2-512-256 has 32
+    MOST_ICV = 32            # of SHA2-512-256
     MAX_PACKET = 65535
 
 # what stands in a packet while its fields are zero
@@ -87,7 +89,7 @@ cdef struct kept_packet:
     uint64_t seq
     uint32_t low             # of seq, as it was in the packet
     uint8_t tos
-    uint8_t icv[ICV_FIELD]
+    uint8_t icv[MOST_ICV]    # in: what came
     uint8_t copy[AH_MOST_HEADER]
 
 cdef struct ah_batch_ctx:
@@ -108,7 +110,9 @@ cdef ah_batch_ctx *ah_batch_ctx_new() noexcept nogil:
 
 
 cdef void ah_batch_ctx_free(ah_batch_ctx *ctx) noexcept nogil:
-    free(ctx)
+    if ctx != NULL:
+        OPENSSL_cleanse(ctx, sizeof(ah_batch_ctx))  # salts stand in the operations
+        free(ctx)
 
 
 cdef void ah_batch_ctx_use_iv_for_test(ah_batch_ctx *ctx, const uint8_t *iv) noexcept nogil:
@@ -131,32 +135,33 @@ cdef inline void run_crypto(ah_batch_ctx *ctx, uint32_t n, bint seal) noexcept n
 cdef inline bint clear_and_cover(
     esp_sa *sa, uint8_t *packet, kept_packet *kept, crypto_op *op, bint sending, const uint8_t *test_iv
 ) noexcept nogil:
-    """The packet as it is authenticated: mutable fields and the ICV field zero, the high half of ESN behind it. False: it cannot be; all is as before."""
-    cdef uint8_t *ah = packet + kept.header
+    """The packet as it is authenticated: mutable fields and ICV zero, the high half of ESN behind it. False: it cannot be; all is as before."""
+    cdef uint8_t *iv = packet + kept.header + AH_FIXED_LENGTH
+    cdef uint8_t *icv = iv + sa.iv_length
     memcpy(kept.copy, packet, kept.header)
     if not ah_clear_header(packet, kept.header, sending):
         memcpy(packet, kept.copy, kept.header)
         return False
-    memcpy(kept.icv, ah + AH_FIXED_LENGTH, sa.iv_length + sa.icv_length)
-    memset(ah + AH_FIXED_LENGTH, 0, sa.iv_length + sa.icv_length)
+    memcpy(kept.icv, icv, sa.icv_length)
+    memset(icv, 0, sa.icv_length)
     op.key = sa.key
     op.aad = packet
     # GMAC authenticates the AAD, then the 8 bytes before `data` where they stand; a MAC of its own all that is contiguous
     op.aad_length = kept.total - 8 if sa.is_aead else kept.total
     op.data = packet + kept.total
     op.length = 0
-    op.icv = ah + AH_FIXED_LENGTH + sa.iv_length if sending else kept.icv + sa.iv_length
+    op.icv = icv if sending else kept.icv
     op.tail_length = 0
     if sa.esn:
         store_be32(op.tail, <uint32_t> (kept.seq >> 32))
         op.tail_length = 4
     if sa.iv_length:
-        memcpy(op.nonce, sa.salt, 4)
         if sending:
-            store_be64(kept.icv, kept.seq)
+            store_be64(iv, kept.seq)
             if test_iv != NULL:
-                memcpy(kept.icv, test_iv, 8)
-        memcpy(op.nonce + 4, kept.icv, 8)
+                memcpy(iv, test_iv, 8)
+        memcpy(op.nonce, sa.salt, 4)
+        memcpy(op.nonce + 4, iv, 8)
     return True
 
 
@@ -272,7 +277,6 @@ cdef void outbound_chunk(ah_batch_ctx *ctx, esp_packet *packets, uint32_t n) noe
             sa.bytes -= ctx.inner_lengths[i]
             continue
         memcpy(packet.data, ctx.kept[i].copy, ctx.kept[i].header)
-        memcpy(packet.data + ctx.kept[i].header + AH_FIXED_LENGTH, ctx.kept[i].icv, sa.iv_length)
         sa.packets += 1
 
 
@@ -327,7 +331,7 @@ cdef inline uint8_t prepare_inbound(ah_batch_ctx *ctx, esp_packet *packet, uint3
     if result == REPLAY_NEW:
         return VERDICT_OK
     memcpy(packet.data, kept.copy, kept.header)
-    memcpy(packet.data + kept.header + AH_FIXED_LENGTH, kept.icv, sa.iv_length + sa.icv_length)
+    memcpy(packet.data + kept.header + AH_FIXED_LENGTH + sa.iv_length, kept.icv, sa.icv_length)
     return replay_verdict(result)
 
 
@@ -376,9 +380,7 @@ cdef inline uint8_t accept_inbound(ah_batch_ctx *ctx, esp_packet *packet, uint32
     result = replay_advance(<replay_window *> sa.window, kept.seq)
     if result != REPLAY_NEW:
         return replay_verdict(result)
-    packet.next_header = next_header
-    if next_header == ESP_NEXT_NONE:
-        return VERDICT_DUMMY
+    packet.next_header = next_header  # 59 too: dummy packets are ESP's (RFC 4303 section 2.6)
     if sa.mode == MODE_TUNNEL:
         result = esp_check_inner(behind, room, next_header, &inner_length)
         if result != ESP_TRAILER_OK:

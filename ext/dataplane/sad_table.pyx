@@ -169,7 +169,7 @@ cdef inline uint8_t read_outer(const esp_packet *packet, sad_query *query) noexc
     left = info.total_length - info.header_length
     query.version, query.dst, query.src = info.version, info.dst, info.src
     query.protocol = info.protocol
-    if info.version == 6 and info.protocol != PROTOCOL_ESP and find_ah(packet.data, &info) is not NULL:
+    if info.version == 6 and find_ah(packet.data, &info) is not NULL:  # around ESP too: then AH comes first
         at, query.protocol = find_ah(packet.data, &info), PROTOCOL_AH
         left = info.total_length - <uint32_t> (at - packet.data)
     if query.protocol == UDP_PROTOCOL:

@@ -13,7 +13,7 @@ from libc.string cimport memcmp, memset
 
 from ipsec_fast.dataplane.epoch cimport retire
 from ipsec_fast.dataplane.ip cimport IP_OK, ip_info, ip_parse
-from ipsec_fast.dataplane.sad cimport SA, SA_INBOUND, SA_OUTBOUND, OUTER_NONE
+from ipsec_fast.dataplane.sad cimport PROTOCOL_ESP, SA, SA_INBOUND, SA_OUTBOUND, OUTER_NONE
 from ipsec_fast.dataplane.sad_table cimport SAD
 
 from ..errors import UsageError
@@ -276,6 +276,8 @@ cdef _check_for_worker(SA sa, int direction):
         raise UsageError(f"{name}: SPIs below 256 are reserved (RFC 4303 section 2.1)")
     if sa.hot.direction != direction:
         raise UsageError(f"{name} is {sa.direction}bound, where the other direction is needed")
+    if sa.hot.protocol != PROTOCOL_ESP:
+        raise UsageError(f"{name} is of AH, and the worker carries ESP")
     if sa.hot.outer != OUTER_NONE:
         raise UsageError(f"{name} has outer addresses of its own; the worker's socket adds them")
     if direction == SA_INBOUND and sa.hot.selectors is NULL:

@@ -21,7 +21,8 @@ static inline int ah_option_is_fixed(uint8_t kind)
     return kind == 130u || kind == 133u || kind == 134u || kind == 148u || kind == 149u;
 }
 
-/* 0: an option does not fit. `sending`: the destination is the last one of a source route, where the packet has not been yet. */
+/* 0: an option does not fit. `sending`: the destination is the last one of a source route that has hops left (its pointer is not behind its end);
+ * what arrives at its end has none, and a router that changed the destination otherwise is found out. */
 static inline int ah_clear_v4(uint8_t *header, uint32_t length, int sending)
 {
     uint32_t at = 20u;
@@ -43,7 +44,7 @@ static inline int ah_clear_v4(uint8_t *header, uint32_t length, int sending)
         if (kind == 131u || kind == 137u) { /* loose and strict source route */
             if (size < 7u)
                 return 0;
-            if (sending)
+            if (sending && header[at + 2u] + 3u <= size)
                 memcpy(header + 16, header + at + size - 4u, 4);
         }
         if (!ah_option_is_fixed(kind))
@@ -53,7 +54,8 @@ static inline int ah_clear_v4(uint8_t *header, uint32_t length, int sending)
     return 1;
 }
 
-/* Hop-by-hop or destination options of `size` bytes: the third bit of an option's type says that its data may change. */
+/* The home address option of RFC 6275 counts as it stands: who swaps addresses does so before or behind us.
+ * Hop-by-hop or destination options of `size` bytes: the third bit of an option's type says that its data may change. */
 static inline int ah_clear_options(uint8_t *header, uint32_t size)
 {
     uint32_t at = 2u;

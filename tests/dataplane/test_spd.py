@@ -40,6 +40,10 @@ def test_tables_refuse_what_a_worker_cannot_use() -> None:
         Tables([], [Policy("protect", any4, any4, out)])
     with pytest.raises(UsageError, match="outer addresses"):
         Tables([SA("in", 0x300, "aes128gcm16", KEY, src="192.0.2.1", dst="192.0.2.2")], [])
+    with pytest.raises(UsageError, match="worker carries ESP"):
+        Tables(
+            [], [Policy("protect", any4, any4, SA("out", 0x300, "sha256", bytes(32), protocol="ah", mode="transport"))]
+        )
     with pytest.raises(UsageError, match="one IP version"):
         Policy("protect", any4, ts("::/0"))
     with pytest.raises(UsageError, match="only protect"):

@@ -34,7 +34,8 @@ def options_as_seen(options: bytes) -> tuple[bytes, bytes] | None:
         if kind in SOURCE_ROUTES:
             if len(one) < 7:
                 return None
-            route = one[-4:]
+            if one[2] + 3 <= len(one):  # the pointer is not behind the last address
+                route = one[-4:]
         out += one if kind in FIXED_OPTIONS else bytes(len(one))
         at += len(one)
     return out, route
@@ -149,7 +150,7 @@ class AhTwin:
         if as_seen is None:
             return "bad_inner", b""
         self.seq = seq
-        icv = self.icv(as_seen + fixed.ljust(length, b"\0") + rest, seq, iv)
+        icv = self.icv(as_seen + (fixed + iv).ljust(length, b"\0") + rest, seq, iv)
         return "ok", outer + (fixed + iv + icv).ljust(length, b"\0") + rest
 
     def _outer_header(self, inner: bytes, payload: int) -> bytes:
@@ -191,13 +192,11 @@ class AhTwin:
             return "replay_seen", b""
         end = at + 12 + self.suite.iv_bytes + self.suite.icv_bytes
         iv, icv = packet[at + 12 : at + 12 + self.suite.iv_bytes], packet[at + 12 + self.suite.iv_bytes : end]
-        covered = as_seen + packet[at : at + 12] + bytes(len(iv) + len(icv)) + packet[end : head.total]
+        covered = as_seen + packet[at : at + 12] + iv + bytes(len(icv)) + packet[end : head.total]
         if self.icv(covered, seq, iv) != icv:
             return "bad_icv", b""
         self.seen.add(seq)
         self.seq = max(self.seq, seq)
-        if next_header == 59:
-            return "dummy", b""
         rest = packet[at + length : head.total]
         if self.mode == "transport":
             kept = bytearray(packet[:at])
