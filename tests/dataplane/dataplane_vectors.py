@@ -14,6 +14,7 @@ import pytest
 from ipsec_fast.algorithms import esp_suite
 
 FOLDER = Path(os.environ.get("IPSEC_FAST_VECTORS") or Path(__file__).parents[2].parent / "shared" / "vectors")
+OWN = Path(__file__).parents[1] / "vectors"  # those that may be copied
 RAN: Counter[str] = Counter()
 SKIPPED: Counter[str] = Counter()
 
@@ -42,7 +43,7 @@ def suite_of(cipher: dict[str, Any] | None, auth: dict[str, Any] | None) -> str 
 
 def load(name: str, at_collection: bool = False) -> dict[str, Any]:
     """A file of the folder; without the folder the test is skipped, at collection there are no vectors to parametrize by."""
-    path = FOLDER / name
+    path = FOLDER / name if (FOLDER / name).exists() else OWN / name
     if not path.exists():
         if not at_collection:
             pytest.skip(f"{path} is not here; set IPSEC_FAST_VECTORS to the folder of the vectors")

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from kernel_packets import Slots, open_batch
 from odd_packets import V4, any_packet, mutations, spoilt
-from test_esp_twin import OUTER4, OUTER6, headers, starts
+from test_esp_twin import INNER, OUTER4, OUTER6, headers, starts
 from twin_ip import ipv4_header
 
 from ipsec_fast import SA, protect
@@ -81,3 +81,21 @@ def test_the_size_of_a_batch_changes_no_verdict(mode, size, esn):
         names += open_batch(arriving[at : at + size], into).names
     twin = AhTwin(**given_)
     assert names == [twin.open(wire)[0] for wire in arriving]
+
+
+@pytest.mark.parametrize("name", ENGINES)
+@pytest.mark.parametrize("algorithm", ah_suite_names())
+def test_every_algorithm_in_every_mode_and_family(name, algorithm):
+    families = [("tunnel", inner, outer) for inner in (4, 6) for outer in (OUTER4, OUTER6)]
+    for mode, inner, outer in [*families, ("transport", 4, None), ("transport", 6, None)]:
+        for esn in (False, True):
+            given_ = {"algorithm": algorithm, "key": ah_key(algorithm), "mode": mode, "esn": esn}
+            if outer:
+                given_ |= {"src": outer[0], "dst": outer[1]}
+            seq = (1 << 32) - 2 if esn else 0
+            out, into = (SA(way, 0x1001, protocol="ah", seq=seq, engine=name, **given_) for way in ("out", "in"))
+            twin = AhTwin(**given_, seq=seq)
+            slots = Slots(INNER[inner], out, out.headroom, out.tailroom)
+            assert protect(slots.batch) == 3, (mode, inner, outer)
+            assert slots.packets == [twin.seal(packet)[1] for packet in INNER[inner]], (mode, inner, outer)
+            assert open_batch(slots.packets, into).packets == INNER[inner]

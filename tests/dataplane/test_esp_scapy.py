@@ -41,10 +41,7 @@ def is_known_to_scapy(name: str) -> bool:
 
 
 THEIRS = [name for name in SUITES if is_known_to_scapy(name)]
-OUTER_AND_ESN = itertools.cycle(itertools.product(["v4", "v6", "v4udp"], [False, True]))
-# the suites of the first tunnel in every way, the others in one way each
-KINDS = [(name, outer, esn) for name, (outer, esn) in zip(THEIRS, OUTER_AND_ESN, strict=False)]
-KINDS += itertools.product(["aes128gcm16", "aes256-sha256"], ["v4", "v6", "v4udp"], [False, True])
+KINDS = list(itertools.product(THEIRS, ["v4", "v6", "v4udp"], [False, True]))
 
 
 def scapy_sa(algorithm: str, outer: str, esn: bool, seq: int = 1):
@@ -71,7 +68,7 @@ def scapy_sa(algorithm: str, outer: str, esn: bool, seq: int = 1):
 def test_scapy_opens_what_we_seal(algorithm, outer, esn, make):
     out, _ = pair(algorithm, outer=outer, esn=esn)
     theirs = scapy_sa(algorithm, outer, esn)
-    for packet in [make(length) for length in (48, 49, 50, 51, 1400)]:
+    for packet in [make(length) for length in (48, 51, 1400)]:
         sealed = seal([packet], out)[0]
         parsed = (IPv6 if outer == "v6" else IP)(sealed)
         opened = theirs.decrypt(parsed, verify=True)
@@ -83,7 +80,7 @@ def test_scapy_opens_what_we_seal(algorithm, outer, esn, make):
 def test_we_open_what_scapy_seals(algorithm, outer, esn, make):
     _, into = pair(algorithm, outer=outer, esn=esn)
     theirs = scapy_sa(algorithm, outer, esn)
-    for packet in [make(length) for length in (48, 49, 50, 51, 1400)]:
+    for packet in [make(length) for length in (48, 51, 1400)]:
         sealed = bytes(theirs.encrypt((IP if make is ipv4 else IPv6)(packet)))
         opened = open_batch([sealed], into)
         assert opened.names == ["ok"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 
 import pytest
 from esp_twin import Twin
@@ -10,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from kernel_packets import KINDS, SUITES, Slots, key_of, open_batch
 from odd_packets import V4, V6, any_packet, mutations, spoilt
-from twin_ip import ipv4_header
+from twin_ip import ipv4_header, ipv6_header
 
 from ipsec_fast import SA, OuterHeader, protect
 from ipsec_fast.algorithms import Mode, esp_suite
@@ -59,6 +60,10 @@ def associations(draw, mode: str) -> dict:
 def starts(esn: bool) -> st.SearchStrategy[int]:
     near = [0, 1, 1000]
     return st.sampled_from([*near, (1 << 32) - 3, (1 << 33) + 5, (1 << 40) - 2] if esn else [*near, (1 << 32) - 10])
+
+
+def ipv6_packet(length: int) -> bytes:
+    return ipv6_header(*V6, 47, tos=1, label=7, payload=length) + bytes(length)
 
 
 class Held:
@@ -135,6 +140,35 @@ def test_the_size_of_a_batch_changes_no_verdict(mode, size, algorithm, esn, name
     for at in range(0, len(arriving), size):
         names += open_batch(arriving[at : at + size], held.into).names
     assert names == [held.twin_open(wire)[0] for wire in arriving]
+
+
+INNER = {
+    4: [ipv4_header(*V4, 47, tos=1, payload=n) + bytes(n) for n in (0, 13, 300)],
+    6: [ipv6_packet(n) for n in (0, 13, 300)],
+}
+FAMILIES = [(mode, inner, outer) for mode in ("tunnel", "beet") for inner in (4, 6) for outer in (4, 6)]
+FAMILIES += [("transport", 4, 4), ("transport", 6, 6)]
+
+
+@pytest.mark.parametrize(
+    ("name", "algorithm"), [(name, one) for name, suites in engine.engines().items() for one in suites]
+)
+def test_every_algorithm_in_every_mode_and_family(name, algorithm):
+    for (mode, inner, outer), esn in itertools.product(FAMILIES, (False, True)):
+        given_ = {"algorithm": algorithm, "key": key_of(algorithm), "mode": mode, "esn": esn}
+        if mode != "transport":
+            given_ |= dict(zip(("src", "dst"), OUTER4 if outer == 4 else OUTER6, strict=True))
+        if mode == "beet":
+            given_["inner"] = V4 if inner == 4 else V6
+            given_["encap"] = (4500, 4500) if algorithm in NO_ROOM and (inner, outer) == (6, 4) else None
+        held = Held(given_, (1 << 32) - 2 if esn else 0, 0, name)
+        names, sealed = held.seal(INNER[inner])
+        theirs = [held.twin_seal(packet, ours) for packet, ours in zip(INNER[inner], sealed, strict=True)]
+        assert names == ["ok"] * 3, (mode, inner, outer)
+        assert sealed == [wire for _, wire in theirs], (mode, inner, outer)
+        opened = open_batch(sealed, held.into)
+        assert opened.packets == [held.twin_open(wire)[1] for wire in sealed], (mode, inner, outer)
+        assert [packet[20:] for packet in opened.packets] == [packet[20:] for packet in INNER[inner]]
 
 
 def test_the_twin_knows_every_field_of_the_rules():
