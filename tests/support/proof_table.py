@@ -1,7 +1,6 @@
 """What holds each algorithm up: algorithm x mode x family x engine, with the source of its proof.
 
-`./run shell python tests/support/proof_table.py` prints the tables of docs/proof.md; tests/test_proof_document.py holds the document to them.
-
+`./run shell python tests/support/proof_table.py` prints the tables of docs/proof.md, to which tests/test_proof_document.py holds it.
 Letters are found where the tests have their lists, so that a test that goes away takes its letter along.
 """
 
