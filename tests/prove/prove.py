@@ -20,7 +20,14 @@ ROOT = Path(__file__).resolve().parents[2]
 HEADERS = ROOT / "ext" / "include"
 BUILD = ROOT / "build" / "prove"
 TIMEOUT_S = 1800
-CHECKS = "--bounds-check --pointer-check --pointer-overflow-check --undefined-shift-check --signed-overflow-check --div-by-zero-check".split()
+CHECKS = [
+    "--bounds-check",
+    "--pointer-check",
+    "--pointer-overflow-check",
+    "--undefined-shift-check",
+    "--signed-overflow-check",
+    "--div-by-zero-check",
+]
 
 
 @dataclass(frozen=True)
@@ -47,7 +54,9 @@ PROOFS = (
     Proof("wipe", "a jump wipes the blocks that it passes, each once, no other; every size"),
     Proof("advance", "never twice, never a new one refused, top only grows; window 64", count=2),
     Proof("advance", "the same; windows 65 to 192", count=4),
-    Proof("advance", "the same, loop by induction; windows 961 to 1984 (1024 is the default)", count=32, induction=True),
+    Proof(
+        "advance", "the same, loop by induction; windows 961 to 1984 (1024 is the default)", count=32, induction=True
+    ),
 )
 
 # what to change in the header, and the proof that must fall
@@ -80,7 +89,9 @@ def call(arguments: list[str]) -> str:
     """What a tool of CBMC says; it ends this run if it fails otherwise than by refuting (10)."""
     done = subprocess.run(arguments, capture_output=True, text=True, timeout=TIMEOUT_S)
     if done.returncode not in (0, 10):
-        raise RuntimeError(f"{Path(arguments[0]).name} ended with {done.returncode}: {(done.stdout + done.stderr)[-800:]}")
+        raise RuntimeError(
+            f"{Path(arguments[0]).name} ended with {done.returncode}: {(done.stdout + done.stderr)[-800:]}"
+        )
     return done.stdout
 
 
@@ -92,12 +103,31 @@ def run(proof: Proof, headers: Path, name: str) -> tuple[bool, int, float]:
     defines = [f"-DCOUNT={proof.count}"] if proof.count else []
     if proof.induction:
         defines.append("-DLOOP_BY_INDUCTION")
-    call([tool("goto-cc"), f"-I{headers}", *defines, str(source), "--function", f"prove_{proof.function}", "-o", str(compiled)])
+    call(
+        [
+            tool("goto-cc"),
+            f"-I{headers}",
+            *defines,
+            str(source),
+            "--function",
+            f"prove_{proof.function}",
+            "-o",
+            str(compiled),
+        ]
+    )
     if proof.induction:
         call([tool("goto-instrument"), "--apply-loop-contracts", str(compiled), str(ready)])
         compiled = ready
     text = call(
-        [tool("cbmc"), str(compiled), *CHECKS, "--no-malloc-may-fail", "--unwinding-assertions", "--unwind", str(proof.unwind)]
+        [
+            tool("cbmc"),
+            str(compiled),
+            *CHECKS,
+            "--no-malloc-may-fail",
+            "--unwinding-assertions",
+            "--unwind",
+            str(proof.unwind),
+        ]
     )
     counted = re.search(r"^\*\* (\d+) of (\d+) failed", text, re.MULTILINE)
     if counted is None or ("VERIFICATION SUCCESSFUL" in text) != (counted[1] == "0"):
@@ -110,7 +140,9 @@ def planted(number: int) -> Path:
     right, wrong, _ = FAULTS[number]
     text = (HEADERS / "replay.h").read_text()
     if text.count(right) != 1:
-        sys.exit(f"prove: fault {number} finds {right!r} {text.count(right)} times in replay.h; prove.py must be brought up to date")
+        sys.exit(
+            f"prove: fault {number} finds {right!r} {text.count(right)} times in replay.h; prove.py must be brought up to date"
+        )
     folder = BUILD / f"fault{number}"
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "replay.h").write_text(text.replace(right, wrong))
@@ -128,13 +160,18 @@ def main() -> int:
         for proof, future in running:
             holds, checks, seconds = future.result()
             wrong += not holds
-            print(f"{'proved ' if holds else 'REFUTED'} {proof.name:22} {checks:4} checks {seconds:6.1f} s  {proof.says}", flush=True)
+            print(
+                f"{'proved ' if holds else 'REFUTED'} {proof.name:22} {checks:4} checks {seconds:6.1f} s  {proof.says}",
+                flush=True,
+            )
         for i, future in faults:
             holds, _, seconds = future.result()
             wrong += holds
             what = f"{FAULTS[i][2]:22} {seconds:6.1f} s  {FAULTS[i][1].splitlines()[0]}"
             print(f"{'planted fault NOT FOUND' if holds else 'planted fault refuted'} by {what}", flush=True)
-    print(f"CBMC {version}: {len(PROOFS)} proofs, {len(FAULTS)} planted faults, {wrong} wrong, {time.monotonic() - began:.0f} s")
+    print(
+        f"CBMC {version}: {len(PROOFS)} proofs, {len(FAULTS)} planted faults, {wrong} wrong, {time.monotonic() - began:.0f} s"
+    )
     return 1 if wrong else 0
 
 
