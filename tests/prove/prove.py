@@ -1,7 +1,7 @@
-"""Runs every proof about ext/include/replay.h with CBMC, then plants faults into copies of the header and wants each refuted. `./run prove` calls it.
+"""Runs every proof about ext/include/replay.h with CBMC, then plants faults into copies of the header and wants each refuted.
 
-Standard library only. CBMC comes from the variable CBMC or the PATH; goto-cc and goto-instrument, of the same package, stand beside it. Exit 0 if
-all is proved and all faults are refuted, 1 otherwise.
+Called by `./run prove`; standard library only. CBMC comes from the variable CBMC or the PATH; goto-cc and goto-instrument, of the same
+package, stand beside it. Exit 0 if all is proved and all faults are refuted, 1 otherwise.
 """
 
 from __future__ import annotations
