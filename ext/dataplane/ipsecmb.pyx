@@ -306,8 +306,14 @@ cdef inline void compare_tags(crypto_op *ops, uint32_t n, uint8_t (*tags)[TAG]) 
 # --- a cipher and a MAC apart: each works on those with `ok` set, and clears it where it fails ---------------------------------------------------
 
 cdef inline bint fits_a_job(const crypto_op *op) noexcept nogil:
-    """Whether what is authenticated can stand in one stretch: not with AH and ESN, where nothing of ours is behind the packet."""
-    return op.aad_length <= IMB_LONGEST - op.tail_length and (op.tail_length == 0 or op.icv == op.aad + op.aad_length)
+    """Whether what is authenticated can stand in one stretch: not with AH and ESN, where nothing of ours is behind the packet. CMAC's jobs read all
+    16 bytes of a last block that is not whole (in every release up to 2.0.2), so those 16 must be the packet's own."""
+    cdef const imb_apart_key *key = <const imb_apart_key *> op.key
+    cdef bint has_icv = op.icv == op.aad + op.aad_length
+    cdef uint32_t ours = key.icv_length if has_icv else 0
+    if op.aad_length > IMB_LONGEST - op.tail_length or (op.tail_length and not has_icv):
+        return False
+    return key.mac != IMB_AUTH_AES_CMAC or ((op.aad_length + op.tail_length + 15) & ~<uint32_t> 15) <= op.aad_length + ours
 
 
 cdef inline bint mac_apart(IMB_MGR *m, const crypto_op *op, uint8_t *tag) noexcept nogil:

@@ -9,6 +9,7 @@ import numpy as np
 
 from ipsec_fast import SA, PacketBatch, protect, unprotect
 from ipsec_fast.algorithms import esp_suite, esp_suite_names
+from ipsec_fast.dataplane.engine import engine_for
 from ipsec_fast.dataplane.status import NAMES
 
 SUITES = esp_suite_names()
@@ -52,10 +53,16 @@ def key_of(algorithm: str, seed: int = 7) -> bytes:
     return bytes((seed + i * 13) % 256 for i in range(esp_suite(algorithm).keymat_bytes))
 
 
+class Engine:
+    """What `pair` asks for where a test does not say; conftest's `each_engine` sets it."""
+
+    wanted = "auto"
+
+
 def pair(algorithm: str = "aes128gcm16", spi: int = 0x1001, outer: str = "none", **more) -> tuple[SA, SA]:
     out_only = {name: more.pop(name) for name in ("granted",) if name in more}
     seqs = more.pop("seqs", (0, 0))
-    common = {**OUTERS[outer], **more}
+    common = {"engine": engine_for(algorithm, Engine.wanted), **OUTERS[outer], **more}
     return (
         SA("out", spi, algorithm, key_of(algorithm), seq=seqs[0], **out_only, **common),
         SA("in", spi, algorithm, key_of(algorithm), seq=seqs[1], **common),

@@ -146,12 +146,13 @@ class Fenced:
 
 
 @pytest.mark.skipif("IPSEC_FAST_SANITIZED" in os.environ, reason="the sanitizer watches exact-size blocks itself")
+@pytest.mark.parametrize("esn", [False, True])
 @pytest.mark.parametrize(("name", "algorithm"), [(name, one) for name, suites in ENGINES.items() for one in suites])
-def test_no_engine_reads_or_writes_beyond_a_packet(name, algorithm):
+def test_no_engine_reads_or_writes_beyond_a_packet(name, algorithm, esn):
     """A byte too far ends the process: the packet ends where the memory ends, then begins where it begins."""
     fenced = Fenced(2)
     for length in (20, 21, 35, 36, 50, 63, 64, 65, 127, 128, 129, 255, 256, 257, 1400):
-        out, into = (SA(way, 0x1001, algorithm, key_of(algorithm), engine=name) for way in ("out", "in"))
+        out, into = (SA(way, 0x1001, algorithm, key_of(algorithm), engine=name, esn=esn) for way in ("out", "in"))
         packet = ipv4(length)
         sealed_length = out.sealed_length(length)
         for at_end in (True, False):
@@ -171,6 +172,31 @@ def test_no_engine_reads_or_writes_beyond_a_packet(name, algorithm):
             fenced.view[begin : begin + len(sealed)] = sealed
             offsets, lengths = numbers([begin]), numbers([len(sealed)])
             assert unprotect(PacketBatch(room, offsets, lengths, into, verdicts)) == 1
+            assert bytes(fenced.view[offsets[0] : offsets[0] + lengths[0]]) == packet
+
+
+@pytest.mark.skipif("IPSEC_FAST_SANITIZED" in os.environ, reason="the sanitizer watches exact-size blocks itself")
+@pytest.mark.parametrize("esn", [False, True])
+@pytest.mark.parametrize("algorithm", ah_suite_names())
+@pytest.mark.parametrize("name", ENGINES)
+def test_no_engine_reads_or_writes_beyond_an_ah_packet(name, algorithm, esn):
+    """AH's packet ends with the payload: nothing of ours is behind it, not even for the high half of an ESN."""
+    fenced, key = Fenced(2), bytes(range(ah_suite(algorithm).keymat_bytes))
+    for length in (*range(20, 90), 127, 128, 129, 191, 192, 255, 256, 257, 1400):
+        more = {"mode": "transport", "protocol": "ah", "esn": esn, "engine": name}
+        out, into = (SA(way, 0x1001, algorithm, key, **more) for way in ("out", "in"))
+        assert out.tailroom == 0
+        packet = ipv4(length)
+        for at_end in (True, False):
+            at = fenced.size - length if at_end else out.headroom
+            fenced.view[at : at + length] = packet
+            offsets, lengths, verdicts = numbers([at]), numbers([length]), bytearray(1)
+            assert protect(PacketBatch(fenced.view, offsets, lengths, out, verdicts)) == 1
+            sealed = bytes(fenced.view[offsets[0] : offsets[0] + lengths[0]])
+            begin = fenced.size - len(sealed) if at_end else 0
+            fenced.view[begin : begin + len(sealed)] = sealed
+            offsets, lengths = numbers([begin]), numbers([len(sealed)])
+            assert unprotect(PacketBatch(fenced.view, offsets, lengths, into, verdicts)) == 1
             assert bytes(fenced.view[offsets[0] : offsets[0] + lengths[0]]) == packet
 
 

@@ -25,6 +25,7 @@ from ipsec_fast.algorithms import Mode, esp_suite
 from ipsec_fast.dataplane import engine
 from ipsec_fast.errors import IntegrityError
 
+pytestmark = pytest.mark.usefixtures("each_engine")
 TOP32 = 1 << 32
 on_every_suite = pytest.mark.parametrize("algorithm", KINDS)  # test_esp_suites.py runs all of them
 with_every_outer = pytest.mark.parametrize("outer", list(OUTERS))

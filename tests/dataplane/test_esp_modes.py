@@ -14,6 +14,8 @@ from ipsec_fast import SA, OuterHeader, protect_dummies
 from ipsec_fast.algorithms import esp_suite
 from ipsec_fast.errors import UsageError
 
+pytestmark = pytest.mark.usefixtures("each_engine")
+
 BEET = {"mode": "beet", "inner": V4, "src": "192.0.2.1", "dst": "192.0.2.2"}
 
 

@@ -13,6 +13,8 @@ ipsec = pytest.importorskip("scapy.layers.ipsec", reason="scapy is not installed
 from scapy.layers.inet import IP, UDP  # noqa: E402
 from scapy.layers.inet6 import IPv6  # noqa: E402
 
+pytestmark = pytest.mark.usefixtures("each_engine")
+
 CIPHERS = {
     Mode.GCM: "AES-GCM",
     Mode.CCM: "AES-CCM",
