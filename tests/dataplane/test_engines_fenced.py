@@ -1,6 +1,6 @@
 """Batches in which every packet has a memory page of its own, that ends or begins with it: a byte too far ends the process.
 
-test_engines_agree.py does it packet by packet. Engines that work on many packets at once have lanes, and fill those that are empty from others.
+test_engines_agree.py does it packet by packet. Engines that work on many packets at once have lanes, and fill empty ones from others.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ LIBC = ctypes.CDLL(None, use_errno=True)
 PAGE = mmap.PAGESIZE
 # neighbours in a batch differ, so that lanes end at different times
 LENGTHS = [
-    20, 1400, 33, 64, 250, 21, 700, 65, 128, 47, 1300, 36, 90, 31, 512, 63, 79, 40, 1024, 55, 22, 23, 24, 25, 26, 27, 28, 29, 30, 127, 129, 35,
+    20, 1400, 33, 64, 250, 21, 700, 65, 128, 47, 1300, 36, 90, 31, 512, 63,
+    79, 40, 1024, 55, 22, 23, 24, 25, 26, 27, 28, 29, 30, 127, 129, 35,
 ]  # fmt: skip
 
 
@@ -73,7 +74,9 @@ def there_and_back(out: SA, into: SA, rounds: int) -> None:
 @pytest.mark.parametrize(("name", "algorithm"), ON_ENGINES)
 def test_no_packet_of_a_batch_is_read_or_written_beyond_its_ends(name, algorithm, esn):
     for rounds in (2, 5, 17, len(LENGTHS)):
-        there_and_back(*(SA(way, 300, algorithm, key_of(algorithm), engine=name, esn=esn) for way in ("out", "in")), rounds)
+        there_and_back(
+            *(SA(way, 300, algorithm, key_of(algorithm), engine=name, esn=esn) for way in ("out", "in")), rounds
+        )
 
 
 @pytest.mark.parametrize("esn", [False, True])
@@ -94,6 +97,6 @@ def test_no_key_is_read_beyond_its_ends(name, algorithm):
         borrowed = memoryview(pages.map)[int(offsets[0]) : int(offsets[0]) + int(lengths[0])]
         out = SA("out", 300, algorithm, borrowed, engine=name)
         wanted = SA("out", 300, algorithm, key, engine="openssl")
-        if b"-" not in algorithm.encode() or algorithm.startswith("null"):  # no IV that nobody can predict
+        if "-" not in algorithm or algorithm.startswith("null"):  # no IV that nobody can predict
             assert seal([ipv4(60)], out) == seal([ipv4(60)], wanted)
         borrowed.release()
