@@ -2,7 +2,8 @@
 
 Join rules of a slot: tx_reserve in port.pxd. UDP_SEGMENT is refused at run time by some kernels and NICs (EIO, EINVAL): then the slot's packets
 are sent one by one, and if that works the socket never tries again. A send that would block waits for POLLOUT up to 100 ms, then drops and counts.
-Called by segment (tx_reserve) and worker (tx_seal, tx_send). The raw driver will send the same slots without UDP_SEGMENT.
+A raw socket takes the packets of a slot one by one, with the header that the kernel of their SA wrote, cut where its endpoint says so (ip_cut.h).
+Called by segment (tx_reserve) and worker (tx_seal, tx_send).
 """
 
 from libc.errno cimport (
@@ -12,11 +13,15 @@ from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free
 from libc.string cimport memmove, memset
 
+from ipsec_fast.dataplane.ah cimport ah_outbound
 from ipsec_fast.dataplane.esp cimport esp_outbound
+from ipsec_fast.dataplane.fragment cimport CUT_OK, cut_begin, cut_length, cut_next, ip_cutter
+from ipsec_fast.dataplane.ip cimport IP_OK, ip_info, ip_parse
 from ipsec_fast.dataplane.net_io cimport (
     CONTROL_BYTES, POLLIN, POLLOUT, control_add_segment, control_add_source, control_add_tos, iovec, mmsghdr,
     msghdr, poll, pollfd, sendmmsg
 )
+from ipsec_fast.dataplane.sad cimport PROTOCOL_AH
 from ipsec_fast.dataplane.status cimport VERDICT_OK, VERDICT_SEND_FAILED
 
 cdef extern from "stdlib.h" nogil:
@@ -31,7 +36,7 @@ COUNTER_NAMES = (
     "udp_truncated", "udp_too_big", "udp_no_route", "udp_blocked", "udp_segment_refused",
     "packets_out", "bytes_out", "packets_in", "bytes_in", "keepalives_in", "punted", "punt_overflow", "notice_overflow",
     "merged", "merge_refused", "mss_clamped", "too_big_answered", "too_big_unanswered", "fragmented",
-    "bypass_not_routable", "udp_empty", "held", "held_opened",
+    "bypass_not_routable", "udp_empty", "held", "held_opened", "raw_messages_out", "raw_messages_in", "outer_fragments",
 )
 assert len(COUNTER_NAMES) == COUNTER_COUNT
 
@@ -39,7 +44,9 @@ assert len(COUNTER_NAMES) == COUNTER_COUNT
 cdef bint tx_queue_init(tx_queue *queue, esp_batch_ctx *esp, io_counters *counters) noexcept nogil:
     cdef int i
     queue.memory = <uint8_t *>aligned_alloc(4096, SLOT_COUNT * SLOT_BYTES)
-    if queue.memory is NULL:
+    queue.pieces = <uint8_t *>aligned_alloc(64, PIECES_BYTES)
+    if queue.memory is NULL or queue.pieces is NULL:
+        tx_queue_free(queue)
         return False
     for i in range(SLOT_COUNT):
         queue.slots[i].base = queue.memory + i * SLOT_BYTES
@@ -51,19 +58,33 @@ cdef bint tx_queue_init(tx_queue *queue, esp_batch_ctx *esp, io_counters *counte
 
 cdef void tx_queue_free(tx_queue *queue) noexcept nogil:
     free(queue.memory)
-    queue.memory = NULL
+    free(queue.pieces)
+    queue.memory = queue.pieces = NULL
 
 
 cdef void tx_queue_clear(tx_queue *queue) noexcept nogil:
     queue.used = queue.packet_count = queue.sealed = queue.bytes = 0
+    queue.has_ah = False
 
 
 cdef void tx_seal(tx_queue *queue) noexcept nogil:
     """All packets that are not sealed yet, as one batch."""
-    if queue.packet_count > queue.sealed:
-        if queue.esp is not NULL:
-            esp_outbound(queue.esp, &queue.packets[queue.sealed], queue.packet_count - queue.sealed)
-        queue.sealed = queue.packet_count
+    cdef uint32_t end
+    cdef uint8_t protocol
+    if queue.packet_count == queue.sealed:
+        return
+    if queue.esp is not NULL and not queue.has_ah:
+        esp_outbound(queue.esp, &queue.packets[queue.sealed], queue.packet_count - queue.sealed)
+    while queue.has_ah and queue.sealed < queue.packet_count:
+        protocol, end = queue.packets[queue.sealed].sa.protocol, queue.sealed
+        while end < queue.packet_count and queue.packets[end].sa.protocol == protocol:
+            end += 1
+        if protocol == PROTOCOL_AH:
+            ah_outbound(queue.ah, &queue.packets[queue.sealed], end - queue.sealed)
+        else:
+            esp_outbound(queue.esp, &queue.packets[queue.sealed], end - queue.sealed)
+        queue.sealed = end
+    queue.sealed = queue.packet_count
 
 
 cdef uint32_t close_gaps(tx_queue *queue, tx_slot *slot) noexcept nogil:
@@ -99,6 +120,8 @@ cdef void fill_message(
     head.msg_iovlen = 1
     head.msg_name = slot.to.name
     head.msg_namelen = slot.to.name_bytes
+    if port.raw:
+        return
     head.msg_control = control
     if port.wildcard and slot.to.has_local:
         control_add_source(head, &used, port.family, slot.to.local)
@@ -133,6 +156,8 @@ cdef int send_messages(
         sent = sendmmsg(port.fd, messages + done, count - done, 0)
         counters.value[C_UDP_SENDS] += 1
         if sent > 0:
+            if port.raw:
+                counters.value[C_RAW_MESSAGES_OUT] += sent
             for i in range(done, done + sent):
                 counters.value[C_UDP_BYTES_OUT] += messages[i].msg_len
             counters.value[C_UDP_MESSAGES_OUT] += sent
@@ -192,6 +217,57 @@ cdef uint32_t send_apart(tx_queue *queue, tx_slot *slot, udp_port *port, int sto
     return done
 
 
+cdef bint send_cut(tx_queue *queue, tx_slot *slot, udp_port *port, uint8_t *data, uint32_t length, int stop_fd) noexcept nogil:
+    """A packet in fragments of the endpoint's MTU, or whole if it fits. Whether all of it left."""
+    cdef mmsghdr messages[SLOT_SEGMENTS]
+    cdef iovec vectors[SLOT_SEGMENTS]
+    cdef ip_info info
+    cdef ip_cutter cutter
+    cdef uint32_t count = 0, used = 0, size
+    cdef int error = 0
+    if length <= slot.to.mtu:
+        fill_message(&messages[0], &vectors[0], NULL, slot, port, data, length, False)
+        if send_messages(messages, 1, port, queue.counters, stop_fd, &error) == 1:
+            return True
+        count_failure(queue.counters, error, 1)
+        return False
+    if ip_parse(data, length, &info) != IP_OK or cut_begin(&cutter, data, &info, slot.to.mtu, queue.piece_id) != CUT_OK:
+        count_failure(queue.counters, EMSGSIZE, 1)
+        return False
+    queue.piece_id += 1
+    while True:
+        size = cut_length(&cutter)
+        if count and (size == 0 or count == SLOT_SEGMENTS or used + size > PIECES_BYTES):
+            if send_messages(messages, count, port, queue.counters, stop_fd, &error) < <int>count:
+                count_failure(queue.counters, error, 1)
+                return False
+            queue.counters.value[C_OUTER_FRAGMENTS] += count
+            count = used = 0
+        if size == 0:
+            return True
+        cut_next(&cutter, queue.pieces + used)
+        fill_message(&messages[count], &vectors[count], NULL, slot, port, queue.pieces + used, size, False)
+        used += size
+        count += 1
+
+
+cdef uint32_t send_raw(tx_queue *queue, tx_slot *slot, udp_port *port, int stop_fd) noexcept nogil:
+    """The packets of one slot through a raw socket. How many left."""
+    cdef uint32_t i, at = 0, length, done = 0
+    cdef uint8_t *data
+    if slot.to.mtu == 0 or slot.segment <= slot.to.mtu:
+        return send_apart(queue, slot, port, stop_fd)
+    for i in range(slot.count):
+        length = min(slot.segment, slot.length - at)
+        data = slot.base + at
+        at += length
+        if length > slot.to.mtu and data[0] >> 4 == 4 and data[6] & 0x40:  # DF: what does not fit is lost, and counted
+            count_failure(queue.counters, EMSGSIZE, 1)
+        elif send_cut(queue, slot, port, data, length, stop_fd):
+            done += 1
+    return done
+
+
 cdef uint32_t send_run(
     tx_queue *queue, tx_slot **slots, uint32_t count, udp_port *port, int stop_fd
 ) noexcept nogil:
@@ -239,17 +315,23 @@ cdef void tx_send(tx_queue *queue, udp_port **ports, uint32_t port_count, int st
         slot = &queue.slots[i]
         if close_gaps(queue, slot) == 0:
             continue
-        if slot.to.socket_index >= port_count or ports[slot.to.socket_index].family != slot.to.family:
+        if (
+            slot.to.socket_index >= port_count or ports[slot.to.socket_index].family != slot.to.family
+            or (ports[slot.to.socket_index].raw != 0) != slot.to.raw
+        ):
             queue.counters.drops[VERDICT_SEND_FAILED] += slot.count
             continue
         if slot.to.socket_index != index and in_run:
             queue.counters.value[C_PACKETS_OUT] += send_run(queue, run, in_run, ports[index], stop_fd)
             in_run = 0
         index = slot.to.socket_index
-        if not ports[index].udp_segment and slot.count > 1:
+        if ports[index].raw or (not ports[index].udp_segment and slot.count > 1):
             if in_run:
                 queue.counters.value[C_PACKETS_OUT] += send_run(queue, run, in_run, ports[index], stop_fd)
                 in_run = 0
+            if ports[index].raw:
+                queue.counters.value[C_PACKETS_OUT] += send_raw(queue, slot, ports[index], stop_fd)
+                continue
             queue.counters.value[C_PACKETS_OUT] += send_apart(queue, slot, ports[index], stop_fd)
             continue
         run[in_run] = slot

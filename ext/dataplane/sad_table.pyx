@@ -393,7 +393,7 @@ cdef class SAD:
             raise UsageError(f"{name}: SPIs below 256 are reserved (RFC 4303 section 2.1)")
         if sa.hot.direction != SA_INBOUND:
             raise UsageError(f"{name} is {sa.direction}bound, where the other direction is needed: a SAD is searched for what arrives")
-        if self.bare and starts_at_ip(sa.hot):
+        if self.bare and starts_at_ip(sa.hot) and not (self.with_ah and sa.hot.protocol == PROTOCOL_AH):
             raise UsageError(f"{name} starts at an IP header, and the packets of a bare SAD start at the ESP header")
         if not self.bare and not starts_at_ip(sa.hot):
             raise UsageError(f"{name} has no outer addresses: give it src and dst, or make SAD(bare=True) for packets that start at the ESP header")

@@ -13,8 +13,9 @@ from libc.string cimport memcmp, memset
 
 from ipsec_fast.dataplane.epoch cimport retire
 from ipsec_fast.dataplane.ip cimport IP_OK, ip_info, ip_parse
-from ipsec_fast.dataplane.sad cimport PROTOCOL_ESP, SA, SA_INBOUND, SA_OUTBOUND, OUTER_NONE
+from ipsec_fast.dataplane.sad cimport SA, SA_INBOUND, SA_OUTBOUND, MODE_TUNNEL, OUTER_NONE, PROTOCOL_AH
 from ipsec_fast.dataplane.sad_table cimport SAD
+from ipsec_fast.dataplane.udp cimport udp_endpoint
 
 from ..errors import UsageError
 
@@ -245,6 +246,7 @@ cdef class Tables:
     def _fill_sad(self):
         cdef SA sa
         self.sad = SAD(bare=True)
+        self.sad.with_ah = True
         for sa in self.inbound:
             _check_for_worker(sa, SA_INBOUND)
             self.sad.add(sa)
@@ -276,10 +278,14 @@ cdef _check_for_worker(SA sa, int direction):
         raise UsageError(f"{name}: SPIs below 256 are reserved (RFC 4303 section 2.1)")
     if sa.hot.direction != direction:
         raise UsageError(f"{name} is {sa.direction}bound, where the other direction is needed")
-    if sa.hot.protocol != PROTOCOL_ESP:
-        raise UsageError(f"{name} is of AH, and the worker carries ESP")
-    if sa.hot.outer != OUTER_NONE:
+    if sa.hot.mode != MODE_TUNNEL:
+        raise UsageError(f"{name} is of {sa.mode} mode; a worker carries tunnel mode")
+    # AH covers the outer header, so its SAs know it; what a raw socket sends carries it
+    raw = direction == SA_OUTBOUND and sa.hot.endpoint is not NULL and (<udp_endpoint *>sa.hot.endpoint).raw
+    if sa.hot.outer != OUTER_NONE and sa.hot.protocol != PROTOCOL_AH and not raw:
         raise UsageError(f"{name} has outer addresses of its own; the worker's socket adds them")
+    if sa.hot.protocol == PROTOCOL_AH and direction == SA_OUTBOUND and not raw:
+        raise UsageError(f"{name} is of AH and needs a raw endpoint: call set_raw_endpoint first")
     if direction == SA_INBOUND and sa.hot.selectors is NULL:
         raise UsageError(f"{name} has no selectors: call set_selectors first")
     if direction == SA_OUTBOUND and sa.hot.endpoint is NULL:

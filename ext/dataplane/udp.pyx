@@ -10,7 +10,7 @@ from libc.stdint cimport uint8_t, uint16_t
 from libc.string cimport memcpy
 
 from ipsec_fast.dataplane.epoch cimport retire
-from ipsec_fast.dataplane.sad cimport SA
+from ipsec_fast.dataplane.sad cimport OUTER_IPV4, OUTER_NONE, SA
 
 import errno
 import socket
@@ -205,6 +205,28 @@ def set_endpoint(SA sa not None, int socket_index, local, remote, int port):
         new.at.has_local = 1
         memcpy(new.at.local, <const char *>source, len(source))
     new.text = (socket_index, local, remote, port)
+    keep_endpoint(sa, new)
+
+
+def set_raw_endpoint(SA sa not None, int socket_index, int mtu=0):
+    """See udp.pyi."""
+    if sa.hot.outer == OUTER_NONE or not 0 <= socket_index <= 65535 or not (mtu == 0 or 68 <= mtu <= 65535):
+        raise UsageError(f"raw endpoint on socket {socket_index}, MTU {mtu}: the SA needs src and dst, and an MTU is 68 to 65535, or 0")
+    cdef Endpoint new = Endpoint()
+    cdef bytes name
+    if sa.hot.outer == OUTER_IPV4:
+        name = struct.pack("=H2x4s8x", socket.AF_INET, sa.dst.packed)
+    else:
+        name = struct.pack("=H2xI16sI", socket.AF_INET6, 0, sa.dst.packed, 0)
+    new.at.family = AF_INET if sa.hot.outer == OUTER_IPV4 else AF_INET6
+    new.at.name_bytes = <uint8_t>len(name)
+    memcpy(new.at.name, <const char *>name, len(name))
+    new.at.socket_index, new.at.mtu, new.at.raw = <uint16_t>socket_index, <uint16_t>mtu, 1
+    new.text = (socket_index, sa.src, sa.dst, 0)
+    keep_endpoint(sa, new)
+
+
+cdef keep_endpoint(SA sa, Endpoint new):
     kept = sa.io if isinstance(sa.io, dict) else {}
     old = kept.get("endpoint")
     sa.io = {**kept, "endpoint": new}

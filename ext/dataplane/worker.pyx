@@ -14,6 +14,7 @@ from libc.stdint cimport UINT64_MAX, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memmove, memset
 
+from ipsec_fast.dataplane.ah cimport ah_batch_ctx, ah_batch_ctx_free, ah_batch_ctx_new, ah_inbound
 from ipsec_fast.dataplane.coalesce cimport merge_flush, merge_packet, merge_table, write_single
 from ipsec_fast.dataplane.epoch cimport epoch_enter, epoch_join, epoch_leave, epoch_rest, epoch_slot, retire
 from ipsec_fast.dataplane.esp cimport esp_batch_ctx, esp_batch_ctx_free, esp_batch_ctx_new, esp_inbound, esp_packet
@@ -25,9 +26,10 @@ from ipsec_fast.dataplane.net_io cimport (
 )
 from ipsec_fast.dataplane.pmtu cimport ANSWER_BYTES, answer_too_big, clamp_mss
 from ipsec_fast.dataplane.port cimport *
+from ipsec_fast.dataplane.raw_socket cimport RawSocket
 from ipsec_fast.dataplane.ring cimport Ring, record_ring, ring_push
-from ipsec_fast.dataplane.sad cimport PROTOCOL_ESP, esp_last_number, esp_sa, load_u64
-from ipsec_fast.dataplane.sad_table cimport sad_prefetch_spi
+from ipsec_fast.dataplane.sad cimport PROTOCOL_AH, PROTOCOL_ESP, esp_last_number, esp_sa, load_u64
+from ipsec_fast.dataplane.sad_table cimport sad_find_spi, sad_prefetch_spi
 from ipsec_fast.dataplane.segment cimport (
     segment_fragmented, segment_header_length, segment_single, segment_super, segment_target
 )
@@ -63,6 +65,7 @@ include "worker_state.pxi"
 include "worker_tell.pxi"
 include "worker_out.pxi"
 include "worker_in.pxi"
+include "worker_raw.pxi"
 include "worker_hold.pxi"
 
 
@@ -93,7 +96,9 @@ cdef void worker_loop(worker_state *w) noexcept nogil:
         if fds[1].revents:
             tun_turn(w, tables, (fds[1].revents & (POLLERR | POLLHUP | POLLNVAL)) != 0)
         for i in range(w.port_count):
-            if fds[2 + i].revents:
+            if fds[2 + i].revents and w.ports[i].raw:
+                raw_turn(w, tables, i)
+            elif fds[2 + i].revents:
                 udp_turn(w, tables, i)
 
 
@@ -107,7 +112,6 @@ cdef class Worker:
         self.state.stop_fd = -1
 
     def __init__(self, Tun tun not None, sockets, *, str engine="auto", offload=Offload()):
-        cdef UdpSocket sock
         cdef worker_state *w = self.state
         sockets = tuple(sockets)
         if not 0 < len(sockets) <= MAX_SOCKETS:
@@ -121,9 +125,9 @@ cdef class Worker:
         if not offload.coalesce:
             tun.port.merge_tcp = tun.port.merge_udp = 0
         for i, sock in enumerate(sockets):
-            w.ports[<Py_ssize_t>i] = &sock.port_
+            w.ports[<Py_ssize_t>i] = &(<RawSocket?>sock).port_ if isinstance(sock, RawSocket) else &(<UdpSocket?>sock).port_
             if not offload.udp_segment:
-                sock.port_.udp_segment = 0
+                w.ports[<Py_ssize_t>i].udp_segment = 0
         w.port_count = <uint32_t>len(sockets)
         self._allocate()
         w.stop_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
@@ -133,7 +137,7 @@ cdef class Worker:
 
     def _allocate(self):
         cdef worker_state *w = self.state
-        w.esp = esp_batch_ctx_new()
+        w.esp, w.ah = esp_batch_ctx_new(), ah_batch_ctx_new()
         w.read_buffer = <uint8_t *>aligned_alloc(64, 65536 + 4096)
         w.scratch = <uint8_t *>aligned_alloc(64, 65536 + 4096)
         w.receive_memory = <uint8_t *>aligned_alloc(4096, GRO_MESSAGES * GRO_BYTES)
@@ -144,10 +148,11 @@ cdef class Worker:
         w.track_in = track_new(TRACK_ENTRIES, TRACK_TIMEOUT_NS, seed)
         if (
             w.esp is NULL or w.read_buffer is NULL or w.scratch is NULL or w.receive_memory is NULL or w.held is NULL or w.cache is NULL
-            or w.track_out is NULL or w.track_in is NULL
+            or w.track_out is NULL or w.track_in is NULL or w.ah is NULL
             or not tx_queue_init(&w.queue, w.esp, &w.counters)
         ):
             raise MemoryError
+        w.queue.ah, w.queue.piece_id = w.ah, <uint32_t>(seed & 0xFFFFFFFF)
         w.queue.owner = w
         w.queue.flush = flush_queue
         w.merge.tun = w.tun
@@ -164,6 +169,7 @@ cdef class Worker:
             os.close(w.stop_fd)
         tx_queue_free(&w.queue)
         esp_batch_ctx_free(w.esp)
+        ah_batch_ctx_free(w.ah)
         free(w.read_buffer)
         free(w.scratch)
         free(w.receive_memory)

@@ -45,7 +45,10 @@ cdef void open_batch(worker_state *w) noexcept nogil:
     cdef uint32_t i
     if w.in_count == 0:
         return
-    esp_inbound(w.esp, w.in_packets, w.in_count)
+    if w.in_has_ah:
+        open_mixed(w)
+    else:
+        esp_inbound(w.esp, w.in_packets, w.in_count)
     for i in range(w.in_count):
         deliver(w, &w.in_packets[i], w.in_tos[i])
     w.in_count = 0
@@ -120,18 +123,14 @@ cdef inline void prefetch_sas(worker_state *w, const dataplane_tables *tables, u
             sad_prefetch_spi(tables.sad, spi_be, PROTOCOL_ESP)
 
 
-cdef void udp_turn(worker_state *w, dataplane_tables *tables, uint32_t index) noexcept nogil:
-    cdef udp_port *port = w.ports[index]
-    cdef uint32_t count = GRO_MESSAGES if port.udp_gro else PLAIN_MESSAGES, i, at, length, segment
-    cdef uint32_t size = GRO_BYTES if port.udp_gro else PLAIN_BYTES
-    cdef int got
+cdef int receive(worker_state *w, udp_port *port, uint32_t count, uint32_t size, uint32_t before) noexcept nogil:
+    """Up to `count` messages, each `before` bytes into a place of `size` bytes. How many came."""
+    cdef uint32_t i
     cdef mmsghdr *message
-    cdef control_view view
-    cdef uint8_t *data
     for i in range(count):
         message = &w.messages[i]
-        w.vectors[i].iov_base = w.receive_memory + i * size
-        w.vectors[i].iov_len = size
+        w.vectors[i].iov_base = w.receive_memory + i * size + before
+        w.vectors[i].iov_len = size - before
         message.msg_hdr.msg_iov = &w.vectors[i]
         message.msg_hdr.msg_iovlen = 1
         message.msg_hdr.msg_name = w.names[i]
@@ -139,8 +138,18 @@ cdef void udp_turn(worker_state *w, dataplane_tables *tables, uint32_t index) no
         message.msg_hdr.msg_control = w.controls[i]
         message.msg_hdr.msg_controllen = CONTROL_BYTES
         message.msg_hdr.msg_flags = 0
-    got = recvmmsg(port.fd, w.messages, count, MSG_DONTWAIT, NULL)
     w.counters.value[C_UDP_RECEIVES] += 1
+    return recvmmsg(port.fd, w.messages, count, MSG_DONTWAIT, NULL)
+
+
+cdef void udp_turn(worker_state *w, dataplane_tables *tables, uint32_t index) noexcept nogil:
+    cdef udp_port *port = w.ports[index]
+    cdef uint32_t count = GRO_MESSAGES if port.udp_gro else PLAIN_MESSAGES, i, at, length, segment
+    cdef uint32_t size = GRO_BYTES if port.udp_gro else PLAIN_BYTES
+    cdef int got = receive(w, port, count, size, 0)
+    cdef mmsghdr *message
+    cdef control_view view
+    cdef uint8_t *data
     if got <= 0:
         return
     prefetch_sas(w, tables, <uint32_t>got, size)

@@ -8,6 +8,7 @@ cdef enum:
     GRO_BYTES = 65536
     PLAIN_MESSAGES = 32      # without UDP_GRO
     PLAIN_BYTES = 16384
+    RAW_BEFORE = 64          # before what a raw socket gives: an IPv6 header is made there
     IN_PACKETS = 512
     PACKET_AT = 64           # of the read buffer; the virtio-net header stands before it
     VNET_BYTES = 10
@@ -62,6 +63,7 @@ cdef struct worker_state:
     void *tables
     epoch_slot *epoch
     esp_batch_ctx *esp
+    ah_batch_ctx *ah
     record_ring *punt
     record_ring *notify
     int stop_fd
@@ -83,6 +85,7 @@ cdef struct worker_state:
     track_table *track_out   # ports of first fragments, for the later ones
     track_table *track_in
     uint32_t in_count
+    bint in_has_ah           # a packet of an AH SA is among them
     esp_packet in_packets[IN_PACKETS]
     uint8_t in_tos[IN_PACKETS]
     mmsghdr messages[PLAIN_MESSAGES]

@@ -2,8 +2,9 @@
 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
+from ipsec_fast.dataplane.ah cimport ah_batch_ctx
 from ipsec_fast.dataplane.esp cimport esp_batch_ctx, esp_packet
-from ipsec_fast.dataplane.sad cimport esp_sa, esp_sealed_length, outer_tos
+from ipsec_fast.dataplane.sad cimport PROTOCOL_AH, esp_sa, esp_sealed_length, outer_tos
 from ipsec_fast.dataplane.status cimport VERDICT_SLOTS
 from ipsec_fast.dataplane.udp cimport udp_endpoint, udp_port
 
@@ -13,6 +14,7 @@ cdef enum:
     SLOT_SEGMENTS = 64     # older kernels refuse more in one UDP_SEGMENT send
     SLOT_PAYLOAD = 65507   # of one UDP datagram over IPv4
     QUEUE_PACKETS = 1024
+    PIECES_BYTES = 128 * 1024
     SEAL_PACKETS = 64      # sealed as soon as so many are there: the slot is still in the cache
 
 # Index of a counter; the names stand in port.pyx in this order.
@@ -52,6 +54,9 @@ cdef enum:
     C_UDP_EMPTY
     C_HELD
     C_HELD_OPENED
+    C_RAW_MESSAGES_OUT
+    C_RAW_MESSAGES_IN
+    C_OUTER_FRAGMENTS
     COUNTER_COUNT
 
 cdef struct io_counters:
@@ -80,7 +85,11 @@ cdef struct tx_queue:
     uint32_t sealed        # packets before this one are sealed
     uint32_t bytes
     uint8_t *memory
+    uint8_t *pieces        # outer fragments on their way out
+    uint32_t piece_id      # identification of the next IPv6 packet that is cut
     esp_batch_ctx *esp     # NULL: packets are never sealed (tests)
+    ah_batch_ctx *ah
+    bint has_ah            # a packet of an AH SA is among them
     io_counters *counters
     tx_flush_fn flush      # makes room: sends what is there
     void *owner
@@ -121,6 +130,7 @@ cdef inline uint8_t *tx_reserve(
         slot.segment = length
         slot.length = slot.count = slot.closed = 0
         slot.first = queue.packet_count
+        queue.has_ah = queue.has_ah or sa.protocol == PROTOCOL_AH
     place = slot.base + slot.length + sa.headroom
     packet = &queue.packets[queue.packet_count]
     packet.data = place

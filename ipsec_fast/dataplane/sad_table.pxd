@@ -123,3 +123,4 @@ cdef class SAD:
     cdef SadRows rows
     cdef dict keys           # SA: (destination, source) as packed bytes, b"" where the search leaves it out
     cdef readonly bint bare
+    cdef bint with_ah            # a worker's: bare for ESP, and its raw sockets give AH with the IP header

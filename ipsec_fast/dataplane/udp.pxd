@@ -8,6 +8,7 @@ cdef struct udp_port:
     uint8_t udp_segment    # cleared when the kernel refuses it
     uint8_t udp_gro
     uint8_t wildcard       # the source address of a send must be named
+    uint8_t raw            # 50 or 51: a raw socket, whole packets leave (raw_socket.pyx)
 
 # Never changed after it was made: an SA that moves gets a new one.
 cdef struct udp_endpoint:
@@ -15,6 +16,8 @@ cdef struct udp_endpoint:
     uint32_t name_bytes
     int family
     uint16_t socket_index
+    uint16_t mtu           # raw: longer packets without DF leave in fragments of so many bytes; 0: none does
+    uint8_t raw            # the SA writes the outer header; the socket must be raw
     uint8_t has_local
     uint8_t local[16]
 

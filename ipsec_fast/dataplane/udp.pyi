@@ -25,4 +25,10 @@ class UdpSocket:
 def set_endpoint(sa: SA, socket_index: int, local: Address | None, remote: Address, port: int) -> None:
     """Where an outbound SA sends to; may be called while workers use it. `local`: the source address of a wildcard socket."""
 
+def set_raw_endpoint(sa: SA, socket_index: int, mtu: int = 0) -> None:
+    """An outbound SA that writes its own outer header (`src`, `dst`, for outer fragments of UDP also `encap`) leaves by this `RawSocket`.
+
+    Sealed packets longer than `mtu` leave in fragments where DF is clear; 0: never. Raises UsageError.
+    """
+
 def endpoint(sa: SA) -> tuple[int, Address | None, Address, int] | None: ...

@@ -2,6 +2,7 @@ from collections.abc import Sequence
 
 from .notice import Notice, Punted
 from .offload import Offload
+from .raw_socket import RawSocket
 from .spd import Tables
 from .tun import Tun
 from .udp import UdpSocket
@@ -18,7 +19,7 @@ class Worker:
     tables: Tables
     running: bool
     def __init__(
-        self, tun: Tun, sockets: Sequence[UdpSocket], *, engine: str = "auto", offload: Offload = ...
+        self, tun: Tun, sockets: Sequence[UdpSocket | RawSocket], *, engine: str = "auto", offload: Offload = ...
     ) -> None: ...
     def start(self) -> None: ...
     def stop(self) -> None:

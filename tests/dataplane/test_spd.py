@@ -11,7 +11,7 @@ from inner_packets import icmp, ip, tcp, udp
 
 from ipsec_fast.dataplane.sad import SA
 from ipsec_fast.dataplane.spd import Policy, Tables, accepts, set_selectors
-from ipsec_fast.dataplane.udp import endpoint, set_endpoint
+from ipsec_fast.dataplane.udp import endpoint, set_endpoint, set_raw_endpoint
 from ipsec_fast.errors import UsageError
 from ipsec_fast.model import TrafficSelector
 
@@ -40,10 +40,17 @@ def test_tables_refuse_what_a_worker_cannot_use() -> None:
         Tables([], [Policy("protect", any4, any4, out)])
     with pytest.raises(UsageError, match="outer addresses"):
         Tables([SA("in", 0x300, "aes128gcm16", KEY, src="192.0.2.1", dst="192.0.2.2")], [])
-    with pytest.raises(UsageError, match="worker carries ESP"):
-        Tables(
-            [], [Policy("protect", any4, any4, SA("out", 0x300, "sha256", bytes(32), protocol="ah", mode="transport"))]
-        )
+    for protocol, algorithm, key in (("ah", "sha256", bytes(32)), ("esp", "aes128gcm16", KEY)):
+        other = SA("out", 0x300, algorithm, key, protocol=protocol, mode="transport")  # type: ignore[arg-type]
+        with pytest.raises(UsageError, match="a worker carries tunnel mode"):
+            Tables([], [Policy("protect", any4, any4, other)])
+    ends = {"src": "192.0.2.1", "dst": "192.0.2.2"}
+    with pytest.raises(UsageError, match="set_raw_endpoint"):
+        Tables([], [Policy("protect", any4, any4, SA("out", 0x300, "sha256", bytes(32), protocol="ah", **ends))])  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="the SA needs src and dst"):
+        set_raw_endpoint(out, 0)
+    with pytest.raises(UsageError, match="MTU is 68"):
+        set_raw_endpoint(SA("out", 0x300, "aes128gcm16", KEY, **ends), 0, 67)  # type: ignore[arg-type]
     with pytest.raises(UsageError, match="one IP version"):
         Policy("protect", any4, ts("::/0"))
     with pytest.raises(UsageError, match="only protect"):

@@ -2,7 +2,7 @@
 
 argv[1] is a JSON document: tun, mtu, inner (addresses with prefix of the TUN), routes, outer, remote, policies [[local, remote]],
 spi_out, spi_in; if wanted: algorithm, offload, mss, max_inner, port, wildcard, grant, traps, bypass, spares (so many SAs each way, of the
-SPIs that follow, for `switch`). A command is {"do": ...} with
+SPIs that follow, for `switch`), raw (50 or 51: ESP or AH without UDP), outer_mtu (outer fragments, DF clear). A command is {"do": ...} with
 "counters" | "notices" | "punted" | "publish" | "switch" | "grant" | "sendto" | "stop" | "quit".
 """
 
@@ -14,18 +14,26 @@ import subprocess
 import sys
 import time
 from ipaddress import ip_address
-from typing import Any
+from typing import Any, Literal
 
 from ipsec_fast.dataplane.epoch import retired
 from ipsec_fast.dataplane.offload import Offload
+from ipsec_fast.dataplane.raw_socket import RawSocket
 from ipsec_fast.dataplane.sad import SA
 from ipsec_fast.dataplane.spd import Policy, Tables, last_received_s, last_sent_s, set_selectors
 from ipsec_fast.dataplane.tun import Tun
-from ipsec_fast.dataplane.udp import UdpSocket, set_endpoint
+from ipsec_fast.dataplane.udp import UdpSocket, set_endpoint, set_raw_endpoint
 from ipsec_fast.dataplane.worker import Worker
-from ipsec_fast.model import TrafficSelector
+from ipsec_fast.model import OuterHeader, TrafficSelector
 
-KEY_BYTES = {"aes128gcm16": 20, "aes256gcm16": 36, "aes128-sha256": 48, "aes256-sha256": 64}
+KEY_BYTES = {
+    "sha256": 32,
+    "aes128gmac": 20,
+    "aes128gcm16": 20,
+    "aes256gcm16": 36,
+    "aes128-sha256": 48,
+    "aes256-sha256": 64,
+}
 
 
 class HandGateway:
@@ -38,19 +46,32 @@ class HandGateway:
         self.socket = UdpSocket(
             None if wildcard else local, settings.get("port", 4500), version=local.version, offload=offload, mark=0x1F5
         )
-        self.worker = Worker(self.tun, [self.socket], offload=offload)
+        self.raw, mtu = settings.get("raw", 0), settings.get("outer_mtu", 0)
+        sockets: list[UdpSocket | RawSocket] = [self.socket]
+        if self.raw or mtu:
+            sockets.append(RawSocket(local, protocol=self.raw or 50, mark=0x1F5))
+        self.worker = Worker(self.tun, sockets, offload=offload)
         algorithm = settings.get("algorithm", "aes128gcm16")
+        protocol: Literal["esp", "ah"] = "ah" if self.raw == 51 else "esp"
         key = bytes(range(KEY_BYTES[algorithm]))
         grant = settings.get("grant")
-        self.outbound = SA("out", settings["spi_out"], algorithm, key, granted=grant)
-        self.inbound = SA("in", settings["spi_in"], algorithm, key, window=4096)
+        ends, remote = (local, ip_address(settings["remote"])), ip_address(settings["remote"])
+        out = dict.fromkeys(("src", "dst", "encap", "header"))
+        if self.raw or mtu:
+            port = settings.get("port", 4500)
+            df: dict[str, Any] = {"header": OuterHeader(df="clear")} if mtu else {}
+            out = {"src": ends[0], "dst": ends[1], "encap": None if self.raw else (port, port)} | df
+        into = {"src": ends[1], "dst": ends[0]} if self.raw == 51 else {}
+        self.outbound = SA("out", settings["spi_out"], algorithm, key, granted=grant, protocol=protocol, **out)
+        self.inbound = SA("in", settings["spi_in"], algorithm, key, window=4096, protocol=protocol, **into)
         for sa in (self.outbound, self.inbound):
             sa.mss_ipv4 = settings.get("mss", 0)
             sa.mss_ipv6 = max(0, settings.get("mss", 0) - 20)
         self.outbound.max_inner = settings.get("max_inner", 0)
-        set_endpoint(
-            self.outbound, 0, local if wildcard else None, ip_address(settings["remote"]), settings.get("port", 4500)
-        )
+        if self.raw or mtu:
+            set_raw_endpoint(self.outbound, 1, mtu)
+        else:
+            set_endpoint(self.outbound, 0, local if wildcard else None, remote, settings.get("port", 4500))
         pairs = [(TrafficSelector.parse(a), TrafficSelector.parse(b)) for a, b in settings["policies"]]
         set_selectors(self.inbound, [a for a, _ in pairs], [b for _, b in pairs])
         self.spares = [
