@@ -1,6 +1,7 @@
-"""First inputs for the libFuzzer targets beside it: packets of every kind that the C core knows, in the form each target reads. `./run fuzz` calls it.
+"""First inputs for the libFuzzer targets beside it: packets of every kind that the C core knows, in the form each target reads.
 
-Standard library only: `fuzz_seeds.py TARGET FOLDER` writes files there. What libFuzzer finds from these is the corpus that is kept.
+Called by `./run fuzz`, standard library only: `fuzz_seeds.py TARGET FOLDER` writes files there. What libFuzzer finds from
+these is the corpus that is kept.
 """
 
 from __future__ import annotations
@@ -90,14 +91,28 @@ def decap() -> Iterator[bytes]:
 
 def header() -> Iterator[bytes]:
     payload = b"x" * 90
-    kinds = [v4(17, udp(payload)), v6(17, udp(payload)), v4(51, bytes(24)), v6(6, TCP), v4(1, bytes(8)), v6(58, bytes(8))]
-    kinds += [v4(6, TCP, options=o) for o in (bytes([148, 4, 0, 0]), bytes([131, 7, 4, 9, 9, 9, 9, 0]), bytes([1, 130, 3, 0]))]
+    kinds = [
+        v4(17, udp(payload)),
+        v6(17, udp(payload)),
+        v4(51, bytes(24)),
+        v6(6, TCP),
+        v4(1, bytes(8)),
+        v6(58, bytes(8)),
+    ]
+    kinds += [
+        v4(6, TCP, options=o) for o in (bytes([148, 4, 0, 0]), bytes([131, 7, 4, 9, 9, 9, 9, 0]), bytes([1, 130, 3, 0]))
+    ]
     for kind in NEXT_OF_OPTIONS:
         for body in (bytes(6), bytes([5, 2, 0, 0, 1, 0]), bytes([0x3E, 4, 1, 2, 3, 4]), bytes([2, 1, *[7] * 20])):
             kinds.append(v6(kind, extension(17, body) + udp(payload)))
     ah = bytes([17, 4]) + bytes(22)
     kinds += [v6(0, extension(51, bytes(6)) + ah + udp(payload)), v6(51, ah + extension(6, bytes(6)) + TCP)]
-    kinds += [v6_fragment(17, payload, 0), v6_fragment(17, payload, 8), v4(17, payload, offset=0x2001), v4(135, bytes(16))]
+    kinds += [
+        v6_fragment(17, payload, 0),
+        v6_fragment(17, payload, 8),
+        v4(17, payload, offset=0x2001),
+        v4(135, bytes(16)),
+    ]
     for packet in kinds:
         for mtu in (1500, 100, 68):
             yield struct.pack("!H", mtu) + packet
@@ -120,7 +135,9 @@ def fragment() -> Iterator[bytes]:
     yield together(*(v4(17, data[:24], offset=0x2000, ident=i) for i in range(6)))
     yield together(v4(17, data[:24], offset=0x2000, tos=3), v4(17, data[24:], offset=3))
     yield together(v4(17, data, offset=0x1FFF), v4(17, data[:16], offset=0x2000), v6_fragment(17, data, 0xFFF9))
-    yield together(v6(0, extension(44, bytes(6)) + struct.pack("!BBHI", 60, 0, 1, 9) + extension(17, bytes(6)) + data[:24]))
+    yield together(
+        v6(0, extension(44, bytes(6)) + struct.pack("!BBHI", 60, 0, 1, 9) + extension(17, bytes(6)) + data[:24])
+    )
 
 
 TARGETS = {"decap": decap, "header": header, "fragment": fragment}

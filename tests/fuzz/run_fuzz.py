@@ -1,7 +1,7 @@
 """libFuzzer over the C core that ships: builds each fuzz_*.c target, runs it, keeps what it found in corpus/. `./run fuzz` calls it.
 
-run_fuzz.py [--seconds N] [TARGET ...]; N seconds for each target, all targets at once. Standard library only. A finding stays in build/fuzz/found
-and ends the call with 1. The corpus that is kept is a covering set: small inputs that together reach what was reached.
+run_fuzz.py [--seconds N] [TARGET ...]; N seconds for each target, all targets at once. Standard library only. A finding stays in
+build/fuzz/found and ends the call with 1. The corpus that is kept is a covering set: small inputs that together reach what was reached.
 """
 
 from __future__ import annotations
@@ -20,22 +20,38 @@ HERE = ROOT / "tests" / "fuzz"
 BUILD = ROOT / "build" / "fuzz"
 TARGETS = ("decap", "header", "fragment")
 LONGEST = 4096  # bytes of an input; a kept one is at most 2 KB
-FLAGS = "-std=gnu11 -g -O1 -Wno-unknown-attributes -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=all".split()
+FLAGS = [
+    "-std=gnu11",
+    "-g",
+    "-O1",
+    "-Wno-unknown-attributes",
+    "-fsanitize=fuzzer,address,undefined",
+    "-fno-sanitize-recover=all",
+]
 
 
 def call(arguments: list[str], log: Path) -> str:
     done = subprocess.run(arguments, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, cwd=BUILD, errors="replace")
     log.write_text(done.stdout)
     if done.returncode:
-        last = [line for line in done.stdout.splitlines() if re.search(r"must hold|ERROR|error:|Test unit|cannot find", line)]
-        raise SystemExit(f"fuzz: {Path(arguments[0]).name} ended with {done.returncode}: {' | '.join(last[:4])} (log: {log})")
+        last = [
+            line
+            for line in done.stdout.splitlines()
+            if re.search(r"must hold|ERROR|error:|Test unit|cannot find", line)
+        ]
+        raise SystemExit(
+            f"fuzz: {Path(arguments[0]).name} ended with {done.returncode}: {' | '.join(last[:4])} (log: {log})"
+        )
     return done.stdout
 
 
 def build(target: str) -> Path:
     program = BUILD / target
     source = HERE / f"fuzz_{target}.c"
-    call([os.environ.get("CLANG", "clang"), *FLAGS, f"-I{ROOT}/ext/include", str(source), "-o", str(program)], BUILD / f"{target}.build.log")
+    call(
+        [os.environ.get("CLANG", "clang"), *FLAGS, f"-I{ROOT}/ext/include", str(source), "-o", str(program)],
+        BUILD / f"{target}.build.log",
+    )
     return program
 
 

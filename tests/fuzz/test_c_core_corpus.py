@@ -1,4 +1,4 @@
-"""The kept corpus of the libFuzzer targets, and their first inputs, replayed over the C core under AddressSanitizer and UBSan, without clang."""
+"""The kept corpus of the libFuzzer targets, and their first inputs, replayed over the C core under ASan and UBSan, without clang."""
 
 from __future__ import annotations
 
@@ -24,7 +24,9 @@ def compiler(tmp_path_factory) -> list[str]:
     probe.write_text("int main(void) { return 0; }\n")
     for name in filter(shutil.which, ("gcc", "clang", "cc")):
         for sanitizers in (SANITIZERS, []):
-            made = subprocess.run([name, *sanitizers, str(probe), "-o", str(probe.with_suffix(""))], capture_output=True)
+            made = subprocess.run(
+                [name, *sanitizers, str(probe), "-o", str(probe.with_suffix(""))], capture_output=True
+            )
             if made.returncode == 0:
                 return [name, *FLAGS, *sanitizers]
     pytest.skip("no C compiler: apt-get install gcc libc6-dev")
