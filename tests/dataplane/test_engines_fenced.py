@@ -17,9 +17,6 @@ from ipsec_fast import SA, PacketBatch, protect, unprotect
 from ipsec_fast.algorithms import ah_suite, ah_suite_names
 from ipsec_fast.dataplane import engine
 
-pytestmark = pytest.mark.skipif(
-    "IPSEC_FAST_SANITIZED" in os.environ, reason="the sanitizer watches exact-size blocks itself"
-)
 ENGINES = engine.engines()
 ON_ENGINES = [(name, suite) for name, suites in ENGINES.items() for suite in suites]
 LIBC = ctypes.CDLL(None, use_errno=True)
