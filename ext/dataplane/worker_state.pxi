@@ -1,7 +1,7 @@
 """What a worker has: its bounds, what it sends to control, its state. Included by worker.pyx, which cimports for all its parts."""
 
 cdef enum:
-    MAX_SOCKETS = 16
+    MAX_SOCKETS = 32
     TUN_READS = 32           # of one turn
     FLUSH_BYTES = 256 * 1024 # sent before the turn is over: more would leave the cache
     GRO_MESSAGES = 8

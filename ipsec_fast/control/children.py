@@ -9,17 +9,18 @@ Called by control.manager and the views.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 
 from ..dataplane.engine import engine_for
 from ..dataplane.sad import SA
 from ..dataplane.spd import Policy, Tables, last_received_s, last_sent_s, set_selectors
-from ..dataplane.udp import set_endpoint
+from ..dataplane.udp import set_endpoint, set_raw_endpoint
 from ..errors import HostError, NegotiationError
 from ..iana import NotifyType
 from ..ike.config import ChildConfig, ConnectionConfig
 from ..ike.events import AskInstallChild
-from ..model import Address, Path, TrafficSelector
+from ..model import Address, OuterHeader, Path, TrafficSelector
 from .grants import Grants
 from .mtu import Mss, TunnelMtu, tunnel_mtu
 from .routing import Routing
@@ -49,14 +50,23 @@ class InstalledChild:
     inbound_until: float | None = None  # set when the child went down
 
 
+def _no_raw_socket(local: Address) -> int:
+    raise HostError("this gateway has no raw sockets")
+
+
 @dataclass(frozen=True, slots=True)
 class Host:
-    """What an installation needs to know of this host. `socket_index` of the worker's sockets by local address."""
+    """What an installation needs to know of this host. `socket_index`, `raw_socket_index` of the worker's sockets by local address.
+
+    `copies_df` by connection and child: False where outer fragments are wanted.
+    """
 
     socket_index: Callable[[Address], int]
     path_mtu: Callable[[Address], int]
     mss: Callable[[str], Mss]
     engine: str = "auto"
+    raw_socket_index: Callable[[Address], int] = _no_raw_socket
+    copies_df: Callable[[str, str], bool] = lambda connection, child: True
 
 
 class Children:
@@ -115,12 +125,6 @@ class Children:
 
     def install(self, ask: AskInstallChild) -> None:
         """Receive at once; send at once too, unless the ask defers it. Whatever fails leaves nothing behind."""
-        if not ask.encap:
-            raise NegotiationError(
-                f"child {ask.name}: the peer at {ask.path.remote} does not encapsulate ESP in UDP (NAT traversal), "
-                "and we do not send ESP without",
-                NotifyType.NO_PROPOSAL_CHOSEN,
-            )
         try:
             _check_size(ask)
             child = self._make(ask)
@@ -255,22 +259,45 @@ class Children:
         mtu = tunnel_mtu(
             ask.suite, self._host.path_mtu(path.remote), path.remote.version, ask.encap, self._host.mss(ask.connection)
         )
+        if not self._host.copies_df(
+            ask.connection, ask.name
+        ):  # two outer fragments at most; TCP stays below by its MSS
+            mtu = replace(mtu, max_inner_bytes=self._host.path_mtu(path.remote))
         engine = engine_for(suite, self._host.engine)
         used = self._resumed.pop(ask.child_id, GrantMark(0, 0))
         sa_in = SA("in", ask.spi_in, suite, ask.key_in, esn=ask.esn, seq=used.in_highest, engine=engine)
         end = self._grants.next_end(ask.child_id, _highest(ask.esn))
-        sa_out = SA("out", ask.spi_out, suite, ask.key_out, esn=ask.esn, seq=used.out_end, granted=end, engine=engine)
+        sa_out = self._make_outbound(ask, engine, used.out_end, end)
         limits = ask.limits
         for sa in (sa_in, sa_out):
             sa.set_limits(limits.soft_packets, limits.hard_packets, limits.soft_bytes, limits.hard_bytes)
             sa.mss_ipv4, sa.mss_ipv6, sa.max_inner = mtu.mss_ipv4, mtu.mss_ipv6, mtu.max_inner_bytes
             sa.tag = ask.child_id
         set_selectors(sa_in, ask.local_ts, ask.remote_ts)
-        port = path.remote_port if path.marker else ESP_PORT
-        set_endpoint(sa_out, self._host.socket_index(path.local), path.local, path.remote, port)
         return InstalledChild(
             ask.child_id, ask.connection, ask.name, sa_in, sa_out, ask.local_ts, ask.remote_ts, path, mtu
         )
+
+    def _make_outbound(self, ask: AskInstallChild, engine: str, seq: int, granted: int) -> SA:
+        """By UDP socket; without encapsulation, or where the outer packets may be cut, by raw socket with a header of its own."""
+        path, whole = ask.path, self._host.copies_df(ask.connection, ask.name)
+        make = partial(
+            SA, "out", ask.spi_out, ask.suite.name, ask.key_out, esn=ask.esn, seq=seq, granted=granted, engine=engine
+        )
+        ours, theirs = (path.local_port, path.remote_port) if path.marker else (ESP_PORT, ESP_PORT)
+        if ask.encap and whole:
+            sa = make()
+            set_endpoint(sa, self._host.socket_index(path.local), path.local, path.remote, theirs)
+            return sa
+        try:
+            index = self._host.raw_socket_index(path.local)
+        except HostError as error:
+            text = "its outer packets shall be cut" if ask.encap else f"{path.remote} does not encapsulate ESP in UDP"
+            raise NegotiationError(f"child {ask.name}: {text}, and {error}", NotifyType.NO_PROPOSAL_CHOSEN) from None
+        header = OuterHeader(df="set" if whole else "clear")
+        sa = make(src=path.local, dst=path.remote, encap=(ours, theirs) if ask.encap else None, header=header)
+        set_raw_endpoint(sa, index, 0 if whole else self._host.path_mtu(path.remote))
+        return sa
 
 
 def _check_size(ask: AskInstallChild) -> None:

@@ -192,6 +192,7 @@ class ChildSection(Section):
     life_packets: Packets | None = None
     rand_packets: Packets | None = None
     inactivity: Seconds = 0.0
+    copy_df: YesNo = True
 
     def lifetimes(self) -> ChildLifetimes:
         return ChildLifetimes(
@@ -211,6 +212,7 @@ class ChildSection(Section):
             start_action=self.start_action,
             dpd_action=self.dpd_action,
             close_action=self.close_action,
+            copy_df=self.copy_df,
         )
 
 

@@ -62,6 +62,10 @@ class Configuration:
         one = self._file.get(connection) or self._loaded.get(connection)
         return one.mss if one is not None else "auto"
 
+    def copies_df(self, connection: str, child: str) -> bool:
+        one = self._file.get(connection) or self._loaded.get(connection)
+        return one is None or all(c.copy_df for c in one.connection.children if c.name == child)
+
     def loaded_connections(self) -> list[str]:
         return list(self._loaded)
 

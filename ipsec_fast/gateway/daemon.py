@@ -32,6 +32,7 @@ from ..control.store_open import OpenedStore, open_store
 from ..crypto.secret import harden_process
 from ..dataplane.engine import engines
 from ..dataplane.offload import Offload
+from ..dataplane.raw_socket import RawSocket
 from ..dataplane.tun import Tun
 from ..dataplane.udp import UdpSocket
 from ..dataplane.worker import Worker
@@ -123,13 +124,14 @@ class Gateway:
         self._ike.open(addresses)
         self._nat = self._closing.enter_context(contextlib.closing(NatSockets()))
         self._nat.open(addresses, lambda address: _nat_socket(address, offload))
+        self._nat.open_raw(addresses, _raw_socket)
         tun = self._closing.enter_context(contextlib.closing(Tun(settings.tun, offload=offload)))
         netlink = self._closing.enter_context(Netlink())
         self._links, self._tun_name, self._tun_mtu = Links(netlink), tun.name, tun_mtu([], DEFAULT_MTU)
         index = self._links.set_up(tun.name, self._tun_mtu)
         routes = Routes(netlink, tun.name)
         routing = Routing(routes, index, lambda: self._links.addresses(but=tun.name))
-        self._worker = Worker(tun, self._nat.sockets, engine=self._engine, offload=offload)
+        self._worker = Worker(tun, [*self._nat.sockets, *self._nat.raw], engine=self._engine, offload=offload)
         opened = self._open_store()
         self._build(routing, opened)
         vici = ViciServer(settings.socket, self.operations)
@@ -163,7 +165,14 @@ class Gateway:
         config = self._config
         self._endpoint = Endpoint(EndpointSettings(), os.urandom)
         spis = SpiPool(os.urandom)
-        host = Host(self._nat.index_of, self._path_mtu, self._configuration.mss, self._config.settings.engine)
+        host = Host(
+            self._nat.index_of,
+            self._path_mtu,
+            self._configuration.mss,
+            self._config.settings.engine,
+            self._nat.raw_index_of,
+            self._configuration.copies_df,
+        )
         self._keeper = Keeper(
             opened.store, self._endpoint.owner_of, lambda child_id: self._children.mark_of(child_id), self._log
         )
@@ -412,6 +421,10 @@ def _pick_engine(wanted: str) -> str:
 def _nat_socket(address: Address, offload: Offload) -> UdpSocket:
     local = None if address.is_unspecified else address
     return UdpSocket(local, NAT_PORT, version=address.version, offload=offload, mark=MARK)
+
+
+def _raw_socket(address: Address) -> RawSocket:
+    return RawSocket(None if address.is_unspecified else address, version=address.version, mark=MARK)
 
 
 @contextlib.contextmanager

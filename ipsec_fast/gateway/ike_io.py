@@ -17,6 +17,7 @@ import struct
 from collections.abc import Callable, Iterable, Sequence
 
 from ..dataplane.notice import Punted
+from ..dataplane.raw_socket import RawSocket
 from ..dataplane.udp import UdpSocket
 from ..errors import HostError
 from ..model import Address, Path
@@ -87,14 +88,34 @@ class IkeSockets:
 
 
 class NatSockets:
-    """Port 4500 on the same addresses: the worker's sockets, in the order that the worker counts them by."""
+    """Port 4500 on the same addresses, then raw sockets for ESP: the worker's sockets, in the order that the worker counts them by."""
 
     def __init__(self) -> None:
         self.sockets: list[UdpSocket] = []
+        self.raw: list[RawSocket] = []
+        self._no_raw = "this gateway has no raw sockets"
 
     def open(self, addresses: Iterable[Address], make: Callable[[Address], UdpSocket]) -> None:
         for address in addresses:
             self.sockets.append(make(address))
+
+    def open_raw(self, addresses: Iterable[Address], make: Callable[[Address], RawSocket]) -> None:
+        """All of them or none: only who wants ESP without UDP, or outer fragments, is told that they are missing."""
+        try:
+            for address in addresses:
+                self.raw.append(make(address))
+        except HostError as error:
+            self._no_raw = str(error)
+            for one in self.raw:
+                one.close()
+            self.raw.clear()
+
+    def raw_index_of(self, local: Address) -> int:
+        """Which raw socket sends from this address; HostError if none does."""
+        for index, one in enumerate(self.raw, len(self.sockets)):
+            if one.version == local.version and (one.local is None or one.local == local):
+                return index
+        raise HostError(self._no_raw if not self.raw else f"no raw socket has the address {local}")
 
     def index_of(self, local: Address) -> int:
         """Which socket sends from this address; HostError if none does."""
@@ -117,7 +138,10 @@ class NatSockets:
     def close(self) -> None:
         for one in self.sockets:
             one.close()
+        for raw in self.raw:
+            raw.close()
         self.sockets.clear()
+        self.raw.clear()
 
 
 def listening_addresses(wanted: Sequence[tuple[Address, ...]]) -> list[Address]:

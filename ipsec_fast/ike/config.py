@@ -52,6 +52,7 @@ class ChildConfig:
     start_action: Action = Action.NONE  # at the start, and again whenever it is lost
     dpd_action: Action = Action.NONE  # when the peer fell silent
     close_action: Action = Action.NONE  # when the peer closed it
+    copy_df: bool = True  # False: no DF outside, and what is too long then leaves in outer fragments
 
 
 @dataclass(frozen=True, slots=True)

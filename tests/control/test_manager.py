@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections import deque
 from ipaddress import ip_address, ip_network
+from typing import Any
 
 import pytest
 
@@ -18,6 +19,7 @@ from ipsec_fast.control.spi import SpiPool
 from ipsec_fast.crypto.exchange import generate
 from ipsec_fast.crypto.secret import random_secret
 from ipsec_fast.dataplane.notice import Notice, NoticeKind
+from ipsec_fast.dataplane.udp import endpoint
 from ipsec_fast.errors import HostError, NegotiationError, SecretError
 from ipsec_fast.ike.config import ChildConfig, ConnectionConfig
 from ipsec_fast.ike.events import (
@@ -101,7 +103,7 @@ class FakeRoutes:
 
 
 class Site:
-    def __init__(self, started: tuple[tuple[str, str], ...] = ()) -> None:
+    def __init__(self, started: tuple[tuple[str, str], ...] = (), **host_of: Any) -> None:
         self.endpoint, self.routes, self.store = FakeEndpoint(), FakeRoutes(), MemoryGrantStore()
         self.tables: list = []
         self.lines: list[str] = []
@@ -110,7 +112,7 @@ class Site:
             "paris", remote_addrs=(THEM,), children=(ChildConfig("net", local_ts=(LOCAL,), remote_ts=(REMOTE,)),)
         )
         routing = Routing(self.routes, 7, lambda: [US, ip_address("10.1.0.1")])
-        host = Host(lambda local: 0, lambda remote: 1500, lambda name: "auto", "openssl")
+        host = Host(lambda local: 0, lambda remote: 1500, lambda name: "auto", "openssl", **host_of)
         spis = SpiPool(os.urandom)
         self.children = Children(host, routing, spis, Grants(self.store))
         routing.start([connection], started)
@@ -182,12 +184,45 @@ def test_a_mistake_of_ours_ends_one_exchange_and_is_logged():
     assert "AskInstallChild" in site.lines[0]
 
 
-def test_a_peer_without_encapsulation_is_refused_in_words():
-    site = Site()
-    refused = site.hear(ask(1, encap=False))
+@pytest.mark.parametrize(
+    ("whole", "encap", "words"),
+    [
+        (True, False, "does not encapsulate ESP in UDP, and no CAP_NET_RAW"),
+        (False, True, "its outer packets shall be cut, and no CAP"),
+    ],
+)
+def test_what_needs_a_raw_socket_is_refused_in_words_where_there_is_none(whole, encap, words):
+    def none(local):
+        raise HostError("no CAP_NET_RAW")
+
+    site = Site(raw_socket_index=none, copies_df=lambda connection, child: whole)
+    refused = site.hear(ask(1, encap=encap))
     assert isinstance(refused, NegotiationError)
-    assert "does not encapsulate ESP in UDP" in str(refused)
+    assert words in str(refused)
     assert not site.routes.routed
+
+
+def test_without_encapsulation_the_outbound_sa_writes_its_own_header_and_leaves_by_the_raw_socket():
+    site = Site(raw_socket_index=lambda local: 3)
+    site.hear(ask(1, encap=False))
+    (sa,) = {p.outbound for p in site.tables[-1].policies}
+    assert (sa.src, sa.dst, sa.encap, sa.header.df, endpoint(sa)) == (
+        US,
+        PATH.remote,
+        None,
+        "set",
+        (3, US, PATH.remote, 0),
+    )
+    assert sa.sealed_length(sa.max_inner) <= 1500 < sa.sealed_length(sa.max_inner + 4)
+
+
+def test_where_df_is_not_copied_packets_of_the_paths_mtu_are_let_in_and_leave_without_df():
+    site = Site(raw_socket_index=lambda local: 3, copies_df=lambda connection, child: False)
+    site.hear(ask(1))
+    (sa,) = {p.outbound for p in site.tables[-1].policies}
+    assert (sa.max_inner, sa.header.df, sa.encap) == (1500, "clear", (4500, PATH.remote_port))
+    assert sa.mss_ipv4 < 1400
+    assert site.sizes[-1] == [1500]
 
 
 def test_a_route_that_the_host_refuses_fails_the_installation_and_leaves_nothing():

@@ -204,7 +204,7 @@ def _complete(sa: IkeSA, attempt: Attempt, message: Message, data: bytes, path: 
     if suite.group != ke.group or ke.group != attempt.key_pair.group:
         raise NegotiationError(f"the response's KE payload is of {name_of(Group, ke.group)}, not of the chosen group")
     nat = detect(sa.spi_i, spi_r, path, message)
-    if not nat.supported:
+    if sa.nat_fake and not nat.supported:
         raise NegotiationError(
             f"{sa.path.remote} has no NAT traversal (it sent no NAT_DETECTION notifies), and we encapsulate ESP in UDP"
         )
@@ -223,7 +223,7 @@ def _complete(sa: IkeSA, attempt: Attempt, message: Message, data: bytes, path: 
     sa.set_timer(TimerKind.UNPROTECTED_ERROR, None)
     sa.set_timer(TimerKind.RETRANSMIT, None)
     sa.progress(f"selected proposal: {proposal}", group="cfg")
-    if not sa.path.marker:  # section 2.23: both sides sent NAT detection
+    if nat.supported and not sa.path.marker:  # section 2.23: both sides sent NAT detection
         sa.path = replace(sa.path, local_port=PORT_NAT_T, remote_port=PORT_NAT_T, marker=True)
     sa.window.close_request()
     submit(sa, IkeAuth(attempt.child_names))

@@ -120,7 +120,7 @@ def _accept(sa: IkeSA, message: Message, data: bytes, path: Path) -> Steps[None]
     sa.candidates = tuple(c for c in candidates if _allows(c, proposal))
     sa.nat = detect(sa.spi_i, ZERO_SPI, path, message)
     sa.nat_fake = sa.candidates[0].encap
-    if not sa.nat.supported:
+    if sa.nat_fake and not sa.nat.supported:
         text = "the peer has no NAT traversal (it sent no NAT_DETECTION notifies), and we encapsulate ESP in UDP"
         raise NegotiationError(text, NotifyType.NO_PROPOSAL_CHOSEN)
     suite = ike_suite_of(proposal)

@@ -186,20 +186,41 @@ def test_encap_makes_both_sides_encapsulate_without_a_nat() -> None:
     assert pair.a.view.nat_fake
 
 
-def test_without_nat_traversal_the_peer_is_refused_by_one_clear_error() -> None:
-    def strip(sent: Sent) -> bytes:
-        if sent.data[18] != ExchangeType.IKE_SA_INIT:
-            return sent.data
-        message = decode_message(sent.data)
-        kept = tuple(p for p in message.payloads if not isinstance(p, NotifyPayload))
-        return encode_message(message.header, kept)
+def without_nat_traversal(sent: Sent) -> bytes:
+    if sent.data[18] != ExchangeType.IKE_SA_INIT:
+        return sent.data
+    message = decode_message(sent.data)
+    kept = tuple(p for p in message.payloads if not isinstance(p, NotifyPayload))
+    return encode_message(message.header, kept)
 
+
+def test_a_peer_without_nat_traversal_is_refused_by_one_clear_error_where_we_encapsulate() -> None:
     pair = Pair()
-    pair.tamper = strip
+    pair.tamper = without_nat_traversal
     pair.initiate()
     pair.run(6)
     pair.check_nothing_left()
     assert "no NAT traversal" in pair.b.log
+
+
+@pytest.mark.parametrize("first", ["a", "b"])
+def test_without_encap_and_without_a_nat_nobody_encapsulates(first: str) -> None:
+    pair = Pair(connection("a", encap=False), connection("b", encap=False)).up(first)
+    assert not any(installed.ask.encap for installed in (*pair.a.live, *pair.b.live))
+    assert pair.a.view.path.marker  # IKE moves to port 4500 all the same
+    pair.call(first, "rekey_child", pair.shell(first).view.children[0].child_id)
+    pair.run(2)
+    pair.check_one_pair()
+    assert not any(installed.ask.encap for installed in (*pair.a.live, *pair.b.live))
+
+
+def test_without_encap_a_peer_without_nat_traversal_is_spoken_to_on_port_500() -> None:
+    pair = Pair(connection("a", encap=False), connection("b", encap=False))
+    pair.tamper = without_nat_traversal  # AUTH covers what was stripped, so it ends there
+    pair.initiate()
+    pair.run(6)
+    paths = {sent.path for sent in pair.sent if sent.sender == "a" and sent.data[18] == ExchangeType.IKE_AUTH}
+    assert {(path.remote_port, path.marker) for path in paths} == {(500, False)}
 
 
 # --- responder's state
