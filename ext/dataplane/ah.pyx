@@ -19,7 +19,7 @@ from ipsec_fast.dataplane.ip cimport (
 )
 from ipsec_fast.dataplane.sad cimport (
     MODE_TUNNEL, OUTER_IPV4, PROTOCOL_AH, RULE_DF_COPY, RULE_DSCP_IN, RULE_LABEL_COPY, RULE_TTL_COPY, SA_INBOUND, SA_OUTBOUND, esp_last_number,
-    esp_sa, load_u64, outer_tos, store_u64
+    esp_sa, count_u64, load_u64, outer_tos, store_u64
 )
 from ipsec_fast.dataplane.status cimport *
 
@@ -237,7 +237,7 @@ cdef inline uint8_t prepare_outbound(ah_batch_ctx *ctx, esp_packet *packet, uint
             memcpy(packet.data, before, kept.header)
         return VERDICT_BAD_INNER
     store_u64(&sa.seq, kept.seq)
-    sa.bytes += packet.length
+    count_u64(&sa.bytes, packet.length)
     packet.data = start
     packet.length = kept.total
     return VERDICT_OK
@@ -265,7 +265,7 @@ cdef void outbound_chunk(ah_batch_ctx *ctx, esp_packet *packets, uint32_t n) noe
             ctx.inner_lengths[used] = length
             used += 1
         elif packet.sa != NULL:
-            packet.sa.drops[packet.verdict] += 1
+            count_u64(&packet.sa.drops[packet.verdict], 1)
     run_crypto(ctx, used, True)
     for i in range(used):
         packet = &packets[ctx.ops[i].index]
@@ -273,11 +273,11 @@ cdef void outbound_chunk(ah_batch_ctx *ctx, esp_packet *packets, uint32_t n) noe
         if not ctx.ops[i].ok:
             memset(packet.data, 0, packet.length)
             packet.verdict = VERDICT_CRYPTO_FAILED
-            sa.drops[VERDICT_CRYPTO_FAILED] += 1
-            sa.bytes -= ctx.inner_lengths[i]
+            count_u64(&sa.drops[VERDICT_CRYPTO_FAILED], 1)
+            count_u64(&sa.bytes, 0 - <uint64_t> ctx.inner_lengths[i])
             continue
         memcpy(packet.data, ctx.kept[i].copy, ctx.kept[i].header)
-        sa.packets += 1
+        count_u64(&sa.packets, 1)
 
 
 # --- inbound ---------------------------------------------------------------------------------------------------------------------------------------
@@ -441,7 +441,7 @@ cdef void inbound_chunk(ah_batch_ctx *ctx, esp_packet *packets, uint32_t n) noex
         elif packet.verdict == VERDICT_REPLAY_SEEN and packet.sa.esn:
             packet.verdict = forget_unauthentic(ctx, packet, i)
         if packet.verdict == VERDICT_OK:
-            packet.sa.packets += 1
-            packet.sa.bytes += packet.length
+            count_u64(&packet.sa.packets, 1)
+            count_u64(&packet.sa.bytes, packet.length)
         elif packet.sa != NULL:
-            packet.sa.drops[packet.verdict] += 1
+            count_u64(&packet.sa.drops[packet.verdict], 1)

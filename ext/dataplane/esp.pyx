@@ -19,7 +19,7 @@ from ipsec_fast.dataplane.ip cimport (
 from ipsec_fast.dataplane.openssl cimport iv_generator, iv_generator_fill, iv_generator_free, iv_generator_new
 from ipsec_fast.dataplane.sad cimport (
     MODE_BEET, MODE_TRANSPORT, MODE_TUNNEL, NAT_ADJUST, NAT_NONE, OUTER_IPV4, PROTOCOL_ESP, RULE_DF_COPY, RULE_DSCP_IN, RULE_LABEL_COPY,
-    RULE_TTL_COPY, SA_INBOUND, SA_OUTBOUND, esp_filled, esp_last_number, esp_padding, esp_sa, load_u64, outer_tos, store_u64
+    RULE_TTL_COPY, SA_INBOUND, SA_OUTBOUND, esp_filled, esp_last_number, esp_padding, esp_sa, count_u64, load_u64, outer_tos, store_u64
 )
 from ipsec_fast.dataplane.status cimport *
 
@@ -218,7 +218,7 @@ cdef inline uint8_t prepare_outbound(esp_batch_ctx *ctx, esp_packet *packet, cry
             return VERDICT_CRYPTO_FAILED
     seq = sa.seq + 1
     store_u64(&sa.seq, seq)
-    sa.bytes += packet.length
+    count_u64(&sa.bytes, packet.length)
 
     esp = payload - 8 - sa.iv_length
     if dummy:
@@ -313,7 +313,7 @@ cdef inline void outbound_chunk(esp_batch_ctx *ctx, esp_packet *packets, uint32_
             ctx.inner_lengths[used] = length
             used += 1
         elif packet.sa != NULL:
-            packet.sa.drops[packet.verdict] += 1
+            count_u64(&packet.sa.drops[packet.verdict], 1)
     run_crypto(ctx, used, True)
     for i in range(used):
         packet = &packets[ctx.ops[i].index]
@@ -321,12 +321,12 @@ cdef inline void outbound_chunk(esp_batch_ctx *ctx, esp_packet *packets, uint32_
         if not ctx.ops[i].ok:
             memset(packet.data, 0, packet.length)
             packet.verdict = VERDICT_CRYPTO_FAILED
-            sa.drops[VERDICT_CRYPTO_FAILED] += 1
-            sa.bytes -= ctx.inner_lengths[i]
+            count_u64(&sa.drops[VERDICT_CRYPTO_FAILED], 1)
+            count_u64(&sa.bytes, 0 - <uint64_t> ctx.inner_lengths[i])
             continue
         if sa.encap and packet.data[0] >> 4 == 6:
             write_udp6_checksum(packet.data, <uint32_t> (ctx.ops[i].data - packet.data) - 16 - sa.iv_length, packet.length)
-        sa.packets += 1
+        count_u64(&sa.packets, 1)
 
 
 # --- inbound ---------------------------------------------------------------------------------------------------------------------------------------
@@ -505,7 +505,7 @@ cdef void inbound_chunk(esp_batch_ctx *ctx, esp_packet *packets, uint32_t n) noe
         elif packet.verdict == VERDICT_REPLAY_SEEN and packet.sa.esn:
             packet.verdict = forget_unauthentic(ctx, packet, i)
         if packet.verdict == VERDICT_OK:
-            packet.sa.packets += 1
-            packet.sa.bytes += packet.length
+            count_u64(&packet.sa.packets, 1)
+            count_u64(&packet.sa.bytes, packet.length)
         elif packet.sa != NULL:
-            packet.sa.drops[packet.verdict] += 1
+            count_u64(&packet.sa.drops[packet.verdict], 1)

@@ -161,10 +161,10 @@ cdef class SA:
     def counters(self):
         """`packets`, `bytes` (of inner packets), one entry per drop reason that occurred, `resynchronised` if it ever was."""
         cdef int i
-        found = {"packets": self.hot.packets, "bytes": self.hot.bytes}
+        found = {"packets": load_u64(&self.hot.packets), "bytes": load_u64(&self.hot.bytes)}
         for i in range(1, VERDICT_COUNT):
-            if self.hot.drops[i]:
-                found[status.NAMES[i]] = self.hot.drops[i]
+            if load_u64(&self.hot.drops[i]):
+                found[status.NAMES[i]] = load_u64(&self.hot.drops[i])
         if self.hot.window != NULL and (<replay_window *> self.hot.window).resyncs:
             found["resynchronised"] = (<replay_window *> self.hot.window).resyncs
         return found
@@ -218,8 +218,8 @@ cdef class SA:
 
     @property
     def soft_limit_reached(self):
-        used = self.hot.packets if self.hot.direction == SA_INBOUND else self.hot.seq
-        return used >= self.hot.soft_limit or self.hot.bytes >= self.hot.soft_bytes
+        used = load_u64(&self.hot.packets if self.hot.direction == SA_INBOUND else &self.hot.seq)
+        return used >= self.hot.soft_limit or load_u64(&self.hot.bytes) >= self.hot.soft_bytes
 
     @property
     def mss_ipv4(self):

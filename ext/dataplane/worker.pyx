@@ -28,7 +28,7 @@ from ipsec_fast.dataplane.pmtu cimport ANSWER_BYTES, answer_too_big, clamp_mss
 from ipsec_fast.dataplane.port cimport *
 from ipsec_fast.dataplane.raw_socket cimport RawSocket
 from ipsec_fast.dataplane.ring cimport Ring, record_ring, ring_push
-from ipsec_fast.dataplane.sad cimport PROTOCOL_AH, PROTOCOL_ESP, esp_last_number, esp_sa, load_u64
+from ipsec_fast.dataplane.sad cimport PROTOCOL_AH, PROTOCOL_ESP, esp_last_number, esp_sa, count_u64, load_u64
 from ipsec_fast.dataplane.sad_table cimport sad_find_spi, sad_prefetch_spi
 from ipsec_fast.dataplane.segment cimport (
     segment_fragmented, segment_header_length, segment_single, segment_super, segment_target

@@ -80,4 +80,4 @@ cdef inline void drop(worker_state *w, esp_sa *sa, uint8_t verdict) noexcept nog
     """Verdicts of the worker's own; those of the kernels are in the SA already."""
     w.counters.drops[verdict] += 1
     if sa is not NULL:
-        sa.drops[verdict] += 1
+        count_u64(&sa.drops[verdict], 1)

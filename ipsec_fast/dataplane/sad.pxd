@@ -11,11 +11,14 @@ cdef extern from *:
     #include <stdint.h>
     static inline uint64_t ipsec_fast_load_u64(const uint64_t *p) { return __atomic_load_n(p, __ATOMIC_ACQUIRE); }
     static inline void ipsec_fast_store_u64(uint64_t *p, uint64_t v) { __atomic_store_n(p, v, __ATOMIC_RELEASE); }
+    /* a counter that one thread writes and others read: no locked instruction, and no torn read either */
+    static inline void ipsec_fast_count_u64(uint64_t *p, uint64_t n) { __atomic_store_n(p, *p + n, __ATOMIC_RELAXED); }
     static inline int ipsec_fast_try_enter(int *busy) { return !__atomic_exchange_n(busy, 1, __ATOMIC_ACQUIRE); }
     static inline void ipsec_fast_leave(int *busy) { __atomic_store_n(busy, 0, __ATOMIC_RELEASE); }
     """
     uint64_t load_u64 "ipsec_fast_load_u64"(const uint64_t *p) noexcept nogil
     void store_u64 "ipsec_fast_store_u64"(uint64_t *p, uint64_t v) noexcept nogil
+    void count_u64 "ipsec_fast_count_u64"(uint64_t *p, uint64_t n) noexcept nogil
     bint try_enter "ipsec_fast_try_enter"(int *busy) noexcept nogil
     void leave "ipsec_fast_leave"(int *busy) noexcept nogil
 
