@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from .dataplane.pipeline import (
         SA,
         SAD,
+        Audit,
+        AuditEvent,
+        LastDrop,
         OuterHeader,
         PacketBatch,
         Reassembler,
@@ -31,6 +34,9 @@ if TYPE_CHECKING:
 __all__ = [
     "SA",
     "SAD",
+    "Audit",
+    "AuditEvent",
+    "LastDrop",
     "OuterHeader",
     "PacketBatch",
     "Reassembler",

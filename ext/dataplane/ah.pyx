@@ -17,6 +17,7 @@ from ipsec_fast.dataplane.ip cimport (
     IP_OK, csum_add, csum_fold, csum_ipv4_header, csum_pseudo6, ecn_combined, ip_info, ip_parse, ip_set_tos, ip_tos, transport_close_header,
     transport_split,
 )
+from ipsec_fast.dataplane.last_drop cimport last_drop_arrived, last_drop_clear, last_drop_numbered
 from ipsec_fast.dataplane.sad cimport (
     MODE_TUNNEL, OUTER_IPV4, PROTOCOL_AH, RULE_DF_COPY, RULE_DSCP_IN, RULE_LABEL_COPY, RULE_TTL_COPY, SA_INBOUND, SA_OUTBOUND, esp_last_number,
     esp_sa, count_u64, load_u64, outer_tos, store_u64
@@ -99,6 +100,7 @@ cdef struct ah_batch_ctx:
     uint32_t lows[CHUNK]     # in: by packet, not by operation
     kept_packet kept[CHUNK]
     const uint8_t *test_iv   # NULL but in seal_with_iv_for_test
+    uint64_t now_ns          # of the call; 0: nobody said
 
 
 cdef ah_batch_ctx *ah_batch_ctx_new() noexcept nogil:
@@ -113,6 +115,10 @@ cdef void ah_batch_ctx_free(ah_batch_ctx *ctx) noexcept nogil:
     if ctx != NULL:
         OPENSSL_cleanse(ctx, sizeof(ah_batch_ctx))  # salts stand in the operations
         free(ctx)
+
+
+cdef void ah_batch_ctx_set_time(ah_batch_ctx *ctx, uint64_t now_ns) noexcept nogil:
+    ctx.now_ns = now_ns
 
 
 cdef void ah_batch_ctx_use_iv_for_test(ah_batch_ctx *ctx, const uint8_t *iv) noexcept nogil:
@@ -266,6 +272,7 @@ cdef void outbound_chunk(ah_batch_ctx *ctx, esp_packet *packets, uint32_t n) noe
             used += 1
         elif packet.sa != NULL:
             count_u64(&packet.sa.drops[packet.verdict], 1)
+            last_drop_clear(packet.sa, packet.verdict, ctx.now_ns, <uint32_t> packet.sa.seq, packet.data, packet.length)
     run_crypto(ctx, used, True)
     for i in range(used):
         packet = &packets[ctx.ops[i].index]
@@ -274,6 +281,7 @@ cdef void outbound_chunk(ah_batch_ctx *ctx, esp_packet *packets, uint32_t n) noe
             memset(packet.data, 0, packet.length)
             packet.verdict = VERDICT_CRYPTO_FAILED
             count_u64(&sa.drops[VERDICT_CRYPTO_FAILED], 1)
+            last_drop_numbered(sa, VERDICT_CRYPTO_FAILED, ctx.now_ns, <uint32_t> ctx.kept[i].seq)
             count_u64(&sa.bytes, 0 - <uint64_t> ctx.inner_lengths[i])
             continue
         memcpy(packet.data, ctx.kept[i].copy, ctx.kept[i].header)
@@ -410,6 +418,11 @@ cdef inline uint8_t finish_inbound(ah_batch_ctx *ctx, esp_packet *packet, uint32
     cdef uint32_t length = packet.length
     cdef uint8_t verdict = accept_inbound(ctx, packet, slot)
     if verdict != VERDICT_OK:
+        if packet.sa.mode == MODE_TUNNEL or packet.data == data:
+            memcpy(data, ctx.kept[slot].copy, ctx.kept[slot].header)
+            last_drop_arrived(packet.sa, verdict, ctx.now_ns, data, length)
+        else:
+            last_drop_numbered(packet.sa, verdict, ctx.now_ns, ctx.lows[ctx.ops[slot].index])
         memset(data, 0, length)
     return verdict
 
@@ -438,8 +451,11 @@ cdef void inbound_chunk(ah_batch_ctx *ctx, esp_packet *packets, uint32_t n) noex
         if slot < used and ctx.ops[slot].index == i:
             packet.verdict = finish_inbound(ctx, packet, slot)
             slot += 1
-        elif packet.verdict == VERDICT_REPLAY_SEEN and packet.sa.esn:
-            packet.verdict = forget_unauthentic(ctx, packet, i)
+        else:
+            if packet.verdict == VERDICT_REPLAY_SEEN and packet.sa.esn:
+                packet.verdict = forget_unauthentic(ctx, packet, i)
+            if packet.sa != NULL:
+                last_drop_arrived(packet.sa, packet.verdict, ctx.now_ns, packet.data, packet.length)
         if packet.verdict == VERDICT_OK:
             count_u64(&packet.sa.packets, 1)
             count_u64(&packet.sa.bytes, packet.length)

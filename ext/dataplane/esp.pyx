@@ -17,6 +17,7 @@ from ipsec_fast.dataplane.ip cimport (
     transport_last_field, transport_mend_checksum, transport_split,
 )
 from ipsec_fast.dataplane.openssl cimport iv_generator, iv_generator_fill, iv_generator_free, iv_generator_new
+from ipsec_fast.dataplane.last_drop cimport last_drop_arrived, last_drop_clear, last_drop_numbered
 from ipsec_fast.dataplane.sad cimport (
     MODE_BEET, MODE_TRANSPORT, MODE_TUNNEL, NAT_ADJUST, NAT_NONE, OUTER_IPV4, PROTOCOL_ESP, RULE_DF_COPY, RULE_DSCP_IN, RULE_LABEL_COPY,
     RULE_TTL_COPY, SA_INBOUND, SA_OUTBOUND, esp_filled, esp_last_number, esp_padding, esp_sa, count_u64, load_u64, outer_tos, store_u64
@@ -97,6 +98,7 @@ cdef struct esp_batch_ctx:
     uint8_t *again           # in: the ciphertext of one packet of this chunk, of MAX_PACKET bytes
     uint32_t again_slot      # and whose; CHUNK: nobody's
     const uint8_t *test_iv   # NULL but in seal_with_iv_for_test
+    uint64_t now_ns          # of the call; 0: nobody said
 
 
 cdef esp_batch_ctx *esp_batch_ctx_new() noexcept nogil:
@@ -120,6 +122,10 @@ cdef void esp_batch_ctx_free(esp_batch_ctx *ctx) noexcept nogil:
         free(ctx.again)
         OPENSSL_cleanse(ctx, sizeof(esp_batch_ctx))
         free(ctx)
+
+
+cdef void esp_batch_ctx_set_time(esp_batch_ctx *ctx, uint64_t now_ns) noexcept nogil:
+    ctx.now_ns = now_ns
 
 
 cdef void esp_batch_ctx_use_iv_for_test(esp_batch_ctx *ctx, const uint8_t *iv) noexcept nogil:
@@ -314,11 +320,13 @@ cdef inline void outbound_chunk(esp_batch_ctx *ctx, esp_packet *packets, uint32_
             used += 1
         elif packet.sa != NULL:
             count_u64(&packet.sa.drops[packet.verdict], 1)
+            last_drop_clear(packet.sa, packet.verdict, ctx.now_ns, <uint32_t> packet.sa.seq, packet.data, 0 if dummy else packet.length)
     run_crypto(ctx, used, True)
     for i in range(used):
         packet = &packets[ctx.ops[i].index]
         sa = packet.sa
         if not ctx.ops[i].ok:
+            last_drop_numbered(sa, VERDICT_CRYPTO_FAILED, ctx.now_ns, load_be32(ctx.ops[i].data - 4 - sa.iv_length))
             memset(packet.data, 0, packet.length)
             packet.verdict = VERDICT_CRYPTO_FAILED
             count_u64(&sa.drops[VERDICT_CRYPTO_FAILED], 1)
@@ -473,6 +481,10 @@ cdef inline uint8_t finish_inbound(esp_batch_ctx *ctx, esp_packet *packet, uint3
     cdef uint32_t length = packet.length
     cdef uint8_t verdict = accept_inbound(ctx, packet, slot)
     if verdict != VERDICT_OK:
+        if packet.sa.mode == MODE_TUNNEL or packet.data == data:
+            last_drop_arrived(packet.sa, verdict, ctx.now_ns, data, length)
+        else:  # the packet's own header stands where ESP's was
+            last_drop_numbered(packet.sa, verdict, ctx.now_ns, ctx.lows[ctx.ops[slot].index])
         memset(data, 0, length)  # no plaintext stays behind
     return verdict
 
@@ -502,8 +514,11 @@ cdef void inbound_chunk(esp_batch_ctx *ctx, esp_packet *packets, uint32_t n) noe
         if slot < used and ctx.ops[slot].index == i:
             packet.verdict = finish_inbound(ctx, packet, slot)
             slot += 1
-        elif packet.verdict == VERDICT_REPLAY_SEEN and packet.sa.esn:
-            packet.verdict = forget_unauthentic(ctx, packet, i)
+        else:
+            if packet.verdict == VERDICT_REPLAY_SEEN and packet.sa.esn:
+                packet.verdict = forget_unauthentic(ctx, packet, i)
+            if packet.sa != NULL:
+                last_drop_arrived(packet.sa, packet.verdict, ctx.now_ns, packet.data, packet.length)
         if packet.verdict == VERDICT_OK:
             count_u64(&packet.sa.packets, 1)
             count_u64(&packet.sa.bytes, packet.length)

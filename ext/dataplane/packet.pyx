@@ -14,10 +14,14 @@ from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport qsort
 from libc.string cimport memset
 
-from ipsec_fast.dataplane.ah cimport ah_batch_ctx_free, ah_batch_ctx_new, ah_inbound, ah_outbound
+from ipsec_fast.dataplane.ah cimport ah_batch_ctx_free, ah_batch_ctx_new, ah_batch_ctx_set_time, ah_inbound, ah_outbound
 from ipsec_fast.dataplane.epoch cimport epoch_enter, epoch_join, epoch_leave, epoch_slot, retire
-from ipsec_fast.dataplane.esp cimport esp_batch_ctx_free, esp_batch_ctx_new, esp_inbound, esp_outbound, esp_outbound_dummies, esp_packet
-from ipsec_fast.dataplane.sad cimport MODE_TUNNEL, PROTOCOL_AH, PROTOCOL_ESP, SA, SA_INBOUND, SA_OUTBOUND, esp_sa, leave, try_enter
+from ipsec_fast.dataplane.esp cimport (
+    esp_batch_ctx_free, esp_batch_ctx_new, esp_batch_ctx_set_time, esp_inbound, esp_outbound, esp_outbound_dummies, esp_packet
+)
+from ipsec_fast.dataplane.sad cimport (
+    MODE_TUNNEL, PROTOCOL_AH, PROTOCOL_ESP, SA, SA_INBOUND, SA_OUTBOUND, coarse_ns, esp_sa, leave, sa_check_time, sa_note_use, try_enter
+)
 from ipsec_fast.dataplane.sad_table cimport SAD, sad_assign, sad_table
 from ipsec_fast.dataplane.status cimport VERDICT_OK
 from ipsec_fast.errors import StateError, UsageError
@@ -170,17 +174,29 @@ cdef void *allocate(size_t count, size_t size) except NULL:
     return block
 
 
+cdef inline uint64_t tell_time(PacketBatch batch) noexcept:
+    """Once a call: for limits of time and SA.last_drop."""
+    cdef uint64_t now = coarse_ns()
+    esp_batch_ctx_set_time(batch.ctx, now)
+    if batch.ah != NULL:
+        ah_batch_ctx_set_time(batch.ah, now)
+    return now
+
+
 cdef object run(PacketBatch batch, int direction, bint dummies=False):
     cdef misfit found
     cdef uint32_t good = 0
     cdef uint32_t entered = 0
+    cdef uint64_t now
     if not try_enter(&batch.busy):
         raise StateError("this batch is in use by another thread")
+    now = tell_time(batch)
     try:
         while entered < batch.distinct_count:
             if not try_enter(&batch.distinct[entered].busy):
                 raise StateError("an SA of this batch is in use by another thread: one thread numbers, or accepts for, an SA")
             entered += 1
+            sa_check_time(batch.distinct[entered - 1], now)
             if batch.distinct[entered - 1].direction != direction:
                 raise UsageError("protect takes outbound SAs, unprotect inbound ones; this batch holds one of the other kind")
         with nogil:
@@ -192,6 +208,7 @@ cdef object run(PacketBatch batch, int direction, bint dummies=False):
     finally:
         while entered > 0:
             entered -= 1
+            sa_note_use(batch.distinct[entered], now)
             leave(&batch.distinct[entered].busy)
         leave(&batch.busy)
     return good
@@ -207,8 +224,10 @@ cdef object run_found(PacketBatch batch):
     cdef uint32_t good = 0
     cdef int who
     cdef bint alone
+    cdef uint64_t now
     if not try_enter(&batch.busy):
         raise StateError("this batch is in use by another thread")
+    now = tell_time(batch)
     try:
         with nogil:
             found = load_packets(batch, False)
@@ -219,11 +238,11 @@ cdef object run_found(PacketBatch batch):
         with nogil:
             epoch_enter(slot)
             sad_assign(<sad_table *> load_pointer(current), bare, batch.packets, batch.n)
-            alone = enter_found(batch, who)
+            alone = enter_found(batch, who, now)
             if alone:
                 run_kernels(batch, SA_INBOUND, False)
                 good = store_results(batch)
-            leave_found(batch)
+            leave_found(batch, now)
         epoch_leave(slot)
         retire(None)
     finally:
@@ -233,7 +252,7 @@ cdef object run_found(PacketBatch batch):
     return good
 
 
-cdef bint enter_found(PacketBatch batch, int who) noexcept nogil:
+cdef bint enter_found(PacketBatch batch, int who, uint64_t now) noexcept nogil:
     cdef uint32_t i
     cdef esp_sa *sa
     cdef int entered
@@ -247,12 +266,14 @@ cdef bint enter_found(PacketBatch batch, int who) noexcept nogil:
         if entered == 1:
             batch.distinct[batch.distinct_count] = sa
             batch.distinct_count += 1
+            sa_check_time(sa, now)
     return True
 
 
-cdef void leave_found(PacketBatch batch) noexcept nogil:
+cdef void leave_found(PacketBatch batch, uint64_t now) noexcept nogil:
     while batch.distinct_count:
         batch.distinct_count -= 1
+        sa_note_use(batch.distinct[batch.distinct_count], now)
         leave(&batch.distinct[batch.distinct_count].busy)
     memset(batch.sas, 0, batch.n * sizeof(esp_sa *))
 

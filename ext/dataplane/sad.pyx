@@ -21,6 +21,7 @@ from ipsec_fast.errors import AlgorithmError, StateError, UsageError
 from ipsec_fast.model import OuterHeader
 
 from ipsec_fast.dataplane import status
+from ipsec_fast.dataplane.dropped import LastDrop
 
 
 cdef extern from "replay.h" nogil:
@@ -37,6 +38,31 @@ cdef extern from "stdlib.h" nogil:
 
 cdef extern from "openssl/crypto.h" nogil:
     void OPENSSL_cleanse(void *p, size_t length) noexcept
+
+
+cdef extern from *:
+    """
+    /* the writer, a worker or a call without the GIL, is done within some ns */
+    static void drop_read(uint64_t *to, const uint64_t *from, size_t words)
+    {
+        do {
+            while ((to[0] = __atomic_load_n(from, __ATOMIC_ACQUIRE)) & 1)
+                ;
+            for (size_t i = 1; i < words; i++)
+                to[i] = __atomic_load_n(&from[i], __ATOMIC_RELAXED);
+            __atomic_thread_fence(__ATOMIC_ACQUIRE);
+        } while (__atomic_load_n(from, __ATOMIC_RELAXED) != to[0]);
+    }
+    """
+    void drop_read(uint64_t *to, const uint64_t *from_, size_t words) noexcept nogil
+
+MOST_SECONDS = 1 << 33  # as nanoseconds it fits
+
+
+cdef uint64_t nanoseconds(seconds) except? 0:
+    if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not 0 <= seconds < MOST_SECONDS:
+        raise UsageError(f"lifetime {seconds!r}: it is a number of seconds, 0 for none")
+    return max(1, int(seconds * 1e9)) if seconds else 0
 
 
 cdef inline void store_be16(uint8_t *p, uint32_t value) noexcept nogil:
@@ -128,17 +154,30 @@ cdef class SA:
         store_u64(&self.hot.grant_ask, now + (end - now) // 2 if end > now else end)
         store_u64(&self.hot.granted, end)
 
-    def set_limits(self, soft_packets=0, hard_packets=0, soft_bytes=0, hard_bytes=0):
+    def set_limits(self, soft_packets=0, hard_packets=0, soft_bytes=0, hard_bytes=0, soft_seconds=0, hard_seconds=0, idle_seconds=0):
         """Lifetimes from now on, before this SA is published; sad.pyi tells more."""
+        cdef uint64_t now = coarse_ns()
         cdef uint64_t last = esp_last_number(self.hot), used
         for value in (soft_packets, hard_packets, soft_bytes, hard_bytes):
             if not isinstance(value, int) or not 0 <= value < 1 << 63:
                 raise UsageError(f"lifetime {value!r}: it is a number of packets or bytes, 0 for none")
+        cdef uint64_t soft_ns = nanoseconds(soft_seconds), hard_ns = nanoseconds(hard_seconds), idle_ns = nanoseconds(idle_seconds)
         used = self.hot.packets if self.hot.direction == SA_INBOUND else load_u64(&self.hot.seq)
         self.hot.hard_limit = min(last, used + <uint64_t> hard_packets) if hard_packets else last
         self.hot.soft_limit = min(last // 4 * 3, used + <uint64_t> soft_packets) if soft_packets else last // 4 * 3
         self.hot.hard_bytes = self.hot.bytes + <uint64_t> hard_bytes if hard_bytes else <uint64_t> -1
         self.hot.soft_bytes = self.hot.bytes + <uint64_t> soft_bytes if soft_bytes else <uint64_t> -1
+        self.hot.soft_at_ns = now + soft_ns if soft_ns else <uint64_t> -1
+        self.hot.hard_at_ns = now + hard_ns if hard_ns else <uint64_t> -1
+        self.hot.idle_ns = idle_ns
+        self.hot.last_use_ns = now if idle_ns else self.hot.last_use_ns
+        self.hot.used_packets = self.hot.packets
+
+    def check_time(self, now=None):
+        """Whether the limits of time let this SA be used now; sad.pyi tells more."""
+        if now is not None and not (isinstance(now, (int, float)) and 0 <= now < MOST_SECONDS):
+            raise UsageError(f"time {now!r}: it is CLOCK_MONOTONIC in seconds")
+        return bool(sa_check_time(self.hot, coarse_ns() if now is None else <uint64_t> (now * 1e9)))
 
     def sealed_length(self, uint32_t inner_length, header_length=None):
         cdef uint32_t kept = kept_length(self, header_length)
@@ -168,6 +207,16 @@ cdef class SA:
         if self.hot.window != NULL and (<replay_window *> self.hot.window).resyncs:
             found["resynchronised"] = (<replay_window *> self.hot.window).resyncs
         return found
+
+    @property
+    def last_drop(self):
+        """The last packet that was dropped, None if none was."""
+        cdef drop_record copy
+        drop_read(<uint64_t *> &copy, <const uint64_t *> &self.hot.last_drop, sizeof(drop_record) // 8)
+        if copy.verdict == 0:
+            return None
+        header = (<const char *> copy.header)[:copy.header_length]
+        return LastDrop(status.NAMES[copy.verdict], copy.seq, header, copy.at_ns / 1e9 if copy.at_ns else None)
 
     @property
     def direction(self):
@@ -219,7 +268,7 @@ cdef class SA:
     @property
     def soft_limit_reached(self):
         used = load_u64(&self.hot.packets if self.hot.direction == SA_INBOUND else &self.hot.seq)
-        return used >= self.hot.soft_limit or load_u64(&self.hot.bytes) >= self.hot.soft_bytes
+        return used >= self.hot.soft_limit or load_u64(&self.hot.bytes) >= self.hot.soft_bytes or coarse_ns() >= self.hot.soft_at_ns
 
     @property
     def mss_ipv4(self):

@@ -9,12 +9,13 @@ from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
 
 from ipsec_fast.dataplane.ah cimport (
-    ah_batch_ctx, ah_batch_ctx_free, ah_batch_ctx_new, ah_batch_ctx_use_iv_for_test, ah_inbound, ah_outbound
+    ah_batch_ctx, ah_batch_ctx_free, ah_batch_ctx_new, ah_batch_ctx_set_time, ah_batch_ctx_use_iv_for_test, ah_inbound, ah_outbound
 )
 from ipsec_fast.dataplane.esp cimport (
-    esp_batch_ctx, esp_batch_ctx_free, esp_batch_ctx_new, esp_batch_ctx_use_iv_for_test, esp_inbound, esp_outbound, esp_packet
+    esp_batch_ctx, esp_batch_ctx_free, esp_batch_ctx_new, esp_batch_ctx_set_time, esp_batch_ctx_use_iv_for_test, esp_inbound, esp_outbound,
+    esp_packet
 )
-from ipsec_fast.dataplane.sad cimport PROTOCOL_AH, SA, SA_INBOUND, SA_OUTBOUND, leave, try_enter
+from ipsec_fast.dataplane.sad cimport PROTOCOL_AH, SA, SA_INBOUND, SA_OUTBOUND, coarse_ns, leave, sa_check_time, sa_note_use, try_enter
 from ipsec_fast.dataplane.status cimport VERDICT_OK
 
 from ipsec_fast.dataplane.status import verdict_text
@@ -98,24 +99,30 @@ cdef object run_one(SA sa, packet, const uint8_t *iv, esp_packet *one):
 cdef int run_kernel(SA sa, esp_packet *one, const uint8_t *iv) except -1:
     cdef esp_batch_ctx *esp = NULL
     cdef ah_batch_ctx *ah = NULL
+    cdef uint64_t now = coarse_ns()
+    sa_check_time(sa.hot, now)
     if sa.hot.protocol == PROTOCOL_AH:
         ah = ah_batch_ctx_new()
         if ah == NULL:
             raise MemoryError
         ah_batch_ctx_use_iv_for_test(ah, iv)
+        ah_batch_ctx_set_time(ah, now)
         if sa.hot.direction == SA_OUTBOUND:
             ah_outbound(ah, one, 1)
         else:
             ah_inbound(ah, one, 1)
         ah_batch_ctx_free(ah)
+        sa_note_use(sa.hot, now)
         return 0
     esp = esp_batch_ctx_new()
     if esp == NULL:
         raise MemoryError
     esp_batch_ctx_use_iv_for_test(esp, iv)
+    esp_batch_ctx_set_time(esp, now)
     if sa.hot.direction == SA_OUTBOUND:
         esp_outbound(esp, one, 1)
     else:
         esp_inbound(esp, one, 1)
     esp_batch_ctx_free(esp)
+    sa_note_use(sa.hot, now)
     return 0

@@ -14,11 +14,12 @@ from libc.stdint cimport UINT64_MAX, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memmove, memset
 
-from ipsec_fast.dataplane.ah cimport ah_batch_ctx, ah_batch_ctx_free, ah_batch_ctx_new, ah_inbound
+from ipsec_fast.dataplane.ah cimport ah_batch_ctx, ah_batch_ctx_free, ah_batch_ctx_new, ah_batch_ctx_set_time, ah_inbound
 from ipsec_fast.dataplane.coalesce cimport merge_flush, merge_packet, merge_table, write_single
 from ipsec_fast.dataplane.epoch cimport epoch_enter, epoch_join, epoch_leave, epoch_rest, epoch_slot, retire
-from ipsec_fast.dataplane.esp cimport esp_batch_ctx, esp_batch_ctx_free, esp_batch_ctx_new, esp_inbound, esp_packet
+from ipsec_fast.dataplane.esp cimport esp_batch_ctx, esp_batch_ctx_free, esp_batch_ctx_new, esp_batch_ctx_set_time, esp_inbound, esp_packet
 from ipsec_fast.dataplane.ip cimport IP_OK, ecn_decapsulate, ip_info, ip_parse
+from ipsec_fast.dataplane.last_drop cimport last_drop_clear
 from ipsec_fast.dataplane.net_io cimport (
     AF_INET, CONTROL_BYTES, MSG_DONTWAIT, MSG_TRUNC, POLLERR, POLLHUP, POLLIN, POLLNVAL, VNET_GSO_NONE,
     VNET_NEEDS_CSUM, atomic_get_pointer, atomic_set_pointer, control_read, control_view, iovec, mmsghdr,
@@ -89,6 +90,8 @@ cdef void worker_loop(worker_state *w) noexcept nogil:
             return
         w.counters.value[C_POLLS] += 1
         w.now_ns = monotonic_ns()
+        esp_batch_ctx_set_time(w.esp, w.now_ns)
+        ah_batch_ctx_set_time(w.ah, w.now_ns)
         epoch_enter(w.epoch)
         tables = <dataplane_tables *>atomic_get_pointer(&w.tables)
         if w.held_bytes:

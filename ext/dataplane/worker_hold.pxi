@@ -50,7 +50,7 @@ cdef bint hold(
 
 cdef void open_held(worker_state *w, dataplane_tables *tables) noexcept nogil:
     """In the order of their arrival, and before anything that arrives now."""
-    cdef uint32_t at = 0
+    cdef uint32_t at = 0, seq_be
     cdef held_head *head
     cdef esp_packet *packet
     cdef esp_sa *sa
@@ -67,6 +67,8 @@ cdef void open_held(worker_state *w, dataplane_tables *tables) noexcept nogil:
         packet.data = <uint8_t *>head + sizeof(held_head)
         packet.length = head.length
         w.in_tos[w.in_count] = head.tos
+        memcpy(&seq_be, packet.data + 4, 4)
+        w.in_seqs[w.in_count] = <uint32_t>spi_number(seq_be)
         w.in_count += 1
         head.spi_be = 0
         w.counters.value[C_HELD_OPENED] += 1

@@ -1,9 +1,11 @@
 """In: datagrams told apart (keepalive, IKE, ESP), opened as a batch, checked and delivered to the TUN. Included by worker.pyx."""
 
 
-cdef inline void deliver(worker_state *w, esp_packet *packet, uint8_t outer_tos) noexcept nogil:
+cdef inline void deliver(worker_state *w, uint32_t i) noexcept nogil:
     """An opened packet to the TUN, or its drop counted."""
+    cdef esp_packet *packet = &w.in_packets[i]
     cdef esp_sa *sa = packet.sa
+    cdef uint8_t outer_tos = w.in_tos[i]
     cdef ip_info info
     cdef flow_key key
     cdef selector_pair_list *selectors
@@ -16,22 +18,22 @@ cdef inline void deliver(worker_state *w, esp_packet *packet, uint8_t outer_tos)
         w.counters.drops[packet.verdict] += 1
         return
     if ip_parse(packet.data, packet.length, &info) != IP_OK:
-        drop(w, sa, VERDICT_BAD_INNER)
+        drop_inbound(w, i, VERDICT_BAD_INNER)
         return
     selectors = <selector_pair_list *>atomic_get_pointer(&sa.selectors)
     if info.is_fragment:
         verdict = track_inbound(w.track_in, selectors, packet.data, &info, w.now_ns)
         if verdict != VERDICT_OK:
-            drop(w, sa, verdict)
+            drop_inbound(w, i, verdict)
             return
     else:
         make_flow_key(&key, &info)
         if not selectors_match(selectors, &key):
-            drop(w, sa, VERDICT_SELECTOR_MISMATCH)
+            drop_inbound(w, i, VERDICT_SELECTOR_MISMATCH)
             return
     if outer_tos & 3:
         if ecn_decapsulate(packet.data, outer_tos):
-            drop(w, sa, VERDICT_BAD_ECN)
+            drop_inbound(w, i, VERDICT_BAD_ECN)
             return
     mss = sa.mss_ipv4 if info.version == 4 else sa.mss_ipv6
     if mss and clamp_mss(packet.data, &info, mss, False):
@@ -50,7 +52,7 @@ cdef void open_batch(worker_state *w) noexcept nogil:
     else:
         esp_inbound(w.esp, w.in_packets, w.in_count)
     for i in range(w.in_count):
-        deliver(w, &w.in_packets[i], w.in_tos[i])
+        deliver(w, i)
     w.in_count = 0
 
 
@@ -84,7 +86,7 @@ cdef inline void handle_datagram(
     uint8_t *data, uint32_t length
 ) noexcept nogil:
     """One datagram of those that the kernel may have joined: keepalive, IKE or ESP (RFC 3948 section 2)."""
-    cdef uint32_t spi_be
+    cdef uint32_t spi_be, seq_be
     cdef esp_packet *packet
     cdef uint8_t tos = <uint8_t>view.tos if view.tos >= 0 else 0
     if length == 1 and data[0] == KEEPALIVE_BYTE:
@@ -94,6 +96,7 @@ cdef inline void handle_datagram(
         drop(w, NULL, VERDICT_RUNT)
         return
     memcpy(&spi_be, data, 4)
+    memcpy(&seq_be, data + 4, 4)
     if spi_be == 0:
         if length < 4 + IKE_HEADER_BYTES:
             drop(w, NULL, VERDICT_RUNT)
@@ -111,6 +114,7 @@ cdef inline void handle_datagram(
     packet.data = data
     packet.length = length
     w.in_tos[w.in_count] = tos
+    w.in_seqs[w.in_count] = <uint32_t>spi_number(seq_be)
     w.in_count += 1
 
 

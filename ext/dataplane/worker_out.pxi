@@ -93,6 +93,7 @@ cdef inline void handle_from_tun(
             row.sa.last_use_ns = w.now_ns
     else:
         drop(w, row.sa, verdict)
+        last_drop_clear(row.sa, verdict, w.now_ns, <uint32_t>row.sa.seq, packet, length)
 
 
 cdef void tun_turn(worker_state *w, dataplane_tables *tables, bint broken) noexcept nogil:

@@ -39,7 +39,7 @@ cdef void handle_raw(
     """One packet; 40 bytes before `data` are ours."""
     cdef udp_port *port = w.ports[index]
     cdef uint8_t *upper = data
-    cdef uint32_t left = length, spi_be
+    cdef uint32_t left = length, spi_be, seq_be
     cdef uint8_t tos = 0
     cdef ip_info info
     cdef control_view view
@@ -58,10 +58,11 @@ cdef void handle_raw(
         make_header_v6(data - 40, <uint8_t *>message.msg_hdr.msg_name + 8, view.local, port.raw, tos, length)
         data -= 40
         length += 40
-    if left < 8:
+    if left < (12 if port.raw == PROTOCOL_AH else 8):
         drop(w, NULL, VERDICT_RUNT)
         return
     memcpy(&spi_be, upper + (4 if port.raw == PROTOCOL_AH else 0), 4)
+    memcpy(&seq_be, upper + (8 if port.raw == PROTOCOL_AH else 4), 4)
     if w.in_count == IN_PACKETS:
         open_batch(w)
     packet = &w.in_packets[w.in_count]
@@ -76,6 +77,7 @@ cdef void handle_raw(
     else:
         packet.data, packet.length = upper, left
     w.in_tos[w.in_count] = tos
+    w.in_seqs[w.in_count] = <uint32_t>spi_number(seq_be)
     w.in_count += 1
 
 

@@ -88,6 +88,7 @@ cdef struct worker_state:
     bint in_has_ah           # a packet of an AH SA is among them
     esp_packet in_packets[IN_PACKETS]
     uint8_t in_tos[IN_PACKETS]
+    uint32_t in_seqs[IN_PACKETS]  # of the ESP header
     mmsghdr messages[PLAIN_MESSAGES]
     iovec vectors[PLAIN_MESSAGES]
     uint8_t names[PLAIN_MESSAGES][NAME_BYTES]

@@ -81,3 +81,10 @@ cdef inline void drop(worker_state *w, esp_sa *sa, uint8_t verdict) noexcept nog
     w.counters.drops[verdict] += 1
     if sa is not NULL:
         count_u64(&sa.drops[verdict], 1)
+
+
+cdef void drop_inbound(worker_state *w, uint32_t i, uint8_t verdict) noexcept nogil:
+    """An opened packet of the batch that is not delivered; its SA remembers its headers."""
+    cdef esp_packet *packet = &w.in_packets[i]
+    drop(w, packet.sa, verdict)
+    last_drop_clear(packet.sa, verdict, w.now_ns, w.in_seqs[i], packet.data, packet.length)

@@ -29,6 +29,7 @@ from ..ike.events import (
     Progress,
     SwitchOutbound,
 )
+from ..model import Address
 from .answers import Answers
 from .children import Children
 
@@ -60,6 +61,7 @@ class Manager:
         log: Callable[[str], None],
         resize: Callable[[list[int]], None] = lambda inner: None,
         acquire: Callable[[str, str], None] = lambda connection, child: None,
+        stranger: Callable[[int, Address], None] = lambda spi, remote: None,
     ) -> None:
         self._endpoint = endpoint
         self._answers = answers
@@ -68,6 +70,7 @@ class Manager:
         self._log = log
         self._resize = resize
         self._acquire = acquire
+        self._stranger = stranger
         self._listeners: list[Listener] = []
         self._views: dict[int, IkeView] = {}
 
@@ -108,6 +111,7 @@ class Manager:
                         self._acquire(*key)
                 case NoticeKind.UNKNOWN_SPI:
                     if notice.remote is not None:
+                        self._stranger(notice.spi, notice.remote)
                         self._endpoint.note_unknown_spi(notice.spi, notice.remote, now)
                 case NoticeKind.GRANT_WANTED:
                     self._children.extend_grants(notice.spi)

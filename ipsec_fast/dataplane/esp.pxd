@@ -1,7 +1,7 @@
 # The ESP kernels (RFC 4303). Any number of packets per call; batches of 32 to 64 are best. Nothing here raises, locks or allocates but
 # esp_batch_ctx_new.
 
-from libc.stdint cimport uint8_t, uint32_t
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
 from ipsec_fast.dataplane.sad cimport esp_sa
 
@@ -23,6 +23,9 @@ cdef struct esp_batch_ctx
 
 cdef esp_batch_ctx *esp_batch_ctx_new() noexcept nogil                # NULL: no memory or no randomness
 cdef void esp_batch_ctx_free(esp_batch_ctx *ctx) noexcept nogil       # NULL is fine
+
+# What time it is, for SA.last_drop; 0: not known.
+cdef void esp_batch_ctx_set_time(esp_batch_ctx *ctx, uint64_t now_ns) noexcept nogil
 
 # The IV of every packet from now on, NULL for the kernels' own. It can repeat a nonce.
 cdef void esp_batch_ctx_use_iv_for_test(esp_batch_ctx *ctx, const uint8_t *iv) noexcept nogil

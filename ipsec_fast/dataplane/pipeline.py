@@ -4,6 +4,8 @@
 """
 
 from ..model import OuterHeader
+from .audit import Audit, AuditEvent
+from .dropped import LastDrop
 from .fragment import fragment_packet
 from .packet import PacketBatch, protect, protect_dummies, unprotect
 from .reassemble import Reassembler
@@ -15,6 +17,9 @@ from .status import verdict_text
 __all__ = [
     "SA",
     "SAD",
+    "Audit",
+    "AuditEvent",
+    "LastDrop",
     "OuterHeader",
     "PacketBatch",
     "Reassembler",

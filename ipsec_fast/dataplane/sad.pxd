@@ -9,13 +9,21 @@ from ipsec_fast.dataplane.status cimport VERDICT_SLOTS
 cdef extern from *:
     """
     #include <stdint.h>
+    #include <time.h>
     static inline uint64_t ipsec_fast_load_u64(const uint64_t *p) { return __atomic_load_n(p, __ATOMIC_ACQUIRE); }
     static inline void ipsec_fast_store_u64(uint64_t *p, uint64_t v) { __atomic_store_n(p, v, __ATOMIC_RELEASE); }
     /* a counter that one thread writes and others read: no locked instruction, and no torn read either */
     static inline void ipsec_fast_count_u64(uint64_t *p, uint64_t n) { __atomic_store_n(p, *p + n, __ATOMIC_RELAXED); }
     static inline int ipsec_fast_try_enter(int *busy) { return !__atomic_exchange_n(busy, 1, __ATOMIC_ACQUIRE); }
     static inline void ipsec_fast_leave(int *busy) { __atomic_store_n(busy, 0, __ATOMIC_RELEASE); }
+    static inline uint64_t ipsec_fast_coarse_ns(void)
+    {
+        struct timespec now;
+        clock_gettime(CLOCK_MONOTONIC_COARSE, &now);
+        return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
+    }
     """
+    uint64_t coarse_ns "ipsec_fast_coarse_ns"() noexcept nogil   # CLOCK_MONOTONIC, exact to a tick
     uint64_t load_u64 "ipsec_fast_load_u64"(const uint64_t *p) noexcept nogil
     void store_u64 "ipsec_fast_store_u64"(uint64_t *p, uint64_t v) noexcept nogil
     void count_u64 "ipsec_fast_count_u64"(uint64_t *p, uint64_t n) noexcept nogil
@@ -43,6 +51,18 @@ cdef enum:
     NAT_NONE = 0
     NAT_ADJUST = 1           # by the addresses of the other side
     NAT_RECOMPUTE = 2
+
+cdef enum:
+    DROP_HEADER_BYTES = 74   # IPv6, UDP, ESP and an IV of 16 need 72
+
+# The last packet that was dropped (last_drop.pyx); a whole number of 8 bytes.
+cdef struct drop_record:
+    uint64_t writes          # odd while it is written
+    uint64_t at_ns           # 0: no clock
+    uint32_t seq
+    uint8_t verdict          # 0: none was
+    uint8_t header_length
+    uint8_t header[DROP_HEADER_BYTES]
 
 cdef struct esp_sa
 ctypedef void (*sa_release_fn)(esp_sa *sa) noexcept nogil
@@ -107,7 +127,27 @@ cdef struct esp_sa:
     uint64_t original_sum    # NAT_ADJUST: one's complement sum of the addresses that the other side saw
     uint64_t drops[VERDICT_SLOTS]
     void *owner              # the SA object; for who holds the GIL
+    drop_record last_drop
+    # limits of time, for library calls (sa_check_time); monotonic
+    uint64_t soft_at_ns      # UINT64_MAX: none
+    uint64_t hard_at_ns
+    uint64_t idle_ns         # 0: none
+    uint64_t used_packets    # when last_use_ns was set
 
+
+# Once a call, before the kernels: an SA whose time is over gets a hard limit of what it has used, so that kernels need no clock.
+cdef inline bint sa_check_time(esp_sa *sa, uint64_t now_ns) noexcept nogil:
+    if now_ns < sa.hard_at_ns and (sa.idle_ns == 0 or now_ns < sa.last_use_ns + sa.idle_ns):
+        return True
+    sa.hard_at_ns = 0
+    sa.hard_limit = sa.packets if sa.direction == SA_INBOUND else sa.seq
+    return False
+
+# Once a call, behind the kernels.
+cdef inline void sa_note_use(esp_sa *sa, uint64_t now_ns) noexcept nogil:
+    if sa.packets != sa.used_packets:
+        sa.used_packets = sa.packets
+        sa.last_use_ns = now_ns
 
 # The last sequence number that exists.
 cdef inline uint64_t esp_last_number(const esp_sa *sa) noexcept nogil:

@@ -4,6 +4,7 @@ from typing_extensions import Buffer
 
 from ..crypto.secret import Secret
 from ..model import Address, OuterHeader
+from .dropped import LastDrop
 
 @final
 class SA:
@@ -74,13 +75,31 @@ class SA:
         """Numbers up to `granted` may be used (design decision 4); the next grant is wanted at half of what this one adds."""
 
     def set_limits(
-        self, soft_packets: int = 0, hard_packets: int = 0, soft_bytes: int = 0, hard_bytes: int = 0
+        self,
+        soft_packets: int = 0,
+        hard_packets: int = 0,
+        soft_bytes: int = 0,
+        hard_bytes: int = 0,
+        soft_seconds: float = 0,
+        hard_seconds: float = 0,
+        idle_seconds: float = 0,
     ) -> None:
         """What this SA may carry from now on, 0 for no limit; to be called before it is in use.
 
         From a soft limit on a new SA is wanted; past a hard one every packet gets the verdict `lifetime`. 75 % and the end of
-        the sequence numbers hold besides. Bytes are those of inner packets.
+        the sequence numbers hold besides. Bytes are those of inner packets. Seconds count from now on, those of `idle_seconds`
+        from the last good packet on; `protect` and `unprotect` look once a call (4 ms exact), the worker does not: a gateway has timers.
         """
+
+    def check_time(self, now: float | None = None) -> bool:
+        """False, from then on, where a hard limit of time or `idle_seconds` is over at `now` (CLOCK_MONOTONIC, None: now).
+
+        For who calls the kernels by cimport or wants to know without a packet.
+        """
+
+    @property
+    def last_drop(self) -> LastDrop | None:
+        """The last packet that this SA dropped, and its headers; None if none was. May be read while a worker uses the SA."""
 
     @property
     def soft_limit_reached(self) -> bool:

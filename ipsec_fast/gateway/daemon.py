@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from ..control.answers import Answers
+from ..control.audit import AuditLog
 from ..control.children import Children, Host
 from ..control.grants import Grants
 from ..control.keeper import Keeper
@@ -187,6 +188,7 @@ class Gateway:
             log=self._log,
             resize=self._resize_tun,
             acquire=lambda connection, child: self._starter.acquire(connection, child, self._now()),
+            stranger=lambda spi, remote: self._audit.note_unknown_spi(spi, remote, self._now()),
         )
         counters = ExchangeCounters(lambda: self._endpoint.messages, lambda: self._endpoint.counters)
         self.operations = Operations(
@@ -218,6 +220,7 @@ class Gateway:
         )
         self._closing.callback(self._restorer.close)
         self._watch = TrafficWatch(self._endpoint, self._children)
+        self._audit = AuditLog(self._children, self._log)
         self._keepalives = Keepalives(self._endpoint.views, self._children.last_sent_s, self._send_keepalive)
         self._manager.subscribe(counters.hear)
         self._manager.subscribe(self._hear)
@@ -309,6 +312,7 @@ class Gateway:
                 self._starter.handle_timer(now)
                 self._keepalives.handle_timer(now)
                 self._watch.handle_timer(now)
+                self._audit.handle_timer(now)
                 self._restorer.handle_timer(now)
             self._endpoint.change_again(self._keeper.handle_timer(now))
             self._children.retry_grants()
@@ -365,6 +369,7 @@ class Gateway:
             self._starter,
             self._keepalives,
             self._watch,
+            self._audit,
             self._keeper,
             self._restorer,
         )

@@ -147,6 +147,25 @@ for port in (500, 4500):
     assert "internal" not in two.text()
 
 
+def test_what_an_audit_wants_is_in_the_log_and_a_flood_is_one_line(pair: SitePair):
+    two = pair.gateway("b").wait_for("listening")
+    pair.gateway("a", start="start").wait_for("installed")
+    (sa,) = two.sas()
+    spi = int(sa["child-sas"][0]["spi-in"], 16)
+    code = f"""
+import os, socket
+s = socket.socket(2, 2)
+for number in range(1, 1001):
+    s.sendto(({spi}).to_bytes(4, 'big') + number.to_bytes(4, 'big') + os.urandom(100), ('192.0.2.2', 4500))
+s.sendto(b'\\0\\0\\1\\7' + bytes(100), ('192.0.2.2', 4500))
+"""
+    subprocess.run(["ip", "netns", "exec", pair.netns("a"), "python3", "-c", code], check=True)
+    two.wait_for("audit: unknown_spi: SPI 0x00000107 from 192.0.2.1")
+    two.wait_for(f"bad_icv: esp in SPI 0x{spi:08x}, sequence number ")
+    assert pair.ping() == 3
+    assert two.text().count("audit: ") == 2
+
+
 def test_a_tunnel_carries_rekeys_and_stops_without_a_trace(pair: SitePair):
     two = pair.gateway("b").wait_for("listening")
     with captured(pair.netns("b")) as seen:
