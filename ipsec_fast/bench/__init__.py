@@ -1,6 +1,6 @@
-"""`ipsec-fast bench esp|sa-scale|rekey|crash [--json]`: the arguments, and what esp prints.
+"""`ipsec-fast bench esp|gateway|sa-scale|rekey|crash [--json]`: the arguments, and what esp prints.
 
-The measurements: esp, scale, rekey, crash. Called by: cli.
+The measurements: esp, gateway, scale, rekey, crash. Called by: cli.
 """
 
 from __future__ import annotations
@@ -21,17 +21,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = (
         "esp: ESP on one core, tunnel mode, no I/O: ns per packet called from Python, beside the bare engine (raw) in the same run. "
         "ratio = ours / raw; 1.0 would mean that all but the cipher is free. "
+        "gateway: TCP, UDP and round trips of two hosts through two gateways: a plain route (veth), ours without cipher (null), ours on "
+        "each engine, wireguard-go and charon where they are installed, in turn in one run. "
         "sa-scale: what finding its SA, and ESP, costs a packet among 10, 1000 and 100000 SAs in random order. "
         "rekey: numbered packets between two gateways while their keys change, ours with ours and ours with charon; what was lost. "
         "crash: kill -9 of either gateway again and again under traffic; whether a number or a nonce was ever used twice."
     )
-    parser.add_argument("what", choices=["esp", "sa-scale", "rekey", "crash"], help="what to measure")
+    parser.add_argument("what", choices=["esp", "gateway", "sa-scale", "rekey", "crash"], help="what to measure")
     parser.add_argument("--json", action="store_true", help="one JSON document on stdout")
     parser.add_argument(
         "--seconds",
         type=float,
         metavar="S",
-        help="esp: for each row (default 0.2); sa-scale: in all (default 5); rekey: for each control (default 10)",
+        help="esp: for each row (default 0.2); gateway: for each figure (default 3); sa-scale: in all (default 5); "
+        "rekey: for each control (default 10)",
     )
     parser.add_argument(
         "--algorithm",
@@ -59,6 +62,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--child", type=int, metavar="N", help="rekey: Child SA rekeys (default 1000, charon 200)")
     parser.add_argument("--ike", type=int, metavar="N", help="rekey: IKE SA rekeys (default 100, charon 20)")
     parser.add_argument("--rate", type=int, metavar="PPS", help="rekey: packets/s each way, instead of finding it")
+    parser.add_argument("--rounds", type=int, metavar="N", help="gateway: so many (default 5); medians are over them")
+    parser.add_argument(
+        "--path",
+        action="append",
+        default=[],
+        choices=["veth", "null", "ipsec_fast", "wireguard-go", "charon"],
+        help="gateway: this one only; may be repeated",
+    )
+    parser.add_argument("--layout", choices=["pinned", "free"], help="gateway: this one only (default both)")
     parser.add_argument("--kills", type=int, metavar="N", help="crash: so many (default 1000)")
 
 
@@ -68,6 +80,10 @@ def main(args: argparse.Namespace) -> int:
         from . import rekey_face  # late: namespaces and gateways, which esp does not need
 
         return rekey_face.main(args)
+    if args.what == "gateway":
+        from . import gateway_face
+
+        return gateway_face.main(args)
     if args.what == "sa-scale":
         from . import scale_face
 

@@ -89,6 +89,12 @@ def missing() -> str:
     return f"no {', no '.join(lacking)}: apt-get install --no-install-recommends {PACKAGES}" if lacking else ""
 
 
+def version() -> str:
+    """What `swanctl --version` says first, or `unknown`."""
+    done = subprocess.run(["swanctl", "--version"], capture_output=True, text=True, timeout=10)
+    return (done.stdout.strip().splitlines() or ["unknown"])[0]
+
+
 class CharonGateway(DemoGateway):
     """A charon-systemd in its node; what it shares with our gateway is vici."""
 

@@ -69,6 +69,8 @@ def write_secret(path: Path) -> Path:
 class DemoGateway:
     """One gateway process in its node; `folder` holds its configuration, socket, state and log."""
 
+    command: tuple[str, ...] = ("-m", "ipsec_fast", "gateway")
+
     def __init__(self, net: Topology, node: str, folder: Path, psk: Path, *, cipher: str, gateway: str = "") -> None:
         self.node = node
         self.connection, local, remote, local_id, remote_id, here, there = SITES[node]
@@ -100,7 +102,7 @@ class DemoGateway:
         """The process; what it logs comes after what earlier ones logged."""
         with open(self.log, "ab") as log:
             self.process = self._net.start(
-                self.node, sys.executable, "-m", "ipsec_fast", "gateway", str(self.config),
+                self.node, sys.executable, *self.command, str(self.config),
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log,
                 env=os.environ | {"PYTHONPATH": python_path(), "PYTHONUNBUFFERED": "1"},
             )  # fmt: skip

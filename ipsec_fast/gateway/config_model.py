@@ -67,7 +67,9 @@ def _parse_workers(value: object) -> int:
 
 def _parse_engine(value: object) -> str:
     if value == "null":
-        raise ValueError("engine 'null' encrypts nothing, and this version has none; write auto, openssl or ipsecmb")
+        raise ValueError(
+            "engine 'null' encrypts nothing and is for `ipsec-fast bench gateway` alone; write auto, openssl or ipsecmb"
+        )
     if value not in ("auto", "openssl", "ipsecmb"):
         raise ValueError('must be "auto", "openssl" or "ipsecmb"')
     return str(value)
