@@ -89,7 +89,7 @@ cdef class PacketBatch:
             self.sas = <esp_sa **> allocate(self.n, sizeof(esp_sa *))
             self.distinct = <esp_sa **> allocate(self.n, sizeof(esp_sa *))
         else:
-            self._bind_sas((sas,) * self.n if isinstance(sas, SA) else tuple(sas))
+            self._bind_sas((sas,) * self.n if isinstance(sas, SA) else sas)
         self.packets = <esp_packet *> allocate(self.n, sizeof(esp_packet))
         self.regions = <uint64_t *> allocate(self.n, sizeof(uint64_t))
         self.ctx = esp_batch_ctx_new()
@@ -129,7 +129,11 @@ cdef class PacketBatch:
         if view.itemsize != itemsize or view.format == NULL or view.format.lstrip(b"@=<") not in letters:
             raise UsageError(f"{name} holds elements of type {view.format.decode()!r}; it must be {kind}")
 
-    def _bind_sas(self, owners):
+    def _bind_sas(self, sas):
+        try:
+            owners = tuple(sas)
+        except TypeError:
+            raise UsageError(f"sas: {type(sas).__name__} is neither an SA, nor one SA for each packet, nor a SAD") from None
         if len(owners) != self.n:
             raise UsageError(f"{len(owners)} SAs for {self.n} packets")
         self.owners = owners

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 import pytest
-from kernel_packets import SUITES, Slots, ipv4, ipv6, pair, seal
+from kernel_packets import OUTERS, SUITES, Slots, ipv4, ipv6, pair, seal
 from test_ah_twin import ah_key
 
 from ipsec_fast import SA, protect, protect_dummies, unprotect
@@ -104,15 +104,16 @@ def test_the_last_of_a_batch_and_each_sa_its_own():
     assert (last(one).seq, last(two).seq) == (1, 2)
 
 
-def test_ah_keeps_its_header_and_number():
-    common = {"protocol": "ah", "src": "192.0.2.1", "dst": "192.0.2.2"}
+@pytest.mark.parametrize(("outer", "front"), [("v4", 20), ("v6", 40)])
+def test_ah_keeps_its_header_and_number(outer, front):
+    common = {"protocol": "ah", **OUTERS[outer]}
     out, into = (SA(direction, 0x1001, "sha256", ah_key("sha256"), **common) for direction in ("out", "in"))
     good, bad = seal([ipv4(100)] * 2, out)
     assert opened([good, broken(bad), good], into) == ["ok", "bad_icv", "replay_seen"]
     drop = last(into)
     assert (drop.verdict, drop.seq) == ("replay_seen", 1)
     assert good.startswith(drop.header)
-    assert len(drop.header) == 32
+    assert len(drop.header) == front + 12
     assert opened([broken(bad)], into) == ["bad_icv"]
     assert last(into)[:2] == ("bad_icv", 2)
-    assert bad[:32] == last(into).header, "mutable fields as they came"
+    assert bad[: front + 12] == last(into).header, "mutable fields as they came"

@@ -153,6 +153,8 @@ def test_arrays_of_different_length_are_refused():
     buffer, offsets, lengths, verdicts = arrays()
     with pytest.raises(UsageError, match="differ in length"):
         PacketBatch(buffer, offsets[:1], lengths, SA("out", 0x1001, key=KEY), verdicts)
+    with pytest.raises(UsageError, match="sas: int is neither an SA"):
+        PacketBatch(buffer, offsets, lengths, 7, verdicts)
     with pytest.raises(UsageError, match="1 SAs for 2 packets"):
         PacketBatch(buffer, offsets, lengths, [SA("out", 0x1001, key=KEY)], verdicts)
     with pytest.raises(UsageError, match="packet 1"):

@@ -112,7 +112,7 @@ def test_grants_are_extended_and_read_while_a_batch_runs():
             assert out.counters()["packets"] <= end
 
     together(send, grant)
-    assert out.seq == ROUNDS * BATCH
+    assert out.seq == sealed >= ROUNDS * BATCH, "a batch that met its grant early was short"
 
 
 def test_a_batch_and_a_single_packet_of_one_sa_do_not_meet():
