@@ -1,6 +1,6 @@
-"""`ipsec-fast bench esp|gateway|sa-scale|rekey|crash [--json]`: the arguments, and what esp prints.
+"""`ipsec-fast bench crypto|esp|gateway|sa-scale|rekey|crash [--json]`: the arguments, and what esp prints.
 
-The measurements: esp, gateway, scale, rekey, crash. Called by: cli.
+The measurements: crypto, esp, gateway, scale, rekey, crash. Called by: cli.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of `ipsec-fast bench`."""
     parser.description = (
+        "crypto: the bare cipher and ICV of a packet on every engine, in turn. "
         "esp: ESP on one core, tunnel mode, no I/O: ns per packet called from Python, beside the bare engine (raw) in the same run. "
         "ratio = ours / raw; 1.0 would mean that all but the cipher is free. "
         "gateway: TCP, UDP and round trips of two hosts through two gateways: a plain route (veth), ours without cipher (null), ours on "
@@ -27,13 +28,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "rekey: numbered packets between two gateways while their keys change, ours with ours and ours with charon; what was lost. "
         "crash: kill -9 of either gateway again and again under traffic; whether a number or a nonce was ever used twice."
     )
-    parser.add_argument("what", choices=["esp", "gateway", "sa-scale", "rekey", "crash"], help="what to measure")
+    parser.add_argument(
+        "what", choices=["crypto", "esp", "gateway", "sa-scale", "rekey", "crash"], help="what to measure"
+    )
     parser.add_argument("--json", action="store_true", help="one JSON document on stdout")
     parser.add_argument(
         "--seconds",
         type=float,
         metavar="S",
-        help="esp: for each row (default 0.2); gateway: for each figure (default 3); sa-scale: in all (default 5); "
+        help="crypto, esp: for each row (default 0.1, 0.2); gateway: for each figure (default 3); sa-scale: in all (default 5); "
         "rekey: for each control (default 10)",
     )
     parser.add_argument(
@@ -80,6 +83,10 @@ def main(args: argparse.Namespace) -> int:
         from . import rekey_face  # late: namespaces and gateways, which esp does not need
 
         return rekey_face.main(args)
+    if args.what == "crypto":
+        from . import crypto
+
+        return crypto.main(args)
     if args.what == "gateway":
         from . import gateway_face
 
