@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -90,9 +91,10 @@ def missing() -> str:
 
 
 def version() -> str:
-    """What `swanctl --version` says first, or `unknown`."""
+    """`strongSwan 5.9.8`, or `unknown`; swanctl names itself where it finds no daemon to ask."""
     done = subprocess.run(["swanctl", "--version"], capture_output=True, text=True, timeout=10)
-    return (done.stdout.strip().splitlines() or ["unknown"])[0]
+    found = re.search(r"strongSwan \S+", done.stdout + done.stderr)
+    return found[0] if found else "unknown"
 
 
 class CharonGateway(DemoGateway):
