@@ -33,6 +33,6 @@ class Answers:
                 return generate(group)
             case AskSharedSecret(key_pair=key_pair, peer_public=peer_public):
                 return key_pair.derive(peer_public)
-            case AskSpi():
-                return self._spis.take()
+            case AskSpi(resource=resource, replaces=replaced):
+                return self._spis.take(resource if replaced is None else replaced)
         raise TypeError(f"nobody answers {type(ask).__name__}")

@@ -24,7 +24,7 @@ from ..model import Address, OuterHeader, Path, TrafficSelector
 from .grants import Grants
 from .mtu import Mss, TunnelMtu, tunnel_mtu
 from .routing import Routing
-from .spi import SpiPool
+from .spi import SpiPool, worker_of
 from .store import GrantMark
 
 POLICIES_MAX, ROUTES_MAX = 1024, 1024  # of one child
@@ -34,7 +34,10 @@ ESP_PORT = 4500  # RFC 3948: UDP-encapsulated ESP shares the port of IKE with th
 
 @dataclass(slots=True)
 class InstalledChild:
-    """One Child SA as the dataplane has it. `order` counts switches to its outbound SA; 0: not sending (yet, or any more)."""
+    """One Child SA as the dataplane has it. `order` counts switches to its outbound SA; 0: not sending (yet, or any more).
+
+    `resource`: which of ours alone shall send on it (RFC 9611); None for an ordinary or a fallback Child SA.
+    """
 
     child_id: int
     connection: str
@@ -45,9 +48,19 @@ class InstalledChild:
     remote_ts: tuple[TrafficSelector, ...]
     path: Path
     mtu: TunnelMtu
+    resource: int | None = None
     order: int = 0
     used_before_s: float | None = None  # when the child that it replaces last carried a packet
     inbound_until: float | None = None  # set when the child went down
+
+    @property
+    def group(self) -> tuple[object, ...]:
+        """Equal for the Child SAs among which each worker chooses the one to send on."""
+        return self.connection, self.name, self.path.remote, frozenset(self.local_ts), frozenset(self.remote_ts)
+
+    def worker(self, workers: int) -> int:
+        """Which of so many workers owns both its directions."""
+        return worker_of(self.sa_in.spi, workers)
 
 
 def _no_raw_socket(local: Address) -> int:
@@ -67,6 +80,7 @@ class Host:
     engine: str = "auto"
     raw_socket_index: Callable[[Address], int] = _no_raw_socket
     copies_df: Callable[[str, str], bool] = lambda connection, child: True
+    workers: int = 1
 
 
 class Children:
@@ -238,12 +252,20 @@ class Children:
         return None if child is None else last_received_s(child.sa_in)
 
     def last_used_s(self, child_id: int) -> float | None:
-        """Monotonic seconds of the last packet in either direction, on this child or on those that it replaced."""
+        """Monotonic seconds of the last packet in either direction, on this child, on those beside it in a group, or that they replaced."""
         child = self._children.get(child_id)
         if child is None:
             return None
-        found = (last_sent_s(child.sa_out), last_received_s(child.sa_in), child.used_before_s)
+        found = (
+            at
+            for one in self.beside(child)
+            for at in (last_sent_s(one.sa_out), last_received_s(one.sa_in), one.used_before_s)
+        )
         return max((at for at in found if at is not None), default=None)
+
+    def beside(self, child: InstalledChild) -> list[InstalledChild]:
+        """The Child SAs with the same peer for the same traffic, this one among them: a fallback and those of single workers (RFC 9611)."""
+        return [one for one in self._children.values() if one is child or one.group == child.group]
 
     def max_inner_bytes(self) -> list[int]:
         return [child.mtu.max_inner_bytes for child in self._children.values() if child.inbound_until is None]
@@ -275,7 +297,16 @@ class Children:
             sa.tag = ask.child_id
         set_selectors(sa_in, ask.local_ts, ask.remote_ts)
         return InstalledChild(
-            ask.child_id, ask.connection, ask.name, sa_in, sa_out, ask.local_ts, ask.remote_ts, path, mtu
+            ask.child_id,
+            ask.connection,
+            ask.name,
+            sa_in,
+            sa_out,
+            ask.local_ts,
+            ask.remote_ts,
+            path,
+            mtu,
+            ask.resource,
         )
 
     def _make_outbound(self, ask: AskInstallChild, engine: str, seq: int, granted: int) -> SA:

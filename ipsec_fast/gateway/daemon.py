@@ -26,6 +26,7 @@ from ..control.keeper import Keeper
 from ..control.liveness import TrafficWatch
 from ..control.manager import Manager
 from ..control.mtu import tun_mtu
+from ..control.resources import Resources
 from ..control.restore import Restorer
 from ..control.routing import Routing
 from ..control.spi import SpiPool
@@ -164,8 +165,9 @@ class Gateway:
     def _build(self, routing: Routing, opened: OpenedStore) -> None:
         """The parts above the descriptors; nothing here can fail."""
         config = self._config
-        self._endpoint = Endpoint(EndpointSettings(), os.urandom)
-        spis = SpiPool(os.urandom)
+        workers = config.settings.workers
+        self._endpoint = Endpoint(EndpointSettings(resources=workers), os.urandom)
+        spis = SpiPool(os.urandom, workers)
         host = Host(
             self._nat.index_of,
             self._path_mtu,
@@ -173,6 +175,7 @@ class Gateway:
             self._config.settings.engine,
             self._nat.raw_index_of,
             self._configuration.copies_df,
+            workers,
         )
         self._keeper = Keeper(
             opened.store, self._endpoint.owner_of, lambda child_id: self._children.mark_of(child_id), self._log
@@ -219,6 +222,7 @@ class Gateway:
             log=self._log,
         )
         self._closing.callback(self._restorer.close)
+        self._resources = Resources(self._endpoint, workers, self._log)
         self._watch = TrafficWatch(self._endpoint, self._children)
         self._audit = AuditLog(self._children, self._log)
         self._keepalives = Keepalives(self._endpoint.views, self._children.last_sent_s, self._send_keepalive)
@@ -310,6 +314,7 @@ class Gateway:
             self._endpoint.handle_timer(now)
             if not self._stopping:
                 self._starter.handle_timer(now)
+                self._resources.handle_timer(now)
                 self._keepalives.handle_timer(now)
                 self._watch.handle_timer(now)
                 self._audit.handle_timer(now)
@@ -324,6 +329,7 @@ class Gateway:
         if line is not None:
             self._log(line)
         self._starter.tell(notice, view, self._now())
+        self._resources.tell(notice, view, self._now())
         if isinstance(notice, IkeUp | IkeDown):
             self._keepalives.plan(self._now())
 
@@ -367,6 +373,7 @@ class Gateway:
             self._endpoint,
             self._children,
             self._starter,
+            self._resources,
             self._keepalives,
             self._watch,
             self._audit,

@@ -121,7 +121,8 @@ def line_of(notice: Notice, view: IkeView | None) -> str | None:
                 else ""
             )
             how = "rekeyed" if notice.replaces is not None else "installed"
-            return f"{notice.connection} {notice.name} {how} (child {notice.child_id}){what}"
+            whose = "" if notice.resource is None else f" for worker {notice.resource}"
+            return f"{notice.connection} {notice.name} {how}{whose} (child {notice.child_id}){what}"
         case ChildDown():
             return f"{notice.connection} {notice.name} closed (child {notice.child_id}): {notice.reason}"
         case ChildFailed():

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from ..control.children import Children
 from ..control.manager import Listener, Manager
+from ..control.resources import group_of
 from ..control.views import child_counters, child_mtu
 from ..errors import StateError, UsageError
 from ..ike.config import ChildConfig, ConnectionConfig
@@ -139,7 +140,7 @@ class Operations:
 
     def is_up(self, connection: str, child: str) -> bool:
         return any(
-            one.name == child and one.state not in DEAD_CHILD
+            one.name == child and one.resource is None and one.state not in DEAD_CHILD
             for view in self.views()
             if view.connection == connection and view.silent_since is None
             for one in view.children
@@ -187,7 +188,7 @@ class Operations:
         try:
             for view, children in picked:
                 if selection.names_child and view.established_at is not None:
-                    for one in children:
+                    for one in _whole_groups(view, children):
                         self._taken_down(view.connection, one.name)
                         waiter.going.add(("child", one.child_id))
                         self._endpoint.terminate_child(one.child_id, self._now())
@@ -309,3 +310,12 @@ class Operations:
         remote: Address = connection.remote_addrs[0]
         same = [one for one in connection.local_addrs if one.version == remote.version]
         return Path(same[0] if same else source_for(remote), IKE_PORT, remote, IKE_PORT)
+
+
+def _whole_groups(view: IkeView, children: Sequence[ChildView]) -> list[ChildView]:
+    """A fallback goes with those that stand beside it for single workers (RFC 9611), and first, or they would be made again."""
+    groups = [group_of(child) for child in children if child.in_group and child.resource is None]
+    also = [
+        one for one in view.children if one.resource is not None and one not in children and group_of(one) in groups
+    ]
+    return sorted([*children, *also], key=lambda one: one.resource is not None)

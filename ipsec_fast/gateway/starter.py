@@ -121,9 +121,9 @@ class Starter:
 
     def tell(self, notice: Notice, view: IkeView | None, now: float) -> None:
         match notice:
-            case ChildUp(replaces=None):
+            case ChildUp(replaces=None, resource=None):
                 self._note_up(notice, now)
-            case ChildDown(replaced_by=None):
+            case ChildDown(replaced_by=None, resource=None):
                 self._note_down(notice, now)
             case ChildFailed():
                 child = self._children.get((notice.connection, notice.name))

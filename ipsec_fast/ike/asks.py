@@ -59,8 +59,8 @@ def ask_shared_secret(key_pair: KeyPair, peer_public: bytes) -> Steps[Secret]:
     return answer
 
 
-def ask_spi() -> Steps[int]:
-    answer: int = yield lambda ticket: AskSpi(ticket, ProtocolId.ESP)
+def ask_spi(resource: int | None = None, replaces: int | None = None) -> Steps[int]:
+    answer: int = yield lambda ticket: AskSpi(ticket, ProtocolId.ESP, resource, replaces)
     return answer
 
 

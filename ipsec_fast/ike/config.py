@@ -53,6 +53,8 @@ class ChildConfig:
     dpd_action: Action = Action.NONE  # when the peer fell silent
     close_action: Action = Action.NONE  # when the peer closed it
     copy_df: bool = True  # False: no DF outside, and what is too long then leaves in outer fragments
+    per_resource: bool | None = None  # RFC 9611 is offered and answered; None: where we have more than one resource
+    per_resource_max: int = 0  # how many per-resource SAs both sides together may have for it; 0: by our resources
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,4 +103,5 @@ class EndpointSettings:
         64  # so many half-open IKE SAs: from now on state only for who answers from its address
     )
     keepalive_s: float = 20.0
+    resources: int = 1  # workers, of which each may have a Child SA of its own (RFC 9611)
     ike_sas_per_peer: int = 32  # of one pair of identities, so that nobody fills our memory with what it may have

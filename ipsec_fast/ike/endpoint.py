@@ -18,9 +18,10 @@ from .events import Event, IkeView
 from .header import FLAG_RESPONSE, IkeHeader
 from .records import IkeGone, IkeRecord
 from .timers import TimerKey, TimerKind
-from .v2 import hints, inbound, liveness, outbound, reauth, restore, sa_init, sa_init_answer, unique
+from .v2 import hints, inbound, liveness, outbound, reauth, resources, restore, sa_init, sa_init_answer, unique
 from .v2.child_sa import ChildSA, switch_outbound
 from .v2.create_child import CreateChild
+from .v2.create_resource import CreateResourceChild
 from .v2.expire import expire_child
 from .v2.ike_sa import ZERO_SPI, IkeSA
 from .v2.informational import DeleteChild, DeleteIdleChild, DeleteIke, Liveness
@@ -96,6 +97,22 @@ class Endpoint:
     def initiate_child(self, ike_id: int, child: ChildConfig, now: float) -> None:
         outbound.submit(self._sa(ike_id, now), CreateChild(child))
 
+    def initiate_resource(self, child_id: int, resource: int, now: float) -> None:
+        """One more Child SA for the traffic of this fallback, for one resource of ours (RFC 9611). Nothing where it has one.
+
+        It comes as ChildUp, or as ResourceFailed. StateError where the child is gone, or is not the fallback of a group.
+        """
+        sa, child = self._child(child_id, now)
+        if not child.place.in_group or child.resource is not None:
+            raise StateError(f"CHILD SA {child_id} is not the fallback of a group")
+        if resource not in resources.asked_for(sa, child):
+            outbound.submit(sa, CreateResourceChild(child.config, child.local_ts, child.remote_ts, resource))
+
+    def view_of_owner(self, child_id: int) -> IkeView | None:
+        """The IKE SA that a Child SA belongs to now."""
+        sa = self._core.owners.get(child_id)
+        return sa.view() if sa is not None else None
+
     def rekey_ike(self, ike_id: int, now: float) -> None:
         outbound.submit(self._sa(ike_id, now), RekeyIke())
 
@@ -121,7 +138,8 @@ class Endpoint:
         sa, child = self._child(child_id, now)
         queued = (exchange.child for exchange in (sa.active, *sa.queue) if isinstance(exchange, DeleteChild))
         if child not in queued:
-            outbound.submit(sa, DeleteChild(child, "deleted by us"))
+            grace_s = 0.0 if child.resource is None else self._core.settings.old_inbound_s
+            outbound.submit(sa, DeleteChild(child, "deleted by us", grace_s=grace_s))
 
     def inbound_seen(self, child_id: int, now: float) -> None:
         """The dataplane has received the first valid packet on a new inbound SA. Silent where the child is gone."""

@@ -71,10 +71,16 @@ class AskSharedSecret:
 
 @dataclass(frozen=True, slots=True)
 class AskSpi:
-    """A fresh inbound SPI (never 0..255, in use by nobody). Answer: int."""
+    """A fresh inbound SPI (never 0..255, in use by nobody). Answer: int.
+
+    `resource`: of the Child SA, if it is to have one (RFC 9611): the SPI's remainder by EndpointSettings.resources must be it.
+    `replaces`: the inbound SPI of the Child SA whose rekey asks; then the remainder must be the same.
+    """
 
     ticket: int
     protocol: int
+    resource: int | None = None
+    replaces: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +89,7 @@ class AskInstallChild:
 
     `key_in` and `key_out` are handles in KEYMAT order (cipher key, salt, integrity key). `replaces` is the child this one rekeys.
     `limits` hold for each direction by itself; the shell reports them by `Endpoint.rekey_child` and `Endpoint.child_expired`.
+    `resource`: of ours, the one that shall send on it (RFC 9611); None for an ordinary or a fallback Child SA.
     """
 
     ticket: int
@@ -104,6 +111,7 @@ class AskInstallChild:
     outbound_deferred: bool
     replaces: int | None = None
     limits: TrafficLimits = NO_LIMITS
+    resource: int | None = None
 
 
 Ask = AskConfig | AskConnection | AskCredential | AskKeyPair | AskSharedSecret | AskSpi | AskInstallChild
@@ -171,6 +179,7 @@ class ChildUp:
     connection: str
     name: str
     replaces: int | None = None
+    resource: int | None = None  # one of several for the same traffic (RFC 9611), not the fallback
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,6 +211,7 @@ class ChildDown:
     replaced_by: int | None = None
     by_peer: bool = False  # the peer deleted it, alone or with its IKE SA
     idle: bool = False  # we deleted it because nothing passed (inactivity)
+    resource: int | None = None  # as in ChildUp
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,6 +222,19 @@ class ChildFailed:
     connection: str
     name: str
     reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class ResourceFailed:
+    """A per-resource Child SA of a group was refused (RFC 9611). `has_enough`: the peer wants no more of them. The fallback stands."""
+
+    ike_id: int
+    child_id: int  # the fallback's
+    connection: str
+    name: str
+    resource: int
+    reason: str
+    has_enough: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,6 +255,7 @@ Notice = (
     | SwitchOutbound
     | ChildDown
     | ChildFailed
+    | ResourceFailed
     | CheckIdle
 )
 Event = Ask | Notice
@@ -256,6 +280,9 @@ class ChildView:
     installed_at: float
     rekey_at: float | None
     life_at: float | None = None
+    initiator: bool = False  # of the exchange that made it
+    in_group: bool = False  # both sides speak RFC 9611 of it
+    resource: int | None = None  # of ours, that alone sends on it; None: the fallback, or no group
 
 
 @dataclass(frozen=True, slots=True)

@@ -44,6 +44,8 @@ class ChildRecord:
     installed_at: float
     rekey_at: float | None
     life_at: float | None
+    in_group: bool
+    resource: int | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+
 import pytest
 
 from ipsec_fast.control.grants import BLOCK, Grants, MemoryGrantStore
@@ -47,3 +49,54 @@ def test_promises_that_come_to_nothing_are_bounded_and_used_spis_stay():
         pool.take()
     assert len(pool) == PROMISES + 1
     assert 1000 in pool._used
+
+
+def test_the_remainder_of_a_spi_names_its_worker_and_reserved_ones_stay_reserved():
+    draws = iter([0, 255, 258, 259, 2**32 - 1, 2**32 - 2])
+    pool = SpiPool(lambda n: next(draws).to_bytes(n, "big"), workers=4)
+    assert pool.take(3) == 259  # 0 and 255 give 3 and 255, which are reserved
+    assert pool.take(1) == 257
+    assert pool.take(3) == 2**32 - 1
+    assert pool.take(2) == 2**32 - 2
+
+
+@pytest.mark.parametrize("workers", [1, 2, 3, 5, 63, 64])
+def test_no_spi_is_below_256_above_32_bits_or_twice_with_any_number_of_workers(workers):
+    source = random.Random(workers)
+    pool = SpiPool(
+        lambda n: source.choice([0, 255, 256, 2**32 - 1, source.randrange(1 << 32)]).to_bytes(n, "big"), workers
+    )
+    taken = [pool.take(n % workers) for n in range(500)]
+    assert len(set(taken)) == 500
+    assert all(256 <= spi < 2**32 and spi % workers == n % workers for n, spi in enumerate(taken))
+
+
+def test_a_spi_without_a_wish_goes_to_the_worker_that_has_the_fewest():
+    source = random.Random(1)
+    pool = SpiPool(source.randbytes, workers=3)
+    first = [pool.take() for _ in range(6)]
+    assert sorted(spi % 3 for spi in first) == [0, 0, 1, 1, 2, 2]
+    for spi in first:
+        pool.use(spi)
+        pool.use(spi)  # once more changes nothing
+    for spi in first:
+        if spi % 3 == 1:
+            pool.give_back(spi)
+            pool.give_back(spi)
+    assert [pool.take() % 3 for _ in range(2)] == [1, 1]
+
+
+def test_a_rekey_stays_with_the_worker_of_what_it_replaces():
+    source = random.Random(2)
+    pool = SpiPool(source.randbytes, workers=8)
+    old = pool.take(5)
+    assert pool.take(old) % 8 == 5
+
+
+def test_promises_that_came_to_nothing_weigh_nothing():
+    source = random.Random(3)
+    pool = SpiPool(source.randbytes, workers=2)
+    for _ in range(PROMISES + 100):
+        pool.take(0)
+    pool.give_back(pool.take(1))
+    assert sum(pool._load.values()) == len(pool)

@@ -74,6 +74,8 @@ def child_record(child_id: int) -> ChildRecord:
         installed_at=14.0,
         rekey_at=None,
         life_at=1234567899.5,
+        in_group=True,
+        resource=child_id % 4,
     )
 
 

@@ -32,6 +32,20 @@ class ChildGoneError(NegotiationError):
 
 
 @dataclass(frozen=True, slots=True)
+class Place:
+    """In a group of RFC 9611 (resources.py). `in_group`: both sides speak of it, so that others may stand beside it for the same traffic.
+
+    `resource`: of ours, the only one that sends on it; None for the fallback, or where there is no group.
+    """
+
+    in_group: bool = False
+    resource: int | None = None
+
+
+ORDINARY, FALLBACK = Place(), Place(in_group=True)
+
+
+@dataclass(frozen=True, slots=True)
 class PeerChildRekey:
     """The peer's rekey of a Child SA: what it made, and the nonces that settle a crossing."""
 
@@ -66,10 +80,15 @@ class ChildSA:
     rekey_at: float | None = None  # by its time, without the retries of a rekey that failed
     life_at: float | None = None
     quiet_since: float = 0.0  # nothing is known to have passed since; a rekey is no traffic
+    place: Place = ORDINARY
 
     @property
     def name(self) -> str:
         return self.config.name
+
+    @property
+    def resource(self) -> int | None:
+        return self.place.resource
 
     @property
     def doing(self) -> ChildDoing:
@@ -114,6 +133,9 @@ class ChildSA:
             installed_at=self.installed_at,
             rekey_at=rekey_at,
             life_at=self.life_at,
+            initiator=self.initiator,
+            in_group=self.place.in_group,
+            resource=self.resource,
         )
 
     def record(self) -> ChildRecord:
@@ -139,6 +161,8 @@ class ChildSA:
             installed_at=self.installed_at,
             rekey_at=self.rekey_at,
             life_at=self.life_at,
+            in_group=self.place.in_group,
+            resource=self.resource,
         )
 
 
@@ -170,6 +194,7 @@ def install_child(sa: IkeSA, child: ChildSA) -> Steps[None]:
             outbound_deferred=child.outbound_deferred,
             replaces=child.replaces,
             limits=limits,
+            resource=child.resource,
         )
 
     try:
@@ -185,10 +210,11 @@ def install_child(sa: IkeSA, child: ChildSA) -> Steps[None]:
     child.enter(ChildState.INSTALLED)
     child.set_timers(sa)
     sa.core.mark_changed(sa)
-    sa.core.emit(ChildUp(sa.ike_id, child.child_id, sa.name, child.name, child.replaces))
+    sa.core.emit(ChildUp(sa.ike_id, child.child_id, sa.name, child.name, child.replaces, child.resource))
     ts = f"TS {selectors_text(child.local_ts)} === {selectors_text(child.remote_ts)}"
     spis = f"SPIs {child.spi_in:08x}_i {child.spi_out:08x}_o"
-    sa.progress(f"CHILD SA {child.name}{{{child.child_id}}} established with {spis} and {ts}")
+    whose = "" if child.resource is None else f" for resource {child.resource}"
+    sa.progress(f"CHILD SA {child.name}{{{child.child_id}}}{whose} established with {spis} and {ts}")
 
 
 def switch_outbound(sa: IkeSA, child: ChildSA) -> None:
@@ -209,7 +235,7 @@ def close_child(
     stop_child_timers(sa, child)
     close_keys(child)
     sa.core.mark_changed(sa)
-    down = ChildDown(sa.ike_id, child.child_id, sa.name, child.name, reason)
+    down = ChildDown(sa.ike_id, child.child_id, sa.name, child.name, reason, resource=child.resource)
     sa.core.emit(replace(down, inbound_grace_s=grace_s, replaced_by=child.replaced_by, by_peer=by_peer, idle=idle))
     sa.progress(f"CHILD SA {child.name}{{{child.child_id}}} closed: {reason}", group="chd")
 
@@ -218,14 +244,21 @@ def close_succeeded_child(sa: IkeSA, child: ChildSA, reason: str) -> bool:
     """The child of an IKE SA that a reauthentication has replaced, if the new one carries the same: without a gap."""
     new = sa.core.sas.get(sa.reauthenticated_by or 0)
     carried = (child.name, child.local_ts, child.remote_ts)
-    for successor in new.children.values() if new is not None else ():
-        standing = successor.state in (ChildState.INSTALLED, ChildState.REKEYING) and not successor.is_redundant
-        if new is not None and standing and (successor.name, successor.local_ts, successor.remote_ts) == carried:
-            switch_outbound(new, successor)
-            child.replaced_by = successor.child_id
-            close_child(sa, child, reason, grace_s=sa.core.settings.old_inbound_s)
-            return True
-    return False
+    found = [
+        one
+        for one in (new.children.values() if new is not None else ())
+        if one.state in (ChildState.INSTALLED, ChildState.REKEYING)
+        and not one.is_redundant
+        and (one.name, one.local_ts, one.remote_ts) == carried
+    ]
+    if new is None or not found:
+        return False
+    # of a group the one for the same resource, else the fallback, which serves them all
+    successor = min(found, key=lambda one: (one.resource != child.resource, one.resource is not None))
+    switch_outbound(new, successor)
+    child.replaced_by = successor.child_id
+    close_child(sa, child, reason, grace_s=sa.core.settings.old_inbound_s)
+    return True
 
 
 def close_keys(child: ChildSA) -> None:

@@ -17,19 +17,21 @@ from ...iana import Group, NotifyType, PayloadType, TransformType
 from ...model import Proposal, TrafficSelector
 from ..asks import Steps, ask_spi
 from ..config import ChildConfig
-from .child_sa import ChildSA, install_child
+from .child_sa import FALLBACK, ORDINARY, ChildSA, Place, install_child
 from .collide import Nonces
 from .exchange import Payloads
 from .ike_sa import IkeSA
 from .message import Message
 from .negotiate import check_chosen, check_narrowed, choose_proposal, narrow, numbered, uses_esn, without_ke
 from .payloads import SaPayload, TsPayload
+from .resources import admit, alike, fallback_of, is_alike, shown, speaks
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
 Selectors = tuple[TrafficSelector, ...]
 CHILDREN_MAX = 64
+RESOURCE_CHILDREN_MAX = 256  # beside those: of all groups together, with those that a rekey has replaced
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,9 +80,16 @@ def groups_of(proposals: Iterable[Proposal]) -> tuple[int, ...]:
 
 
 def make_offer(
-    sa: IkeSA, config: ChildConfig, *, with_ke: bool, selectors: tuple[Selectors, Selectors] | None = None
+    sa: IkeSA,
+    config: ChildConfig,
+    *,
+    with_ke: bool,
+    selectors: tuple[Selectors, Selectors] | None = None,
+    resource: int | None = None,
+    replaces: int | None = None,
 ) -> Steps[ChildOffer]:
-    spi = yield from ask_spi()
+    """`resource` and `replaces` as in AskSpi."""
+    spi = yield from ask_spi(resource, replaces)
     proposals = config.proposals if with_ke else without_ke(config.proposals)
     local, remote = selectors or selectors_of(sa, config)
     return ChildOffer(config, spi, numbered(proposals, spi.to_bytes(4, "big")), local, remote)
@@ -101,6 +110,17 @@ def check_answer(offer: ChildOffer, message: Message) -> ChildChoice:
 # --- responder of the exchange
 
 
+def check_room(sa: IkeSA, place: Place) -> None:
+    """NegotiationError where this IKE SA holds as many as it may; RFC 9611 section 6 has a notify of its own for what is in a group."""
+    is_extra = place.resource is not None
+    count = sum((child.resource is not None) == is_extra for child in sa.children.values())
+    if is_extra and count >= RESOURCE_CHILDREN_MAX:
+        text = f"{RESOURCE_CHILDREN_MAX} per-resource SAs in one IKE SA are the most"
+        raise NegotiationError(text, NotifyType.TS_MAX_QUEUE)
+    if not is_extra and count >= CHILDREN_MAX:
+        raise NegotiationError(f"{CHILDREN_MAX} Child SAs are the most", NotifyType.NO_ADDITIONAL_SAS)
+
+
 def choose_child(
     sa: IkeSA, message: Message, candidates: Sequence[ChildConfig], *, with_ke: bool, ke_group: int | None = None
 ) -> ChildChoice:
@@ -108,8 +128,6 @@ def choose_child(
 
     NegotiationError names both sides; TS_UNACCEPTABLE goes before NO_PROPOSAL_CHOSEN where no selectors fit at all.
     """
-    if len(sa.children) >= CHILDREN_MAX:
-        raise NegotiationError(f"{CHILDREN_MAX} Child SAs are the most", NotifyType.NO_ADDITIONAL_SAS)
     offered = message.get(SaPayload)
     tsi, tsr = message.get(TsPayload, PayloadType.TSI), message.get(TsPayload, PayloadType.TSR)
     if offered is None or tsi is None or tsr is None:
@@ -128,6 +146,27 @@ def choose_child(
     if fitting:
         return min(fitting, key=lambda item: item[0])[1]
     raise min(refusals, key=lambda error: error.notify == NotifyType.TS_UNACCEPTABLE)
+
+
+def place_child(
+    sa: IkeSA, message: Message, choice: ChildChoice, *, with_ke: bool, ke_group: int | None = None
+) -> tuple[ChildChoice, Place]:
+    """Where the new Child SA stands if the peer speaks RFC 9611 of it: the fallback of a new group, or one more with its algorithms."""
+    notify = message.notify(NotifyType.SA_RESOURCE_INFO)
+    if notify is None or not speaks(sa, choice.config):
+        return choice, ORDINARY
+    fallback = fallback_of(sa, choice.config, choice.local_ts, choice.remote_ts)
+    if fallback is None:
+        return choice, FALLBACK
+    place = admit(sa, fallback)
+    if not is_alike(choice.proposal, fallback):
+        same = replace(choice.config, proposals=alike(choice.config.proposals, fallback))
+        again = choose_child(sa, message, (same,), with_ke=with_ke, ke_group=ke_group)
+        choice = replace(again, config=choice.config)
+    sa.progress(
+        f"CHILD SA {fallback.name}: one more for resource {place.resource}, peer's {shown(notify)}", group="chd"
+    )
+    return choice, place
 
 
 def _choose(
@@ -180,8 +219,9 @@ def establish_child(
     initiator: bool,
     replaces: ChildSA | None = None,
     outbound_deferred: bool = False,
+    place: Place = ORDINARY,
 ) -> Steps[ChildSA]:
-    """Keys, then into the dataplane. `initiator`: of this exchange, hence of the Child SA's KEYMAT."""
+    """Keys, then into the dataplane. `initiator`: of this exchange, hence of the Child SA's KEYMAT. `place`: in a group of RFC 9611."""
     suite = suite_of(choice.proposal)
     key_i, key_r = sa.keys.child_keys(shared, nonces, suite.keymat_bytes)
     group = choice.proposal.one(TransformType.KE)
@@ -203,6 +243,7 @@ def establish_child(
         outbound_deferred=outbound_deferred,
         replaces=replaces.child_id if replaces else None,
         quiet_since=replaces.quiet_since if replaces else sa.core.now,
+        place=place,
     )
     yield from install_child(sa, child)
     return child

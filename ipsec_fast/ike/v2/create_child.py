@@ -6,6 +6,7 @@ The responder stands in create_child_answer.py.
 from __future__ import annotations
 
 from collections.abc import Collection
+from dataclasses import replace
 from itertools import islice
 from typing import TYPE_CHECKING, ClassVar
 
@@ -15,8 +16,8 @@ from ..asks import Steps, ask_key_pair, ask_shared_secret
 from ..config import ChildConfig
 from ..events import ChildFailed
 from ..timers import TimerKind
-from .child_sa import ChildGoneError, ChildSA
-from .child_setup import ChildOffer, Selectors, check_answer, establish_child, groups_of, make_offer
+from .child_sa import FALLBACK, ORDINARY, ChildGoneError, ChildSA, Place
+from .child_setup import ChildChoice, ChildOffer, Selectors, check_answer, establish_child, groups_of, make_offer
 from .collide import Nonces
 from .exchange import Exchange, Payloads
 from .group_retry import GroupRetry
@@ -26,6 +27,7 @@ from .message import Message
 from .negotiate import wanted_group
 from .outbound import submit
 from .payloads import KePayload, NoncePayload, NotifyPayload, SaPayload
+from .resources import has_group, info, speaks
 
 if TYPE_CHECKING:
     from ...crypto.exchange import KeyPair
@@ -50,6 +52,7 @@ class CreateChild(Exchange):
         self._groups: tuple[int, ...] = ()
         self._offer: ChildOffer | None = None
         self._key_pair: KeyPair | None = None
+        self._wanted = ORDINARY
         self._ni = b""
         self._put_offs = 0
         self._deleted_early: set[bytes] = set()
@@ -62,6 +65,16 @@ class CreateChild(Exchange):
     def _selectors(self, sa: IkeSA) -> tuple[Selectors, Selectors] | None:
         return None
 
+    def _place(self, sa: IkeSA) -> Place:
+        """In a group of RFC 9611: the fallback of a new one, unless this child has one already."""
+        return FALLBACK if speaks(sa, self.config) and not has_group(sa, self.config) else ORDINARY
+
+    def _proposed(self) -> ChildConfig:
+        return self.config
+
+    def _check(self, message: Message, choice: ChildChoice) -> None:
+        pass
+
     def _established(self, sa: IkeSA, child: ChildSA) -> None:
         sa.set_timer(TimerKind.CHILDLESS, None)
 
@@ -71,8 +84,17 @@ class CreateChild(Exchange):
     # the exchange
 
     def request(self, sa: IkeSA) -> Steps[Payloads]:
-        """HDR, SK {[N(REKEY_SA),] SA, Ni, [KEi,] TSi, TSr} -->"""
-        self._offer = yield from make_offer(sa, self.config, with_ke=True, selectors=self._selectors(sa))
+        """HDR, SK {[N(REKEY_SA),] [N(SA_RESOURCE_INFO),] SA, Ni, [KEi,] TSi, TSr} -->"""
+        old = self._rekeys()
+        self._wanted = old.place if old is not None else self._place(sa)
+        self._offer = yield from make_offer(
+            sa,
+            self._proposed(),
+            with_ke=True,
+            selectors=self._selectors(sa),
+            resource=self._wanted.resource,
+            replaces=old.spi_in if old is not None else None,
+        )
         self._groups = groups_of(self._offer.proposals)
         self._ni = sa.core.random(NONCE_BYTES)
         group = self._retry.first(self._groups)
@@ -80,15 +102,16 @@ class CreateChild(Exchange):
         if group:
             self._key_pair = yield from ask_key_pair(group)
             ke = (KePayload(group, self._key_pair.public),)
-        old = self._rekeys()
-        rekey: Payloads = ()
+        notify: Payloads = ()
         if old is not None:
             spi = old.spi_in.to_bytes(4, "big")
-            rekey = (NotifyPayload(NotifyType.REKEY_SA, b"", ProtocolId.ESP, spi),)
-        return (*rekey, self._offer.sa_payload, NoncePayload(self._ni), *ke, *self._offer.ts_payloads)
+            notify = (NotifyPayload(NotifyType.REKEY_SA, b"", ProtocolId.ESP, spi),)
+        elif self._wanted.in_group:
+            notify = (info(self._wanted.resource),)
+        return (*notify, self._offer.sa_payload, NoncePayload(self._ni), *ke, *self._offer.ts_payloads)
 
     def response(self, sa: IkeSA, message: Message) -> Steps[None]:
-        """<-- HDR, SK {SA, Nr, [KEr,] TSi, TSr}, or N(error)"""
+        """<-- HDR, SK {[N(SA_RESOURCE_INFO),] SA, Nr, [KEr,] TSi, TSr}, or N(error)"""
         error = message.error
         if error is not None and error.notify == NotifyType.INVALID_KE_PAYLOAD:
             self._retry.next(error, self._groups)
@@ -144,7 +167,8 @@ class CreateChild(Exchange):
         nonce, ke, offer = message.get(NoncePayload), message.get(KePayload), self._offer
         if offer is None or nonce is None:
             raise ParseError("a CREATE_CHILD_SA response without a nonce")
-        choice = check_answer(offer, message)
+        choice = check_answer(replace(offer, config=self.config), message)
+        self._check(message, choice)
         if choice.proposal.spi in self._deleted_early:
             raise ChildGoneError(f"{sa.remote_id} has deleted it before its response came")
         nonces = Nonces(self._ni, nonce.data)
@@ -166,12 +190,18 @@ class CreateChild(Exchange):
                 initiator=True,
                 replaces=self._rekeys(),
                 outbound_deferred=redundant,
+                place=self._agreed(message),
             )
         finally:
             if shared is not None:
                 shared.close()
         child.is_redundant = redundant
         return child
+
+    def _agreed(self, message: Message) -> Place:
+        """A rekey inherits its place; a new one has what we wanted if the peer speaks RFC 9611 too."""
+        is_known = self._rekeys() is not None or message.notify(NotifyType.SA_RESOURCE_INFO) is not None
+        return self._wanted if is_known else ORDINARY
 
     def _close_key_pair(self) -> None:
         if self._key_pair is not None:

@@ -13,8 +13,16 @@ from ...iana import NotifyType, ProtocolId
 from ...model import Path
 from ..asks import Steps, ask_key_pair, ask_shared_secret, ask_spi
 from ..timers import TimerKind
-from .child_sa import ChildSA, PeerChildRekey
-from .child_setup import CHILDREN_MAX, ChildChoice, answer_payloads, choose_child, establish_child, groups_of
+from .child_sa import ORDINARY, ChildSA, PeerChildRekey
+from .child_setup import (
+    ChildChoice,
+    answer_payloads,
+    check_room,
+    choose_child,
+    establish_child,
+    groups_of,
+    place_child,
+)
 from .collide import ChildDoing, Nonces, refuse_child_rekey, refuse_new_child
 from .exchange import Payloads, Reply
 from .ike_sa import REPLACED_S, IkeSA
@@ -23,6 +31,7 @@ from .negotiate import wanted_group
 from .payloads import KePayload, NoncePayload, NotifyPayload, SaPayload
 from .reauth import is_carried
 from .rekey_ike import answer_ike_rekey
+from .resources import info
 from .states import ChildState
 
 if TYPE_CHECKING:
@@ -47,7 +56,7 @@ def answer_create_child(sa: IkeSA, message: Message, path: Path) -> Steps[Reply]
 
 
 def _answer_new_child(sa: IkeSA, message: Message) -> Steps[Reply]:
-    """HDR, SK {SA, Ni, [KEi,] TSi, TSr} -->"""
+    """HDR, SK {[N(SA_RESOURCE_INFO),] SA, Ni, [KEi,] TSi, TSr} -->"""
     refusal = refuse_new_child(sa.doing)
     if refusal is not None:
         return Reply((NotifyPayload(refusal),))
@@ -85,15 +94,17 @@ def _note_peer_rekey(sa: IkeSA, old: ChildSA, peers: PeerChildRekey) -> None:
 
 
 def _make_child(sa: IkeSA, message: Message, old: ChildSA | None) -> Steps[tuple[ChildSA, Nonces, Payloads]]:
-    """<-- HDR, SK {SA, Nr, [KEr,] TSi, TSr}: installed before the response leaves, an error notify if that fails"""
+    """<-- HDR, SK {[N(SA_RESOURCE_INFO),] SA, Nr, [KEr,] TSi, TSr}: installed before the response leaves, an error notify if that fails"""
     nonce, ke = message.get(NoncePayload), message.get(KePayload)
     if nonce is None:
         raise ParseError("a CREATE_CHILD_SA request without a nonce")
-    if len(sa.children) >= CHILDREN_MAX:
-        raise NegotiationError(f"{CHILDREN_MAX} Child SAs are the most", NotifyType.NO_ADDITIONAL_SAS)
     candidates = (old.config,) if old else sa.config.children
     ke_group = ke.group if ke else None
     choice = choose_child(sa, message, candidates, with_ke=True, ke_group=ke_group)
+    place = old.place if old else ORDINARY
+    if old is None:
+        choice, place = place_child(sa, message, choice, with_ke=True, ke_group=ke_group)
+    check_room(sa, place)
     group = wanted_group(choice.proposal, ke_group)
     if group is not None:
         text = f"the KE payload is of group {ke_group}, the proposal wants {group}"
@@ -101,7 +112,7 @@ def _make_child(sa: IkeSA, message: Message, old: ChildSA | None) -> Steps[tuple
     nonces = Nonces(nonce.data, sa.core.random(NONCE_BYTES))
     shared, ke_answer = yield from _share_secret(choice, ke)
     try:
-        spi = yield from ask_spi()
+        spi = yield from ask_spi(place.resource, old.spi_in if old else None)
         child = yield from establish_child(
             sa,
             choice,
@@ -110,7 +121,8 @@ def _make_child(sa: IkeSA, message: Message, old: ChildSA | None) -> Steps[tuple
             shared=shared,
             initiator=False,
             replaces=old,
-            outbound_deferred=old is not None or is_carried(sa, choice),
+            outbound_deferred=old is not None or place.resource is not None or is_carried(sa, choice),
+            place=place,
         )
     except LocalError as error:
         raise RemoteError(str(error), NotifyType.TEMPORARY_FAILURE) from error
@@ -118,7 +130,8 @@ def _make_child(sa: IkeSA, message: Message, old: ChildSA | None) -> Steps[tuple
         if shared is not None:
             shared.close()
     answer, ts = answer_payloads(choice, spi)
-    return child, nonces, (answer, NoncePayload(nonces.nr), *ke_answer, *ts)
+    notify: Payloads = (info(place.resource),) if place.in_group and old is None else ()
+    return child, nonces, (*notify, answer, NoncePayload(nonces.nr), *ke_answer, *ts)
 
 
 def _share_secret(choice: ChildChoice, ke: KePayload | None) -> Steps[tuple[Secret | None, Payloads]]:

@@ -16,6 +16,7 @@ from .message import Message
 from .payloads import Payload
 
 if TYPE_CHECKING:
+    from .child_sa import ChildSA
     from .ike_sa import IkeSA
 
 Payloads = tuple[Payload, ...]
@@ -51,6 +52,10 @@ class Exchange:
 
     def note_deleted(self, spis: Collection[bytes]) -> None:
         """While it is outstanding the peer has deleted Child SAs that we do not know."""
+
+    def resource_for(self, fallback: ChildSA) -> int | None:
+        """Which resource it is to give a Child SA of its own in this group (RFC 9611); None where it does something else."""
+        return None
 
     def failed(self, sa: IkeSA, reason: str) -> None:
         """It came to nothing: it was refused, nobody answered, or the IKE SA is gone (`sa.is_closed`)."""

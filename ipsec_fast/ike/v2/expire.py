@@ -20,12 +20,13 @@ class RecreateChild(CreateChild):
     """Made anew unless a rekey that was under way has done it."""
 
     def is_wanted(self, sa: IkeSA) -> bool:
-        stands = any(child.name == self.config.name and child.state in WANTED for child in sa.children.values())
+        same = (child for child in sa.children.values() if child.name == self.config.name and child.resource is None)
+        stands = any(child.state in WANTED for child in same)
         return not sa.is_closed and not stands
 
 
 def expire_child(sa: IkeSA, child: ChildSA, reason: str) -> None:
-    is_wanted = child.state in WANTED and not child.is_redundant
+    is_wanted = child.state in WANTED and not child.is_redundant and child.resource is None
     is_told = child.state is ChildState.DELETING
     spi_in = child.spi_in
     close_child(sa, child, reason)

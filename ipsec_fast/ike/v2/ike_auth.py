@@ -16,9 +16,19 @@ from ..config import ConnectionConfig
 from ..events import ChildFailed
 from ..timers import TimerKind
 from .auth import check_auth, make_auth
-from .child_setup import ChildOffer, answer_payloads, check_answer, choose_child, establish_child, make_offer
+from .child_sa import FALLBACK, ORDINARY
+from .child_setup import (
+    ChildOffer,
+    answer_payloads,
+    check_answer,
+    choose_child,
+    establish_child,
+    make_offer,
+    place_child,
+)
 from .collide import Nonces
 from .create_child import CreateChild
+from .create_resource import carry_resources
 from .exchange import Exchange, Payloads, Reply
 from .ike_sa import IkeSA
 from .informational import DeleteChild, DeleteIke
@@ -26,6 +36,7 @@ from .message import Message
 from .outbound import submit
 from .payloads import AuthPayload, IdPayload, NotifyPayload, Payload, SaPayload
 from .reauth import FinishReauth, is_carried, note_successor
+from .resources import info, speaks
 from .states import State
 from .unique import admit, is_first_contact, same_peer, settle
 
@@ -44,9 +55,10 @@ class IkeAuth(Exchange):
     def __init__(self, child_names: tuple[str, ...]) -> None:
         self._child_names = child_names
         self._offer: ChildOffer | None = None
+        self._wanted = ORDINARY
 
     def request(self, sa: IkeSA) -> Steps[Payloads]:
-        """HDR, SK {IDi, [N(INITIAL_CONTACT),] [IDr,] AUTH, SAi2, TSi, TSr} -->"""
+        """HDR, SK {IDi, [N(INITIAL_CONTACT),] [IDr,] AUTH, [N(SA_RESOURCE_INFO),] SAi2, TSi, TSr} -->"""
         config = sa.config
         sa.local_id = own_identity(config, sa.path)
         sa.remote_id = config.remote_id
@@ -64,7 +76,9 @@ class IkeAuth(Exchange):
             payloads.append(NotifyPayload(NotifyType.INITIAL_CONTACT))
         if config.remote_id is not None:
             payloads.append(IdPayload(PayloadType.IDR, config.remote_id))
-        payloads += [auth, self._offer.sa_payload, *self._offer.ts_payloads]
+        self._wanted = FALLBACK if speaks(sa, child) else ORDINARY
+        payloads += [auth, *([info(None)] if self._wanted.in_group else []), self._offer.sa_payload]
+        payloads += self._offer.ts_payloads
         sa.progress(f"authentication of {sa.local_id} (myself) with pre-shared key")
         return tuple(payloads)
 
@@ -89,6 +103,8 @@ class IkeAuth(Exchange):
             if child is not None:
                 submit(sa, CreateChild(child))
         if sa.reauthenticates is not None:
+            for more in carry_resources(sa):
+                submit(sa, more)
             submit(sa, FinishReauth())
 
     def _authenticate(self, sa: IkeSA, peer_id: IdPayload, auth: AuthPayload) -> Steps[None]:
@@ -122,7 +138,10 @@ class IkeAuth(Exchange):
                     f"the peer refused the Child SA with {name_of(NotifyType, error.notify)}; {both}"
                 )
             choice = check_answer(offer, message)
-            yield from establish_child(sa, choice, spi_in=offer.spi, nonces=nonces, shared=None, initiator=True)
+            place = self._wanted if message.notify(NotifyType.SA_RESOURCE_INFO) is not None else ORDINARY
+            yield from establish_child(
+                sa, choice, spi_in=offer.spi, nonces=nonces, shared=None, initiator=True, place=place
+            )
         except IpsecFastError as problem:
             sa.core.emit(ChildFailed(sa.ike_id, sa.name, offer.config.name, str(problem)))
             sa.progress(f"CHILD SA {offer.config.name} failed: {problem}", group="chd")
@@ -196,9 +215,10 @@ def _authenticate(sa: IkeSA, peer_id: IdPayload, own: IdPayload | None, auth: Au
 
 
 def _answer_child(sa: IkeSA, message: Message, nonces: Nonces) -> Steps[Payloads]:
-    """SAr2, TSi, TSr, or the error notify in their place: then the IKE SA stays for a while without a Child."""
+    """[N(SA_RESOURCE_INFO),] SAr2, TSi, TSr, or the error notify in their place: then the IKE SA stays for a while without a Child."""
     try:
         choice = choose_child(sa, message, sa.config.children, with_ke=False)
+        choice, place = place_child(sa, message, choice, with_ke=False)
         spi = yield from ask_spi()
         yield from establish_child(
             sa,
@@ -208,6 +228,7 @@ def _answer_child(sa: IkeSA, message: Message, nonces: Nonces) -> Steps[Payloads
             shared=None,
             initiator=False,
             outbound_deferred=is_carried(sa, choice),
+            place=place,
         )
     except IpsecFastError as error:
         notify = (error.notify if isinstance(error, RemoteError) else None) or NotifyType.NO_PROPOSAL_CHOSEN
@@ -217,4 +238,4 @@ def _answer_child(sa: IkeSA, message: Message, nonces: Nonces) -> Steps[Payloads
         sa.set_timer(TimerKind.CHILDLESS, sa.core.settings.childless_s)
         return (NotifyPayload(notify, error.data if isinstance(error, RemoteError) else b""),)
     answer, ts = answer_payloads(choice, spi)
-    return (answer, *ts)
+    return (*((info(None),) if place.in_group else ()), answer, *ts)

@@ -176,7 +176,9 @@ def _delete_child(sa: IkeSA, child: ChildSA) -> int | None:
         child.replaced_by = successor.child_id
     if successor is not None:
         switch_outbound(sa, successor)
-    grace_s = sa.core.settings.old_inbound_s if successor is not None or child.is_redundant else 0.0
+    # of a per-resource one the fallback goes on carrying the traffic, and packets on their way are still welcome
+    is_carried_on = successor is not None or child.is_redundant or child.resource is not None
+    grace_s = sa.core.settings.old_inbound_s if is_carried_on else 0.0
     reason = "replaced by a rekey" if successor is not None else "deleted by the peer"
     if child.is_redundant:
         reason = "redundant after crossing rekeys"

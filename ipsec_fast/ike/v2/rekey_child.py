@@ -126,7 +126,8 @@ class RekeyChild(CreateChild):
         if self.old.child_id in sa.children:
             self.old.own_rekey = None
             close_child(sa, self.old, "the peer does not know it any more")
-            submit(sa, CreateChild(self.config))
+            if self.old.resource is None:
+                submit(sa, CreateChild(self.config))
 
     def failed(self, sa: IkeSA, reason: str) -> None:
         self._close_key_pair()

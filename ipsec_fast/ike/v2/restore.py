@@ -17,7 +17,7 @@ from ..core import Core
 from ..events import IkeUp
 from ..records import ChildRecord, IkeRecord
 from ..timers import TimerKind
-from .child_sa import ChildSA, install_child
+from .child_sa import ChildSA, Place, install_child
 from .expire import RecreateChild
 from .ike_sa import REPLACED_S, IkeSA
 from .informational import DeleteChild, Liveness
@@ -92,13 +92,13 @@ def resume(sa: IkeSA, record: IkeRecord) -> Steps[None]:
 
 
 def _install(sa: IkeSA, record: ChildRecord, configs: Mapping[str, ChildConfig]) -> Steps[None]:
-    child = _make_child(record, configs[record.name])
+    child = _make_child(record, configs[record.name], sa.core.settings.resources)
     try:
         yield from install_child(sa, child)
     except IpsecFastError as error:  # the host has changed: the peer is told, and it is made anew
         sa.progress(f"CHILD SA {record.name}{{{record.child_id}}} cannot be restored: {error}", group="chd", level=0)
         submit(sa, DeleteChild(None, str(error), spi_in=record.spi_in))
-        if record.state is ChildState.INSTALLED:
+        if record.state is ChildState.INSTALLED and record.resource is None:
             submit(sa, RecreateChild(child.config))
         return
     if record.state is ChildState.INSTALLED and not record.is_redundant:
@@ -118,7 +118,9 @@ def _without_strangers(one: ChildRecord, record: IkeRecord) -> ChildRecord:
     return one if is_known else replace(one, replaces=None)
 
 
-def _make_child(record: ChildRecord, config: ChildConfig) -> ChildSA:
+def _make_child(record: ChildRecord, config: ChildConfig, resources: int) -> ChildSA:
+    """There may be more or fewer resources now: whose it is follows from its SPI."""
+    resource = None if record.resource is None else record.spi_in % resources
     return ChildSA(
         child_id=record.child_id,
         config=config,
@@ -140,6 +142,7 @@ def _make_child(record: ChildRecord, config: ChildConfig) -> ChildSA:
         replaced_by=record.replaced_by,
         rekey_at=record.rekey_at,
         life_at=record.life_at,
+        place=Place(record.in_group, resource),
     )
 
 
