@@ -1,13 +1,14 @@
 """The outbound queue of a worker: packets are copied into 64 KB slots, sealed there in place as a batch, and sent one UDP_SEGMENT send per slot.
 
 Join rules of a slot: tx_reserve in port.pxd. UDP_SEGMENT is refused at run time by some kernels and NICs (EIO, EINVAL): then the slot's packets
-are sent one by one, and if that works the socket never tries again. A send that would block waits for POLLOUT up to 100 ms, then drops and counts.
+are sent one by one, and if that works the socket never tries again. An error of an earlier datagram (ICMP) is reported by a later send, which then did not
+happen: a refused send is tried again, so no packet is lost to it. A send that would block waits for POLLOUT up to 100 ms, then drops and counts.
 A raw socket takes the packets of a slot one by one, with the header that the kernel of their SA wrote, cut where its endpoint says so (ip_cut.h).
 Called by segment (tx_reserve) and worker (tx_seal, tx_send).
 """
 
 from libc.errno cimport (
-    EACCES, EAGAIN, ECONNREFUSED, EHOSTUNREACH, EINTR, EINVAL, EIO, EMSGSIZE, ENETUNREACH, ENOBUFS, EPERM, errno
+    EACCES, EAGAIN, EHOSTUNREACH, EINTR, EINVAL, EIO, EMSGSIZE, ENETUNREACH, ENOBUFS, EPERM, errno
 )
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free
@@ -29,6 +30,7 @@ cdef extern from "stdlib.h" nogil:
 
 cdef enum:
     NO_BUFFERS_TRIES = 8
+    PENDING_TRIES = 8
 
 COUNTER_NAMES = (
     "polls", "tun_reads", "tun_read_bytes", "tun_writes", "tun_write_bytes", "tun_write_failed",
@@ -37,6 +39,7 @@ COUNTER_NAMES = (
     "packets_out", "bytes_out", "packets_in", "bytes_in", "keepalives_in", "punted", "punt_overflow", "notice_overflow",
     "merged", "merge_refused", "mss_clamped", "too_big_answered", "too_big_unanswered", "fragmented",
     "bypass_not_routable", "udp_empty", "held", "held_opened", "raw_messages_out", "raw_messages_in", "outer_fragments",
+    "icmp_too_big", "icmp_too_big_untold", "icmp_other", "probes_sent", "probes_unsent", "probes_answered",
 )
 assert len(COUNTER_NAMES) == COUNTER_COUNT
 
@@ -149,8 +152,7 @@ cdef int send_messages(
     """How many left before one was refused (`error` says why; EAGAIN: no room within 100 ms)."""
     cdef uint32_t done = 0, i
     cdef int sent
-    cdef bint refused_once = False
-    cdef uint32_t no_buffers = 0
+    cdef uint32_t no_buffers = 0, refused = 0
     error[0] = 0
     while done < count:
         sent = sendmmsg(port.fd, messages + done, count - done, 0)
@@ -162,13 +164,12 @@ cdef int send_messages(
                 counters.value[C_UDP_BYTES_OUT] += messages[i].msg_len
             counters.value[C_UDP_MESSAGES_OUT] += sent
             done += sent
-            refused_once = False
-            no_buffers = 0
+            no_buffers = refused = 0
             continue
         if errno == EINTR:
             continue
-        if errno == ECONNREFUSED and not refused_once:  # an earlier datagram's ICMP, reported once
-            refused_once = True
+        if errno != EAGAIN and errno != ENOBUFS and errno != EIO and errno != EINVAL and refused < PENDING_TRIES:
+            refused += 1  # it may be an earlier datagram's, reported once
             continue
         if errno == EAGAIN or errno == ENOBUFS:
             if errno == ENOBUFS:  # the socket may be writable all the while: poll would not wait

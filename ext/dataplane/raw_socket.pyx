@@ -19,7 +19,7 @@ cdef extern from "net_io.h" nogil:
         AF_INET6
 
 # linux/in.h, in6.h, asm-generic/socket.h: what Python's socket module does not name
-cdef int IP_MTU_DISCOVER = 10, IPV6_MTU_DISCOVER = 23, IPV6_RECVPKTINFO = 49, IPV6_RECVTCLASS = 66, IPV6_HDRINCL = 36
+cdef int IP_RECVERR = 11, IPV6_RECVERR = 25, IP_MTU_DISCOVER = 10, IPV6_MTU_DISCOVER = 23, IPV6_RECVPKTINFO = 49, IPV6_RECVTCLASS = 66, IPV6_HDRINCL = 36
 cdef int SO_SNDBUFFORCE = 32, SO_RCVBUFFORCE = 33, SO_MARK = 36, PMTUDISC_PROBE = 3
 BUFFER_BYTES = 8 << 20
 
@@ -95,10 +95,12 @@ def _set_options(sock, version, mark):
     if version == 4:
         sock.setsockopt(socket.IPPROTO_IP, socket.IP_HDRINCL, 1)
         sock.setsockopt(socket.IPPROTO_IP, IP_MTU_DISCOVER, PMTUDISC_PROBE)
+        sock.setsockopt(socket.IPPROTO_IP, IP_RECVERR, 1)
     else:
         sock.setsockopt(socket.IPPROTO_IPV6, IPV6_HDRINCL, 1)
         sock.setsockopt(socket.IPPROTO_IPV6, IPV6_MTU_DISCOVER, PMTUDISC_PROBE)
         sock.setsockopt(socket.IPPROTO_IPV6, IPV6_RECVPKTINFO, 1)
         sock.setsockopt(socket.IPPROTO_IPV6, IPV6_RECVTCLASS, 1)
+        sock.setsockopt(socket.IPPROTO_IPV6, IPV6_RECVERR, 1)
     if mark is not None:
         sock.setsockopt(socket.SOL_SOCKET, SO_MARK, mark)

@@ -1,8 +1,8 @@
 """The ring between a worker and Python: one thread pushes records without the GIL, the other takes them when the eventfd says so.
 
 A record is a 32-bit length and its bytes, padded to 8; a record that does not fit before the end of the memory leaves a skip mark and starts
-at the beginning. Full means counted and lost, never waited for. It does not know what a record means. Called by worker, both ways up: punted
-packets, notices.
+at the beginning. Full means counted and lost, never waited for. It does not know what a record means. Called by worker, up: punted
+packets, notices; and down: packets that control has made.
 """
 
 from cpython.bytes cimport PyBytes_FromStringAndSize
@@ -52,6 +52,23 @@ cdef bint ring_push(
     return True
 
 
+cdef uint32_t ring_pop(record_ring *ring, uint8_t *to, uint32_t room) noexcept nogil:
+    """The oldest record into `to`, its length; 0: none is there. What does not fit is cut."""
+    cdef uint64_t at = ring.read_at, until = atomic_get_u64(&ring.write_at), offset
+    cdef uint32_t length
+    while at != until:
+        offset = at & (ring.size - 1)
+        memcpy(&length, ring.memory + offset, LENGTH_BYTES)
+        if length == SKIP:
+            at += ring.size - offset
+            continue
+        memcpy(to, ring.memory + offset + LENGTH_BYTES, min(length, room))
+        atomic_set_u64(&ring.read_at, at + padded(length))
+        return min(length, room)
+    atomic_set_u64(&ring.read_at, at)
+    return 0
+
+
 cdef class Ring:
     """Memory and eventfd of one ring; `fd` is readable while `take` may have something."""
 
@@ -80,7 +97,7 @@ cdef class Ring:
         return atomic_get_u64(&self.ring.overflows)
 
     def push(self, bytes record):
-        """The producer's side for tests; False if there was no room."""
+        """The producer's side for who holds the GIL; False if there was no room."""
         return ring_push(&self.ring, <const char *>record, <uint32_t>len(record), NULL, 0)
 
     def take(self):

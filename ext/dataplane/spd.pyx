@@ -13,7 +13,7 @@ from libc.string cimport memcmp, memset
 
 from ipsec_fast.dataplane.epoch cimport retire
 from ipsec_fast.dataplane.ip cimport IP_OK, ip_info, ip_parse
-from ipsec_fast.dataplane.sad cimport SA, SA_INBOUND, SA_OUTBOUND, MODE_TUNNEL, OUTER_NONE, PROTOCOL_AH
+from ipsec_fast.dataplane.sad cimport SA, SA_INBOUND, load_u64, SA_OUTBOUND, MODE_TUNNEL, OUTER_NONE, PROTOCOL_AH
 from ipsec_fast.dataplane.sad_table cimport SAD
 from ipsec_fast.dataplane.udp cimport udp_endpoint
 
@@ -295,6 +295,12 @@ cdef _check_for_worker(SA sa, int direction):
 def last_sent_s(SA sa not None):
     """Monotonic seconds of the last datagram sent on this SA, None if there was none."""
     return sa.hot.last_use_ns / 1e9 if sa.hot.direction == SA_OUTBOUND and sa.hot.last_use_ns else None
+
+
+def last_big_s(SA sa not None):
+    """Monotonic seconds of the last packet of more than 512 bytes that left on this SA, None if there was none."""
+    cdef uint64_t at = load_u64(&sa.hot.big_at_ns)
+    return at / 1e9 if at else None
 
 
 def last_received_s(SA sa not None):

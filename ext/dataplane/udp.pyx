@@ -1,6 +1,7 @@
 """The UDP sockets of the gateway, and where an SA sends to (RFC 3948, RFC 7296 section 2.23).
 
-A socket sends with DF and no path MTU discovery of the kernel's (design decision 10), carries our SO_MARK so that the fail-closed rule lets its
+A socket sends with DF and no path MTU discovery of the kernel's (design decision 10); what ICMP says goes to its error queue (IP_RECVERR), where the
+worker reads it. It carries our SO_MARK so that the fail-closed rule lets its
 packets pass, and takes super-datagrams (UDP_GRO). UDP_SEGMENT is a control message of a single send, never a socket option. What the kernel
 refuses is off in `features`. An endpoint is immutable: an SA that moves gets a new one, the old one is retired. Called by gateway, worker.
 """
@@ -27,9 +28,10 @@ cdef extern from "net_io.h" nogil:
 
 # linux/in.h, in6.h, udp.h, asm-generic/socket.h: what Python's socket module does not name
 cdef int IP_PKTINFO = 8, IP_MTU_DISCOVER = 10, IP_RECVTOS = 13, IPV6_MTU_DISCOVER = 23, IPV6_RECVPKTINFO = 49
-cdef int IPV6_PKTINFO = 50, IPV6_RECVTCLASS = 66, SO_SNDBUFFORCE = 32, SO_RCVBUFFORCE = 33, SO_MARK = 36
+cdef int IP_RECVERR = 11, IPV6_RECVERR = 25, IPV6_PKTINFO = 50, IPV6_RECVTCLASS = 66, SO_SNDBUFFORCE = 32, SO_RCVBUFFORCE = 33, SO_MARK = 36
 cdef int UDP_SEGMENT = 103, UDP_GRO = 104, PMTUDISC_DONT = 0, PMTUDISC_PROBE = 3
 BUFFER_BYTES = 8 << 20
+PENDING_TRIES = 3  # of a send that was refused: errors of earlier datagrams are reported by later sends
 
 
 cdef class UdpSocket:
@@ -86,16 +88,17 @@ cdef class UdpSocket:
     def sendto(self, data, remote, int port, local=None):
         """Send one datagram as it is; larger than the interface's MTU it leaves in fragments (IKE before it fragments itself)."""
         control = [] if local is None or not self.port_.wildcard else [_source(local)]
-        try:
+        for tries_left in range(PENDING_TRIES, -1, -1):
             try:
                 self._socket.sendmsg([data], control, 0, (str(remote), port))
+                return
             except OSError as error:
-                if error.errno == errno.ECONNREFUSED:  # an earlier datagram's ICMP, reported once
-                    self._socket.sendmsg([data], control, 0, (str(remote), port))
-                elif error.errno == errno.EMSGSIZE:
-                    self._send_fragmented(data, control, (str(remote), port))
-                else:
-                    raise
+                if tries_left and error.errno not in (errno.EAGAIN, errno.ENOBUFS):
+                    continue  # it may be an earlier datagram's ICMP, reported once
+                if error.errno != errno.EMSGSIZE:
+                    raise HostError(f"cannot send {len(data)} bytes to {remote}[{port}]: {error.strerror or error}") from None
+        try:
+            self._send_fragmented(data, control, (str(remote), port))
         except OSError as error:
             raise HostError(f"cannot send {len(data)} bytes to {remote}[{port}]: {error.strerror or error}") from None
 
@@ -115,10 +118,12 @@ def _set_options(sock, version, mark):
     if version == 4:
         sock.setsockopt(socket.IPPROTO_IP, IP_PKTINFO, 1)
         sock.setsockopt(socket.IPPROTO_IP, IP_RECVTOS, 1)
+        sock.setsockopt(socket.IPPROTO_IP, IP_RECVERR, 1)
     else:
         sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         sock.setsockopt(socket.IPPROTO_IPV6, IPV6_RECVPKTINFO, 1)
         sock.setsockopt(socket.IPPROTO_IPV6, IPV6_RECVTCLASS, 1)
+        sock.setsockopt(socket.IPPROTO_IPV6, IPV6_RECVERR, 1)
     if mark is not None and not _try_option(sock, socket.SOL_SOCKET, SO_MARK, mark):
         raise HostError(
             f"cannot set mark {mark:#x} on a socket (CAP_NET_ADMIN is missing): run as root, or in a namespace of your own "

@@ -6,13 +6,13 @@
 It sleeps in poll until a descriptor has something, or the stop eventfd. It holds no lock and no Python object, and allocates nothing after start. Each
 packet that does not go on is counted by its verdict, for the worker and for its SA; what control must know goes up the notify ring, what is not ESP the
 punt ring. One worker numbers an outbound SA and owns an inbound window (design decision 4): publish an SA to one worker only. Called by gateway.
-Here: the loop and the Python face; the rest of the one translation unit, so that it is inlined, stands in worker_{state,tell,out,in,hold}.pxi.
+Here: the loop and the Python face; the rest of the one translation unit, so that it is inlined, stands in worker_{state,tell,path,out,in,raw,hold}.pxi.
 """
 
 from libc.errno cimport EAGAIN, EINTR, errno
 from libc.stdint cimport UINT64_MAX, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
-from libc.string cimport memcpy, memmove, memset
+from libc.string cimport memcmp, memcpy, memmove, memset
 
 from ipsec_fast.dataplane.ah cimport ah_batch_ctx, ah_batch_ctx_free, ah_batch_ctx_new, ah_batch_ctx_set_time, ah_inbound
 from ipsec_fast.dataplane.coalesce cimport merge_flush, merge_packet, merge_table, write_single
@@ -21,15 +21,15 @@ from ipsec_fast.dataplane.esp cimport esp_batch_ctx, esp_batch_ctx_free, esp_bat
 from ipsec_fast.dataplane.ip cimport IP_OK, ecn_decapsulate, ip_info, ip_parse
 from ipsec_fast.dataplane.last_drop cimport last_drop_clear
 from ipsec_fast.dataplane.net_io cimport (
-    AF_INET, CONTROL_BYTES, MSG_DONTWAIT, MSG_TRUNC, POLLERR, POLLHUP, POLLIN, POLLNVAL, VNET_GSO_NONE,
-    VNET_NEEDS_CSUM, atomic_get_pointer, atomic_set_pointer, control_read, control_view, iovec, mmsghdr,
+    AF_INET, CONTROL_BYTES, MSG_DONTWAIT, MSG_ERRQUEUE, MSG_TRUNC, POLLERR, POLLHUP, POLLIN, POLLNVAL, VNET_GSO_NONE,
+    VNET_NEEDS_CSUM, atomic_get_pointer, atomic_set_pointer, control_read, control_view, error_read, error_view, iovec, mmsghdr,
     monotonic_ns, poll, pollfd, read, recvmmsg, vnet_header
 )
 from ipsec_fast.dataplane.pmtu cimport ANSWER_BYTES, answer_too_big, clamp_mss
 from ipsec_fast.dataplane.port cimport *
 from ipsec_fast.dataplane.raw_socket cimport RawSocket
-from ipsec_fast.dataplane.ring cimport Ring, record_ring, ring_push
-from ipsec_fast.dataplane.sad cimport PROTOCOL_AH, PROTOCOL_ESP, esp_last_number, esp_sa, count_u64, load_u64
+from ipsec_fast.dataplane.ring cimport Ring, record_ring, ring_pop, ring_push
+from ipsec_fast.dataplane.sad cimport PROTOCOL_AH, PROTOCOL_ESP, esp_last_number, esp_sa, count_u64, load_u64, store_u64
 from ipsec_fast.dataplane.sad_table cimport sad_find_spi, sad_prefetch_spi
 from ipsec_fast.dataplane.segment cimport (
     segment_fragmented, segment_header_length, segment_single, segment_super, segment_target
@@ -48,10 +48,12 @@ from ipsec_fast.dataplane.udp cimport UdpSocket, udp_endpoint, udp_port
 import contextlib
 import ipaddress
 import os
+import sys
 import threading
 
 from ..errors import StateError, UsageError
 from .engine import engines
+from .echo import COOKIE
 from .notice import Notice, NoticeKind, Punted
 from .offload import Offload
 from .port import COUNTER_NAMES
@@ -65,13 +67,14 @@ cdef extern from "stdlib.h" nogil:
 include "worker_state.pxi"
 include "worker_tell.pxi"
 include "worker_out.pxi"
+include "worker_path.pxi"
 include "worker_in.pxi"
 include "worker_raw.pxi"
 include "worker_hold.pxi"
 
 
 cdef void worker_loop(worker_state *w) noexcept nogil:
-    cdef pollfd fds[2 + MAX_SOCKETS]
+    cdef pollfd fds[3 + MAX_SOCKETS]
     cdef uint32_t i
     cdef dataplane_tables *tables
     memset(fds, 0, sizeof(fds))
@@ -80,10 +83,12 @@ cdef void worker_loop(worker_state *w) noexcept nogil:
     for i in range(w.port_count):
         fds[2 + i].fd = w.ports[i].fd
         fds[2 + i].events = POLLIN
+    fds[2 + w.port_count].fd = w.inject.wake_fd
+    fds[2 + w.port_count].events = POLLIN
     while True:
         fds[1].fd = w.tun_fd
         epoch_rest(w.epoch)
-        if poll(fds, 2 + w.port_count, HOLD_POLL_MS if w.held_bytes else -1) < 0 and errno != EINTR:
+        if poll(fds, 3 + w.port_count, HOLD_POLL_MS if w.held_bytes else -1) < 0 and errno != EINTR:
             return
         if fds[0].revents:
             forget_held(w, UINT64_MAX)
@@ -98,7 +103,11 @@ cdef void worker_loop(worker_state *w) noexcept nogil:
             look_for_held(w, tables)
         if fds[1].revents:
             tun_turn(w, tables, (fds[1].revents & (POLLERR | POLLHUP | POLLNVAL)) != 0)
+        if fds[2 + w.port_count].revents:
+            inject_turn(w, tables)
         for i in range(w.port_count):
+            if fds[2 + i].revents & POLLERR:
+                drain_errors(w, i)
             if fds[2 + i].revents and w.ports[i].raw:
                 raw_turn(w, tables, i)
             elif fds[2 + i].revents:
@@ -123,7 +132,9 @@ cdef class Worker:
         # what is shown is the engine that runs: the best one where nobody chose
         self.engine = next(iter(engines())) if engine == "auto" else engine
         self._punt, self._notify = Ring(PUNT_RING_BYTES), Ring(NOTIFY_RING_BYTES)
-        w.punt, w.notify = &(<Ring>self._punt).ring, &(<Ring>self._notify).ring
+        self._inject = Ring(INJECT_RING_BYTES)
+        w.punt, w.notify, w.inject = &(<Ring>self._punt).ring, &(<Ring>self._notify).ring, &(<Ring>self._inject).ring
+        memcpy(w.cookie, <const char *><bytes>COOKIE, 8)
         w.tun, w.tun_fd = &tun.port, tun.port.fd
         if not offload.coalesce:
             tun.port.merge_tcp = tun.port.merge_udp = 0
@@ -160,7 +171,7 @@ cdef class Worker:
         w.queue.flush = flush_queue
         w.merge.tun = w.tun
         w.merge.counters = &w.counters
-        w.answers_left = ANSWERS_BURST
+        w.answers_left, w.errors_left = ANSWERS_BURST, TOLD_ERRORS_BURST
 
     def __dealloc__(self):
         cdef worker_state *w = self.state
@@ -218,6 +229,10 @@ cdef class Worker:
         atomic_set_pointer(&self.state.tables, &tables.c)
         retire(old)
 
+    def inject(self, int tag, bytes packet):
+        """See worker.pyi."""
+        return self._inject.push(tag.to_bytes(8, sys.byteorder) + packet)
+
     @property
     def punt_fd(self):
         return self._punt.fd
@@ -271,4 +286,4 @@ cdef _address(uint8_t version, const uint8_t *at):
 cdef _notice(bytes record):
     cdef notice_record at
     memcpy(&at, <const char *>record, sizeof(at))
-    return Notice(NoticeKind(at.kind), at.value, _address(at.remote_version, at.remote))
+    return Notice(NoticeKind(at.kind), at.value, _address(at.remote_version, at.remote), at.number, at.size)

@@ -11,6 +11,7 @@ cdef inline void deliver(worker_state *w, uint32_t i) noexcept nogil:
     cdef selector_pair_list *selectors
     cdef uint8_t verdict
     cdef uint16_t mss
+    cdef uint64_t used_ns = sa.last_use_ns
     if packet.verdict == VERDICT_OK or packet.verdict == VERDICT_DUMMY or packet.verdict == VERDICT_LIFETIME:
         sa.last_use_ns = w.now_ns
         tell_of_inbound(w, sa, packet.verdict)
@@ -34,6 +35,12 @@ cdef inline void deliver(worker_state *w, uint32_t i) noexcept nogil:
     if outer_tos & 3:
         if ecn_decapsulate(packet.data, outer_tos):
             drop_inbound(w, i, VERDICT_BAD_ECN)
+            return
+    if (info.protocol == ICMP or info.protocol == ICMPV6) and is_own_echo(w, packet.data, &info):
+        if tell_more(w, ECHO_ANSWERED, sa.tag, load_number(packet.data + info.header_length + 16), info.total_length):
+            w.counters.value[C_PROBES_ANSWERED] += 1
+        sa.last_use_ns = used_ns  # it is no traffic
+        if not info.is_fragment:  # nobody on this host waits for it; of a fragmented one the rest will come
             return
     mss = sa.mss_ipv4 if info.version == 4 else sa.mss_ipv6
     if mss and clamp_mss(packet.data, &info, mss, False):
@@ -127,7 +134,7 @@ cdef inline void prefetch_sas(worker_state *w, const dataplane_tables *tables, u
             sad_prefetch_spi(tables.sad, spi_be, PROTOCOL_ESP)
 
 
-cdef int receive(worker_state *w, udp_port *port, uint32_t count, uint32_t size, uint32_t before) noexcept nogil:
+cdef int receive(worker_state *w, udp_port *port, uint32_t count, uint32_t size, uint32_t before, int flags) noexcept nogil:
     """Up to `count` messages, each `before` bytes into a place of `size` bytes. How many came."""
     cdef uint32_t i
     cdef mmsghdr *message
@@ -143,14 +150,14 @@ cdef int receive(worker_state *w, udp_port *port, uint32_t count, uint32_t size,
         message.msg_hdr.msg_controllen = CONTROL_BYTES
         message.msg_hdr.msg_flags = 0
     w.counters.value[C_UDP_RECEIVES] += 1
-    return recvmmsg(port.fd, w.messages, count, MSG_DONTWAIT, NULL)
+    return recvmmsg(port.fd, w.messages, count, MSG_DONTWAIT | flags, NULL)
 
 
 cdef void udp_turn(worker_state *w, dataplane_tables *tables, uint32_t index) noexcept nogil:
     cdef udp_port *port = w.ports[index]
     cdef uint32_t count = GRO_MESSAGES if port.udp_gro else PLAIN_MESSAGES, i, at, length, segment
     cdef uint32_t size = GRO_BYTES if port.udp_gro else PLAIN_BYTES
-    cdef int got = receive(w, port, count, size, 0)
+    cdef int got = receive(w, port, count, size, 0, 0)
     cdef mmsghdr *message
     cdef control_view view
     cdef uint8_t *data

@@ -91,6 +91,8 @@ cdef inline void handle_from_tun(
         w.counters.value[C_BYTES_OUT] += info.total_length
         if row.sa.seq < load_u64(&row.sa.granted) and row.sa.seq < row.sa.hard_limit:  # what is dropped keeps no NAT mapping alive
             row.sa.last_use_ns = w.now_ns
+            if info.total_length > BIG_BYTES:
+                note_big(w, row.sa)
     else:
         drop(w, row.sa, verdict)
         last_drop_clear(row.sa, verdict, w.now_ns, <uint32_t>row.sa.seq, packet, length)

@@ -82,7 +82,7 @@ cdef void handle_raw(
 
 
 cdef void raw_turn(worker_state *w, dataplane_tables *tables, uint32_t index) noexcept nogil:
-    cdef int got = receive(w, w.ports[index], PLAIN_MESSAGES, PLAIN_BYTES, RAW_BEFORE)
+    cdef int got = receive(w, w.ports[index], PLAIN_MESSAGES, PLAIN_BYTES, RAW_BEFORE, 0)
     cdef uint32_t i
     cdef mmsghdr *message
     if got <= 0:

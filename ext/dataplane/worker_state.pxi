@@ -18,6 +18,10 @@ cdef enum:
     TOLD_POLICIES = 64
     PUNT_RING_BYTES = 1 << 20
     NOTIFY_RING_BYTES = 1 << 16
+    INJECT_RING_BYTES = 1 << 18
+    BIG_BYTES = 512          # from here on a packet may not pass some path
+    TOLD_ERRORS_BURST = 200  # ICMP that control is to judge: a bucket of 200, 200 a second
+    TOLD_ERRORS_PER_S = 200
     KEEPALIVE_BYTE = 0xFF
     IKE_HEADER_BYTES = 28
 
@@ -33,6 +37,9 @@ cdef enum:
     LIFE_OVER = 8
     IN_REKEY_SOON = 9
     IN_LIFE_OVER = 10
+    TOO_BIG = 11
+    ECHO_ANSWERED = 12
+    BIG_SENT = 13
 
 # esp_sa.flags: what control was told of this SA; esp_sa.user is one more than the `granted` for which GRANT_WANTED went up
 cdef enum:
@@ -52,6 +59,8 @@ cdef struct punt_head:
 
 cdef struct notice_record:
     uint64_t value
+    uint32_t number
+    uint32_t size
     uint8_t kind
     uint8_t remote_version   # 0: no address
     uint8_t remote[16]
@@ -66,6 +75,7 @@ cdef struct worker_state:
     ah_batch_ctx *ah
     record_ring *punt
     record_ring *notify
+    record_ring *inject      # packets that control made, for an outbound SA by its tag
     int stop_fd
     int tun_fd               # -1 once the device is gone
     uint64_t now_ns
@@ -73,6 +83,9 @@ cdef struct worker_state:
     uint64_t no_sa_told_ns[TOLD_POLICIES]
     uint64_t answers_at_ns
     uint64_t answers_left
+    uint64_t errors_at_ns
+    uint64_t errors_left
+    uint8_t cookie[8]        # of our echoes
     uint8_t *read_buffer
     uint8_t *scratch
     uint8_t *receive_memory

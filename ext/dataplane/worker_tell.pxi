@@ -12,6 +12,26 @@ cdef bint tell(worker_state *w, uint8_t kind, uint64_t value) noexcept nogil:
     return False
 
 
+cdef bint tell_more(worker_state *w, uint8_t kind, uint64_t value, uint32_t number, uint32_t size) noexcept nogil:
+    cdef notice_record record
+    memset(&record, 0, sizeof(record))
+    record.kind = kind
+    record.value = value
+    record.number = number
+    record.size = size
+    if ring_push(w.notify, &record, sizeof(record), NULL, 0):
+        return True
+    w.counters.value[C_NOTICE_OVERFLOW] += 1
+    return False
+
+
+cdef inline void note_big(worker_state *w, esp_sa *sa) noexcept nogil:
+    """Control looks closely only at SAs that carry big packets; it is told of the first one after a second without."""
+    if w.now_ns - sa.big_at_ns > SECOND_NS:
+        tell(w, BIG_SENT, sa.tag)
+    store_u64(&sa.big_at_ns, w.now_ns)
+
+
 cdef inline uint8_t copy_sender(worker_state *w, uint32_t index, mmsghdr *message, uint8_t *address) noexcept nogil:
     """The address that a message of a socket came from, and its version."""
     cdef uint8_t *name = <uint8_t *>message.msg_hdr.msg_name

@@ -9,6 +9,7 @@
 #define _GNU_SOURCE
 #endif
 #include <errno.h>
+#include <linux/errqueue.h>
 #include <netinet/in.h>
 #include <netinet/udp.h>
 #include <poll.h>
@@ -26,7 +27,7 @@
 #define UDP_GRO 104
 #endif
 
-#define CONTROL_BYTES 128 /* room for packet info (40), TOS (24) and UDP_SEGMENT or UDP_GRO (24) of one message */
+#define CONTROL_BYTES 192 /* room for packet info (40), TOS (24), and UDP_SEGMENT or UDP_GRO (24) or an error (64) of one message */
 
 /* As linux/virtio_net.h has it, which lacks UDP_L4 on older systems. */
 struct vnet_header {
@@ -104,6 +105,29 @@ static inline void control_read(struct msghdr *message, struct control_view *vie
             view->family = AF_INET6;
             memcpy(view->local, &info.ipi6_addr, 16);
         }
+    }
+}
+
+/* What the error queue of a socket says (IP_RECVERR, IPV6_RECVERR): whether it is ICMP, whether it says too big, and the MTU that it names. */
+struct error_view {
+    int icmp, too_big;
+    uint32_t mtu;
+};
+
+static inline void error_read(struct msghdr *message, struct error_view *view)
+{
+    struct sock_extended_err error;
+    memset(view, 0, sizeof *view);
+    for (struct cmsghdr *c = CMSG_FIRSTHDR(message); c != NULL; c = CMSG_NXTHDR(message, c)) {
+        int v4 = c->cmsg_level == IPPROTO_IP && c->cmsg_type == IP_RECVERR;
+        int v6 = c->cmsg_level == IPPROTO_IPV6 && c->cmsg_type == IPV6_RECVERR;
+        if ((!v4 && !v6) || c->cmsg_len < CMSG_LEN(sizeof error))
+            continue;
+        memcpy(&error, CMSG_DATA(c), sizeof error);
+        view->icmp = error.ee_origin == SO_EE_ORIGIN_ICMP || error.ee_origin == SO_EE_ORIGIN_ICMP6;
+        view->too_big = (error.ee_origin == SO_EE_ORIGIN_ICMP && error.ee_type == 3 && error.ee_code == 4)
+            || (error.ee_origin == SO_EE_ORIGIN_ICMP6 && error.ee_type == 2);
+        view->mtu = error.ee_info;
     }
 }
 

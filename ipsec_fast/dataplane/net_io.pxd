@@ -16,6 +16,7 @@ cdef extern from "net_io.h" nogil:
         POLLHUP
         POLLNVAL
         MSG_DONTWAIT
+        MSG_ERRQUEUE
         MSG_TRUNC
         CLOCK_MONOTONIC
         VNET_NEEDS_CSUM
@@ -57,6 +58,10 @@ cdef extern from "net_io.h" nogil:
         int tos
         int family
         uint8_t local[16]
+    struct error_view:
+        int icmp
+        int too_big
+        uint32_t mtu
     int recvmmsg(int fd, mmsghdr *messages, unsigned int count, int flags, void *timeout) noexcept
     int sendmmsg(int fd, mmsghdr *messages, unsigned int count, int flags) noexcept
     long sendmsg(int fd, msghdr *message, int flags) noexcept
@@ -65,6 +70,7 @@ cdef extern from "net_io.h" nogil:
     int poll(pollfd *fds, unsigned long count, int timeout) noexcept
     int ppoll(pollfd *fds, unsigned long count, timespec *timeout, void *mask) noexcept
     int clock_nanosleep(int clock, int flags, timespec *time, timespec *left) noexcept
+    void error_read(msghdr *message, error_view *view) noexcept
     void control_read(msghdr *message, control_view *view) noexcept
     void control_add_segment(msghdr *message, size_t *used, uint16_t segment) noexcept
     void control_add_tos(msghdr *message, size_t *used, int family, int tos) noexcept

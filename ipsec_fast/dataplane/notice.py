@@ -21,15 +21,25 @@ class NoticeKind(IntEnum):
     LIFE_OVER = 8  # an outbound SA reached a hard limit of its lifetime: nothing leaves any more
     IN_REKEY_SOON = 9  # an inbound SA passed a soft limit
     IN_LIFE_OVER = 10  # an inbound SA reached a hard limit: nothing of it is delivered any more
+    TOO_BIG = 11  # ICMP, believed by nobody yet: a packet to `remote` was too big, the MTU there is `size`; `spi` and `number` as quoted
+    ECHO_ANSWERED = (
+        12  # an echo of ours (dataplane/echo.py) came back on the inbound SA with tag `spi`; `number`: which one
+    )
+    BIG_SENT = 13  # the first packet of more than 512 bytes for a second left on the outbound SA with tag `spi`
 
 
 @dataclass(frozen=True, slots=True)
 class Notice:
-    """`spi` as a number in host order (of NO_SA: the `tag` of the policy). `remote`: of UNKNOWN_SPI, who sent it."""
+    """`spi` as a number in host order (of NO_SA: the `tag` of the policy; of TOO_BIG 0 where the ICMP quotes too little).
+
+    `remote`: of UNKNOWN_SPI, who sent it; of TOO_BIG, where our packet went.
+    """
 
     kind: NoticeKind
     spi: int
     remote: Address | None = None
+    number: int = 0
+    size: int = 0
 
 
 @dataclass(frozen=True, slots=True)

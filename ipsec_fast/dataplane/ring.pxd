@@ -14,6 +14,9 @@ cdef class Ring:
     cdef record_ring ring
     cdef list take_records(self)
 
+# The oldest record into `to`, cut to `room` bytes; its length, 0 if there is none. The caller empties the eventfd first.
+cdef uint32_t ring_pop(record_ring *ring, uint8_t *to, uint32_t room) noexcept nogil
+
 # False: no room, counted. Never waits; wakes the consumer.
 cdef bint ring_push(
     record_ring *ring, const void *head, uint32_t head_bytes, const void *body, uint32_t body_bytes

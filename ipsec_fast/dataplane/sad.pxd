@@ -107,6 +107,7 @@ cdef struct esp_sa:
     uint64_t hard_bytes      # no packet takes `bytes` past it: hard_limit is set to what was used, and the SA is at its end
     # third line
     uint64_t last_use_ns     # CLOCK_MONOTONIC, kept by whoever has a clock (worker)
+    uint64_t big_at_ns       # out: when a big packet last left, for who watches the path's MTU
     void *endpoint           # owned by the I/O side, as are the next two
     void *selectors
     void *user

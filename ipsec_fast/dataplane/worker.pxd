@@ -4,5 +4,5 @@ cdef struct worker_state
 
 cdef class Worker:
     cdef worker_state *state
-    cdef object _tun, _sockets, _tables, _thread, _punt, _notify
+    cdef object _tun, _sockets, _tables, _thread, _punt, _notify, _inject
     cdef readonly str engine

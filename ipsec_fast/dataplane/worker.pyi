@@ -28,6 +28,9 @@ class Worker:
     def publish(self, tables: Tables) -> None:
         """Swap in new tables; the old ones are freed once the worker passed a quiescent point."""
 
+    def inject(self, tag: int, packet: bytes) -> bool:
+        """An inner packet to leave on the outbound SA with this tag, whatever `max_inner` is. False: no room; it is as good as lost."""
+
     def take_punted(self) -> list[Punted]: ...
     def take_notices(self) -> list[Notice]: ...
     def counters(self) -> dict[str, int]:

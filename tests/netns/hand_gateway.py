@@ -3,7 +3,7 @@
 argv[1] is a JSON document: tun, mtu, inner (addresses with prefix of the TUN), routes, outer, remote, policies [[local, remote]],
 spi_out, spi_in; if wanted: algorithm, offload, mss, max_inner, port, wildcard, grant, traps, bypass, spares (so many SAs each way, of the
 SPIs that follow, for `switch`), raw (50 or 51: ESP or AH without UDP), outer_mtu (outer fragments, DF clear). A command is {"do": ...} with
-"counters" | "notices" | "punted" | "publish" | "switch" | "grant" | "sendto" | "stop" | "quit".
+"counters" | "notices" | "news" (notices in full) | "echo" | "punted" | "publish" | "switch" | "grant" | "sendto" | "stop" | "quit".
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import time
 from ipaddress import ip_address
 from typing import Any, Literal
 
+from ipsec_fast.dataplane.echo import echo_request
 from ipsec_fast.dataplane.epoch import retired
 from ipsec_fast.dataplane.offload import Offload
 from ipsec_fast.dataplane.raw_socket import RawSocket
@@ -68,6 +69,7 @@ class HandGateway:
             sa.mss_ipv4 = settings.get("mss", 0)
             sa.mss_ipv6 = max(0, settings.get("mss", 0) - 20)
         self.outbound.max_inner = settings.get("max_inner", 0)
+        self.outbound.tag = self.inbound.tag = 7
         if self.raw or mtu:
             set_raw_endpoint(self.outbound, 1, mtu)
         else:
@@ -131,6 +133,12 @@ class HandGateway:
             }
         if do == "notices":
             return [[notice.kind.name, notice.spi] for notice in self.worker.take_notices()]
+        if do == "news":
+            return [[n.kind.name, n.spi, str(n.remote), n.number, n.size] for n in self.worker.take_notices()]
+        if do == "echo":
+            for number, length in command["echoes"]:
+                packet = echo_request(*map(ip_address, command["ends"]), number, length)
+                assert self.worker.inject(command.get("tag", 7), packet)
         if do == "punted":
             return [
                 [p.data.hex(), str(p.local), p.local_port, str(p.remote), p.remote_port]

@@ -52,6 +52,9 @@ class Gateway:
     def sh(self, command: str, check: bool = True, seconds: float = 60) -> str:
         return sh(f"ip netns exec {self.namespace} {command}", check, seconds)
 
+    def popen(self, command: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(f"ip netns exec {self.namespace} {command}".split(), stdout=subprocess.PIPE, text=True)
+
     def close(self) -> None:
         if self.process.poll() is None:
             assert self.process.stdin is not None
