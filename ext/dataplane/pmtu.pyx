@@ -1,8 +1,11 @@
 """MTU is arithmetic (design decision 10): the MSS of every SYN is clamped, and a packet that does not fit is answered, never lost in silence.
 
+Clamped is the MSS option of a SYN or SYN-ACK that is all header, also behind IPv4 options and IPv6 extension headers, and never upwards. What is
+odd about a SYN (data, a TCP header cut short, an option of a wrong length, two of them) leaves it untouched.
 Answers are ICMP type 3 code 4 (RFC 792, RFC 1191) and ICMPv6 type 2 (RFC 4443 section 3.2), sent in the name of the packet's destination: the one
-address that surely is routed through the TUN, so that strict reverse path filters let it in. No answer to ICMP errors, to later fragments, to
-multicast (RFC 1122 section 3.2.2, RFC 4443 section 2.4). Rate limits are the worker's. Called by worker; fragments are made in segment.
+address that surely is routed through the TUN, so that strict reverse path filters let it in. Of a super-packet one segment is quoted. No answer to
+ICMP errors, to later fragments, from or to what is no host (RFC 1122 section 3.2.2, RFC 4443 section 2.4). Rate limits are the worker's.
+Called by worker; fragments are made in segment.
 """
 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t
@@ -21,7 +24,9 @@ cdef enum:
     OPTION_END = 0
     OPTION_NOP = 1
     OPTION_MSS = 2
+    MIN_MTU_V4 = 68          # RFC 791: the least that every link takes
     MIN_MTU_V6 = 1280
+    MIN_REASSEMBLY_V4 = 576  # no answer over IPv4 is longer (RFC 1812 section 4.3.2.3)
 
 
 cdef inline uint32_t load16(const uint8_t *at) noexcept nogil:
@@ -33,28 +38,34 @@ cdef inline void store16(uint8_t *at, uint32_t value) noexcept nogil:
     at[1] = <uint8_t>value
 
 
-cdef bint clamp_mss(uint8_t *packet, const ip_info *info, uint16_t mss, bint partial) noexcept nogil:
+cdef int clamp_mss(uint8_t *packet, const ip_info *info, uint16_t mss, bint partial) noexcept nogil:
     cdef uint8_t *tcp = packet + info.header_length
-    cdef uint32_t left = info.total_length - info.header_length, header, at = 20, size
-    if info.protocol != TCP or info.fragment_offset or left < 20 or not tcp[13] & TCP_SYN:
-        return False
+    cdef uint32_t left = info.total_length - info.header_length, header, at = 20, size, found = 0
+    if info.protocol != TCP or info.fragment_offset:
+        return MSS_KEPT
+    if left < 14:  # not even its flags are here
+        return MSS_ODD
+    if not tcp[13] & TCP_SYN:
+        return MSS_KEPT
     header = (tcp[12] >> 4) * 4
-    if header > left:
-        return False
+    if header != left or header < 20:  # cut short, or with data
+        return MSS_ODD
     while at < header and tcp[at] != OPTION_END:
         if tcp[at] == OPTION_NOP:
             at += 1
             continue
         if at + 2 > header or tcp[at + 1] < 2 or at + tcp[at + 1] > header:
-            return False
+            return MSS_ODD
         size = tcp[at + 1]
-        if tcp[at] == OPTION_MSS and size == 4:
-            if load16(tcp + at + 2) <= mss:
-                return False
-            replace_mss(tcp, at + 2, mss, partial)
-            return True
+        if tcp[at] == OPTION_MSS:
+            if size != 4 or found:  # of two, nobody knows which one the other side obeys
+                return MSS_ODD
+            found = at + 2
         at += size
-    return False
+    if found == 0 or load16(tcp + found) <= mss:  # without the option it is 536 or 1220 (RFC 9293 section 3.7.1)
+        return MSS_KEPT
+    replace_mss(tcp, found, mss, partial)
+    return MSS_CLAMPED
 
 
 cdef inline void replace_mss(uint8_t *tcp, uint32_t at, uint16_t mss, bint partial) noexcept nogil:
@@ -79,28 +90,41 @@ cdef inline void replace_mss(uint8_t *tcp, uint32_t at, uint16_t mss, bint parti
 
 cdef inline bint is_icmp_error(const uint8_t *packet, const ip_info *info) noexcept nogil:
     cdef uint8_t kind
-    if info.total_length <= info.header_length:
+    if info.protocol != ICMP and info.protocol != ICMPV6:
         return False
+    if info.total_length <= info.header_length:
+        return True  # nobody knows
     kind = packet[info.header_length]
     if info.protocol == ICMPV6:
         return kind < 128 or kind == ICMPV6_REDIRECT
-    return info.protocol == ICMP and (kind == 3 or kind == 4 or kind == 5 or kind == 11 or kind == 12)
+    return kind == 3 or kind == 4 or kind == 5 or kind == 11 or kind == 12
 
 
-cdef uint32_t answer_too_big(uint8_t *out, const uint8_t *packet, const ip_info *info, uint32_t mtu) noexcept nogil:
+cdef inline bint is_host_v4(const uint8_t *address) noexcept nogil:
+    """May be one end of an answer: not "this network", loopback, multicast, reserved or broadcast (RFC 1122 section 3.2.1.3)."""
+    return address[0] != 0 and address[0] != 127 and address[0] < 224
+
+
+cdef inline bint is_host_v6(const uint8_t *address) noexcept nogil:
+    """Not multicast, :: or ::1 (RFC 4291 section 2.4)."""
+    cdef uint32_t i
+    cdef uint8_t others = 0
+    for i in range(15):
+        others |= address[i]
+    return address[0] != 0xFF and (others != 0 or address[15] > 1)
+
+
+cdef uint32_t answer_too_big(uint8_t *out, const uint8_t *packet, const ip_info *info, uint32_t wire_length, uint32_t mtu) noexcept nogil:
     if info.fragment_offset or is_icmp_error(packet, info):
         return 0
     if info.version == 4:
-        if info.src[0] == 0 or info.src[0] >= 224 or info.dst[0] >= 224 or load16(info.src) == 0:
-            return 0
-        return answer_v4(out, packet, info, mtu)
-    if info.src[0] == 0xFF or (info.src[0] == 0 and load16(info.src + 14) == 0 and load16(info.src + 12) == 0):
-        return 0
-    return answer_v6(out, packet, info, mtu)
+        return answer_v4(out, packet, info, wire_length, mtu) if is_host_v4(info.src) and is_host_v4(info.dst) else 0
+    # a multicast destination might be answered (RFC 4443 section 2.4 e.3), but cannot be a source
+    return answer_v6(out, packet, info, wire_length, mtu) if is_host_v6(info.src) and is_host_v6(info.dst) else 0
 
 
-cdef inline uint32_t answer_v4(uint8_t *out, const uint8_t *packet, const ip_info *info, uint32_t mtu) noexcept nogil:
-    cdef uint32_t quoted = min(info.total_length, <uint32_t>(576 - 28)), length = 28 + quoted
+cdef inline uint32_t answer_v4(uint8_t *out, const uint8_t *packet, const ip_info *info, uint32_t wire_length, uint32_t mtu) noexcept nogil:
+    cdef uint32_t quoted = min(wire_length, <uint32_t>(MIN_REASSEMBLY_V4 - 28)), length = 28 + quoted
     cdef uint16_t check
     memset(out, 0, 28)
     out[0] = 0x45
@@ -114,15 +138,20 @@ cdef inline uint32_t answer_v4(uint8_t *out, const uint8_t *packet, const ip_inf
     memcpy(out + 10, &check, 2)
     out[20] = 3
     out[21] = 4
-    store16(out + 26, min(mtu, <uint32_t>65535))
+    store16(out + 26, max(<uint32_t>MIN_MTU_V4, min(mtu, <uint32_t>65535)))
     memcpy(out + 28, packet, quoted)
+    if wire_length != info.total_length:
+        store16(out + 30, wire_length)
+        out[38] = out[39] = 0
+        check = csum_ipv4_header(out + 28, info.header_length)
+        memcpy(out + 38, &check, 2)
     check = <uint16_t>~csum_fold(csum_add(0, out + 20, 8 + quoted))
     memcpy(out + 22, &check, 2)
     return length
 
 
-cdef inline uint32_t answer_v6(uint8_t *out, const uint8_t *packet, const ip_info *info, uint32_t mtu) noexcept nogil:
-    cdef uint32_t quoted = min(info.total_length, <uint32_t>(ANSWER_BYTES - 48)), length = 48 + quoted
+cdef inline uint32_t answer_v6(uint8_t *out, const uint8_t *packet, const ip_info *info, uint32_t wire_length, uint32_t mtu) noexcept nogil:
+    cdef uint32_t quoted = min(wire_length, <uint32_t>(ANSWER_BYTES - 48)), length = 48 + quoted
     cdef uint16_t check
     mtu = max(mtu, <uint32_t>MIN_MTU_V6)
     memset(out, 0, 48)
@@ -130,35 +159,35 @@ cdef inline uint32_t answer_v6(uint8_t *out, const uint8_t *packet, const ip_inf
     store16(out + 4, 8 + quoted)
     out[6] = ICMPV6
     out[7] = 64
-    # a multicast destination is answered too (RFC 4443 section 2.4 e.3), but cannot be a source
-    if info.dst[0] == 0xFF:
-        return 0
     memcpy(out + 8, info.dst, 16)
     memcpy(out + 24, info.src, 16)
     out[40] = 2
     store16(out + 44, mtu >> 16)
     store16(out + 46, mtu & 0xFFFF)
     memcpy(out + 48, packet, quoted)
+    if wire_length != info.total_length:
+        store16(out + 52, wire_length - 40)
     check = <uint16_t>~csum_fold(csum_add(csum_pseudo6(out + 8, out + 24, ICMPV6, 8 + quoted), out + 40, 8 + quoted))
     memcpy(out + 42, &check, 2)
     return length
 
 
-def clamped(bytes packet, int mss):
-    """The packet as clamp_mss leaves it, for tests."""
+def clamped(bytes packet, int mss, *, bint partial=False):
+    """(what clamp_mss says, the packet as it leaves it), for tests; ("bad", packet) where it cannot be parsed."""
     cdef bytearray copy = bytearray(packet)
     cdef ip_info info
     cdef uint8_t *at = <uint8_t *><char *>copy
-    if ip_parse(at, <uint32_t>len(copy), &info) == IP_OK:
-        clamp_mss(at, &info, <uint16_t>mss, False)
-    return bytes(copy)
+    if ip_parse(at, <uint32_t>len(copy), &info) != IP_OK:
+        return "bad", packet
+    said = ("kept", "clamped", "odd")[clamp_mss(at, &info, <uint16_t>mss, partial)]
+    return said, bytes(copy)
 
 
-def too_big_answer(bytes packet, int mtu):
+def too_big_answer(bytes packet, int mtu, *, int wire_length=0):
     """What answer_too_big writes, for tests; empty if no answer may be sent."""
     cdef uint8_t out[ANSWER_BYTES]
     cdef ip_info info
     cdef const uint8_t *at = <const uint8_t *><const char *>packet
     if ip_parse(at, <uint32_t>len(packet), &info) != IP_OK:
         return b""
-    return (<char *>out)[:answer_too_big(out, at, &info, <uint32_t>mtu)]
+    return (<char *>out)[:answer_too_big(out, at, &info, <uint32_t>wire_length or info.total_length, <uint32_t>mtu)]

@@ -4,20 +4,23 @@ Join rules of a slot: tx_reserve in port.pxd. UDP_SEGMENT is refused at run time
 are sent one by one, and if that works the socket never tries again. An error of an earlier datagram (ICMP) is reported by a later send, which then did not
 happen: a refused send is tried again, so no packet is lost to it. A send that would block waits for POLLOUT up to 100 ms, then drops and counts.
 A raw socket takes the packets of a slot one by one, with the header that the kernel of their SA wrote, cut where its endpoint says so (ip_cut.h).
+So do the few packets of other SAs that must be cut outside (udp_endpoint.cut); their outer headers are written here.
 Called by segment (tx_reserve) and worker (tx_seal, tx_send).
 """
 
 from libc.errno cimport (
     EACCES, EAGAIN, EHOSTUNREACH, EINTR, EINVAL, EIO, EMSGSIZE, ENETUNREACH, ENOBUFS, EPERM, errno
 )
-from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport free
-from libc.string cimport memmove, memset
+from libc.string cimport memcpy, memmove, memset
 
 from ipsec_fast.dataplane.ah cimport ah_outbound
 from ipsec_fast.dataplane.esp cimport esp_outbound
 from ipsec_fast.dataplane.fragment cimport CUT_OK, cut_begin, cut_length, cut_next, ip_cutter
-from ipsec_fast.dataplane.ip cimport IP_OK, ip_info, ip_parse
+from ipsec_fast.dataplane.ip cimport (
+    IP_OK, csum_add, csum_fold, csum_ipv4_header, csum_pseudo6, csum_update16, ip_info, ip_parse
+)
 from ipsec_fast.dataplane.net_io cimport (
     CONTROL_BYTES, POLLIN, POLLOUT, control_add_segment, control_add_source, control_add_tos, iovec, mmsghdr,
     msghdr, poll, pollfd, sendmmsg
@@ -31,6 +34,8 @@ cdef extern from "stdlib.h" nogil:
 cdef enum:
     NO_BUFFERS_TRIES = 8
     PENDING_TRIES = 8
+    UDP = 17
+    IP_DF = 0x40
 
 COUNTER_NAMES = (
     "polls", "tun_reads", "tun_read_bytes", "tun_writes", "tun_write_bytes", "tun_write_failed",
@@ -40,8 +45,14 @@ COUNTER_NAMES = (
     "merged", "merge_refused", "mss_clamped", "too_big_answered", "too_big_unanswered", "fragmented",
     "bypass_not_routable", "udp_empty", "held", "held_opened", "raw_messages_out", "raw_messages_in", "outer_fragments",
     "icmp_too_big", "icmp_too_big_untold", "icmp_other", "probes_sent", "probes_unsent", "probes_answered",
+    "mss_odd",
 )
 assert len(COUNTER_NAMES) == COUNTER_COUNT
+
+
+cdef inline void store16(uint8_t *at, uint32_t value) noexcept nogil:
+    at[0] = <uint8_t>(value >> 8)
+    at[1] = <uint8_t>value
 
 
 cdef bint tx_queue_init(tx_queue *queue, esp_batch_ctx *esp, io_counters *counters) noexcept nogil:
@@ -92,7 +103,7 @@ cdef void tx_seal(tx_queue *queue) noexcept nogil:
 
 cdef uint32_t close_gaps(tx_queue *queue, tx_slot *slot) noexcept nogil:
     """Packets without VERDICT_OK leave their slot, counted; the others move up. How many are left. No move where all are well."""
-    cdef uint32_t i, kept = 0, at = 0
+    cdef uint32_t i, kept = 0, at = slot.to.front
     cdef esp_packet *packet
     for i in range(slot.first, slot.first + slot.count):
         packet = &queue.packets[i]
@@ -252,10 +263,65 @@ cdef bint send_cut(tx_queue *queue, tx_slot *slot, udp_port *port, uint8_t *data
         count += 1
 
 
+cdef void put_front(tx_queue *queue, tx_slot *slot) noexcept nogil:
+    """Outer IP and UDP header before the one packet of a slot."""
+    cdef uint8_t *at = slot.base
+    cdef uint32_t ip_length = slot.to.front - 8
+    cdef uint16_t check
+    cdef uint64_t sum
+    memcpy(at, slot.to.header, slot.to.front)
+    store16(at + ip_length + 4, slot.length - ip_length)
+    if at[0] >> 4 == 4:
+        at[1] = slot.tos
+        store16(at + 2, slot.length)
+        store16(at + 4, queue.piece_id & 0xFFFF or 1)  # 0: the kernel would give each fragment another one
+        queue.piece_id += 1
+        check = csum_ipv4_header(at, 20)
+        memcpy(at + 10, &check, 2)
+        return
+    at[0] |= slot.tos >> 4
+    at[1] |= <uint8_t>(slot.tos << 4)
+    store16(at + 4, slot.length - 40)
+    # not optional over IPv6 (RFC 8200 section 8.1)
+    sum = csum_pseudo6(at + 8, at + 24, UDP, slot.length - 40)
+    check = <uint16_t>~csum_fold(csum_add(sum, at + 40, slot.length - 40))
+    if check == 0:
+        check = 0xFFFF
+    memcpy(at + 46, &check, 2)
+
+
+cdef inline void clear_df(uint8_t *packet) noexcept nogil:
+    cdef uint16_t check, before, after
+    if packet[0] >> 4 != 4 or not packet[6] & IP_DF:
+        return
+    memcpy(&check, packet + 10, 2)
+    memcpy(&before, packet + 6, 2)
+    packet[6] &= ~<uint8_t>IP_DF
+    memcpy(&after, packet + 6, 2)
+    check = csum_update16(check, before, after)
+    memcpy(packet + 10, &check, 2)
+
+
+cdef uint32_t send_outside(tx_queue *queue, tx_slot *slot, udp_port *port, int stop_fd) noexcept nogil:
+    """Packets whose senders may not be told that they are too long, in fragments. How many left."""
+    cdef uint32_t i, at = 0, length, done = 0
+    if slot.to.front:
+        put_front(queue, slot)
+        return send_cut(queue, slot, port, slot.base, slot.length, stop_fd)
+    for i in range(slot.count):
+        length = min(slot.segment, slot.length - at)
+        clear_df(slot.base + at)
+        done += send_cut(queue, slot, port, slot.base + at, length, stop_fd)
+        at += length
+    return done
+
+
 cdef uint32_t send_raw(tx_queue *queue, tx_slot *slot, udp_port *port, int stop_fd) noexcept nogil:
     """The packets of one slot through a raw socket. How many left."""
     cdef uint32_t i, at = 0, length, done = 0
     cdef uint8_t *data
+    if slot.to.outside:
+        return send_outside(queue, slot, port, stop_fd)
     if slot.to.mtu == 0 or slot.segment <= slot.to.mtu:
         return send_apart(queue, slot, port, stop_fd)
     for i in range(slot.count):

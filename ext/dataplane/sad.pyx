@@ -272,27 +272,27 @@ cdef class SA:
 
     @property
     def mss_ipv4(self):
-        return self.hot.mss_ipv4
+        return load_u16(&self.hot.mss_ipv4)
 
     @mss_ipv4.setter
     def mss_ipv4(self, uint16_t value):
-        self.hot.mss_ipv4 = value
+        store_u16(&self.hot.mss_ipv4, value)
 
     @property
     def mss_ipv6(self):
-        return self.hot.mss_ipv6
+        return load_u16(&self.hot.mss_ipv6)
 
     @mss_ipv6.setter
     def mss_ipv6(self, uint16_t value):
-        self.hot.mss_ipv6 = value
+        store_u16(&self.hot.mss_ipv6, value)
 
     @property
     def max_inner(self):
-        return self.hot.max_inner
+        return load_u16(&self.hot.max_inner)
 
     @max_inner.setter
     def max_inner(self, uint16_t value):
-        self.hot.max_inner = value
+        store_u16(&self.hot.max_inner, value)
 
     @property
     def tag(self):

@@ -245,6 +245,7 @@ def segments(bytes frame, *, int mtu=0):
     if queue is NULL or not tx_queue_init(queue, NULL, &counters):
         raise MemoryError
     memset(&sa, 0, sizeof(sa))
+    memset(&to, 0, sizeof(to))
     sa.align = 1
     sa.tos_keep = 0xFF
     target.queue, target.sa, target.to = queue, &sa, &to

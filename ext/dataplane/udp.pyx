@@ -30,6 +30,7 @@ cdef extern from "net_io.h" nogil:
 cdef int IP_PKTINFO = 8, IP_MTU_DISCOVER = 10, IP_RECVTOS = 13, IPV6_MTU_DISCOVER = 23, IPV6_RECVPKTINFO = 49
 cdef int IP_RECVERR = 11, IPV6_RECVERR = 25, IPV6_PKTINFO = 50, IPV6_RECVTCLASS = 66, SO_SNDBUFFORCE = 32, SO_RCVBUFFORCE = 33, SO_MARK = 36
 cdef int UDP_SEGMENT = 103, UDP_GRO = 104, PMTUDISC_DONT = 0, PMTUDISC_PROBE = 3
+HOP_LIMIT = 64
 BUFFER_BYTES = 8 << 20
 PENDING_TRIES = 3  # of a send that was refused: errors of earlier datagrams are reported by later sends
 
@@ -177,13 +178,13 @@ def _source(local):
 
 
 cdef class Endpoint:
-    """Owns one udp_endpoint."""
+    """Owns one udp_endpoint and, as the one behind it, that for packets to be cut."""
 
     cdef udp_endpoint *at
     cdef object text
 
     def __cinit__(self):
-        self.at = <udp_endpoint *>PyMem_Calloc(1, sizeof(udp_endpoint))
+        self.at = <udp_endpoint *>PyMem_Calloc(2, sizeof(udp_endpoint))
         if self.at is NULL:
             raise MemoryError
 
@@ -191,8 +192,8 @@ cdef class Endpoint:
         PyMem_Free(self.at)
 
 
-def set_endpoint(SA sa not None, int socket_index, local, remote, int port):
-    """Where an outbound SA sends to; may be called while workers use the SA."""
+def set_endpoint(SA sa not None, int socket_index, local, remote, int port, outside=None):
+    """See udp.pyi."""
     if not 0 < port <= 65535 or not 0 <= socket_index <= 65535 or (local is not None and local.version != remote.version):
         raise UsageError(f"endpoint {local} - {remote}[{port}] on socket {socket_index}: port 1..65535, addresses of one version")
     cdef Endpoint new = Endpoint()
@@ -210,23 +211,56 @@ def set_endpoint(SA sa not None, int socket_index, local, remote, int port):
         new.at.has_local = 1
         memcpy(new.at.local, <const char *>source, len(source))
     new.text = (socket_index, local, remote, port)
+    if outside is not None:
+        cut_outside(new, outside, remote, port)
     keep_endpoint(sa, new)
 
 
-def set_raw_endpoint(SA sa not None, int socket_index, int mtu=0):
+cdef cut_outside(Endpoint new, outside, remote, port):
+    """The raw endpoint behind `new`, with the outer header that its socket would have written."""
+    cdef udp_endpoint *cut = new.at + 1
+    cdef bytes header
+    if outside.local.version != remote.version or not 0 < outside.local_port <= 65535 or not 68 <= outside.mtu <= 65535:
+        raise UsageError(f"{outside}: a local address of the version of {remote}, a port from 1 to 65535, an MTU from 68 to 65535")
+    if remote.version == 4:
+        header = struct.pack("!BBHHHBBH4s4s", 0x45, 0, 0, 0, 0, HOP_LIMIT, 17, 0, outside.local.packed, remote.packed)
+        name = struct.pack("=H2x4s8x", socket.AF_INET, remote.packed)
+    else:
+        header = struct.pack("!IHBB16s16s", 6 << 28, 0, 17, HOP_LIMIT, outside.local.packed, remote.packed)
+        name = struct.pack("=H2xI16sI", socket.AF_INET6, 0, remote.packed, 0)
+    header += struct.pack("!HHHH", outside.local_port, port, 0, 0)
+    cut.front = <uint8_t>len(header)
+    memcpy(cut.header, <const char *>header, len(header))
+    fill_raw(cut, new.at.family, name, outside.socket_index, outside.mtu)
+    cut.outside = 1
+    new.at.cut = cut
+
+
+cdef fill_raw(udp_endpoint *at, int family, bytes name, int socket_index, int mtu):
+    at.family = family
+    at.name_bytes = <uint8_t>len(name)
+    memcpy(at.name, <const char *>name, len(name))
+    at.socket_index, at.mtu, at.raw = <uint16_t>socket_index, <uint16_t>mtu, 1
+
+
+def set_raw_endpoint(SA sa not None, int socket_index, int mtu=0, int outside_mtu=0):
     """See udp.pyi."""
-    if sa.hot.outer == OUTER_NONE or not 0 <= socket_index <= 65535 or not (mtu == 0 or 68 <= mtu <= 65535):
-        raise UsageError(f"raw endpoint on socket {socket_index}, MTU {mtu}: the SA needs src and dst, and an MTU is 68 to 65535, or 0")
+    if sa.hot.outer == OUTER_NONE or not 0 <= socket_index <= 65535 or not all(n == 0 or 68 <= n <= 65535 for n in (mtu, outside_mtu)):
+        raise UsageError(
+            f"raw endpoint on socket {socket_index}, MTU {outside_mtu or mtu}: the SA needs src and dst, and an MTU is 68 to 65535, or 0"
+        )
     cdef Endpoint new = Endpoint()
     cdef bytes name
     if sa.hot.outer == OUTER_IPV4:
         name = struct.pack("=H2x4s8x", socket.AF_INET, sa.dst.packed)
     else:
         name = struct.pack("=H2xI16sI", socket.AF_INET6, 0, sa.dst.packed, 0)
-    new.at.family = AF_INET if sa.hot.outer == OUTER_IPV4 else AF_INET6
-    new.at.name_bytes = <uint8_t>len(name)
-    memcpy(new.at.name, <const char *>name, len(name))
-    new.at.socket_index, new.at.mtu, new.at.raw = <uint16_t>socket_index, <uint16_t>mtu, 1
+    family = AF_INET if sa.hot.outer == OUTER_IPV4 else AF_INET6
+    fill_raw(new.at, family, name, socket_index, mtu)
+    if outside_mtu:
+        fill_raw(new.at + 1, family, name, socket_index, outside_mtu)
+        new.at[1].outside = 1
+        new.at.cut = new.at + 1
     new.text = (socket_index, sa.src, sa.dst, 0)
     keep_endpoint(sa, new)
 

@@ -25,11 +25,11 @@ from ipsec_fast.dataplane.net_io cimport (
     VNET_NEEDS_CSUM, atomic_get_pointer, atomic_set_pointer, control_read, control_view, error_read, error_view, iovec, mmsghdr,
     monotonic_ns, poll, pollfd, read, recvmmsg, vnet_header
 )
-from ipsec_fast.dataplane.pmtu cimport ANSWER_BYTES, answer_too_big, clamp_mss
+from ipsec_fast.dataplane.pmtu cimport ANSWER_BYTES, MSS_CLAMPED, MSS_KEPT, answer_too_big, clamp_mss
 from ipsec_fast.dataplane.port cimport *
 from ipsec_fast.dataplane.raw_socket cimport RawSocket
 from ipsec_fast.dataplane.ring cimport Ring, record_ring, ring_pop, ring_push
-from ipsec_fast.dataplane.sad cimport PROTOCOL_AH, PROTOCOL_ESP, esp_last_number, esp_sa, count_u64, load_u64, store_u64
+from ipsec_fast.dataplane.sad cimport PROTOCOL_AH, PROTOCOL_ESP, esp_last_number, esp_sa, count_u64, load_u16, load_u64, store_u64
 from ipsec_fast.dataplane.sad_table cimport sad_find_spi, sad_prefetch_spi
 from ipsec_fast.dataplane.segment cimport (
     segment_fragmented, segment_header_length, segment_single, segment_super, segment_target

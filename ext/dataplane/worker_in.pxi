@@ -42,9 +42,9 @@ cdef inline void deliver(worker_state *w, uint32_t i) noexcept nogil:
         sa.last_use_ns = used_ns  # it is no traffic
         if not info.is_fragment:  # nobody on this host waits for it; of a fragmented one the rest will come
             return
-    mss = sa.mss_ipv4 if info.version == 4 else sa.mss_ipv6
-    if mss and clamp_mss(packet.data, &info, mss, False):
-        w.counters.value[C_MSS_CLAMPED] += 1
+    mss = load_u16(&sa.mss_ipv4 if info.version == 4 else &sa.mss_ipv6)
+    if mss:
+        count_clamp(w, clamp_mss(packet.data, &info, mss, False))
     w.counters.value[C_PACKETS_IN] += 1
     w.counters.value[C_BYTES_IN] += info.total_length
     merge_packet(&w.merge, packet.data, &info)

@@ -6,15 +6,15 @@ cdef void flush_queue(tx_queue *queue) noexcept nogil:
     tx_send(queue, w.ports, w.port_count, w.stop_fd)
 
 
-cdef void answer(worker_state *w, const uint8_t *packet, const ip_info *info, uint32_t mtu) noexcept nogil:
+cdef void answer(worker_state *w, const uint8_t *packet, const ip_info *info, uint32_t wire_length, uint32_t mtu) noexcept nogil:
     cdef uint8_t out[ANSWER_BYTES]
     cdef uint64_t earned = (w.now_ns - w.answers_at_ns) * ANSWERS_PER_S // SECOND_NS
     cdef uint32_t length = 0
     if earned:
         w.answers_left = min(<uint64_t>ANSWERS_BURST, w.answers_left + earned)
         w.answers_at_ns = w.now_ns
-    if w.answers_left and not (info.version == 6 and info.total_length <= 1280):
-        length = answer_too_big(out, packet, info, mtu)
+    if w.answers_left and not (info.version == 6 and wire_length <= LEAST_MTU_V6):
+        length = answer_too_big(out, packet, info, wire_length, mtu)
     if length == 0:
         w.counters.value[C_TOO_BIG_UNANSWERED] += 1
         return
@@ -23,11 +23,21 @@ cdef void answer(worker_state *w, const uint8_t *packet, const ip_info *info, ui
     write_single(&w.merge, out, length)
 
 
+cdef inline uint8_t segment(segment_target *target, const vnet_header *vnet, const uint8_t *packet, const ip_info *info) noexcept nogil:
+    if vnet.gso_type != VNET_GSO_NONE:
+        return segment_super(target, vnet, packet, info)
+    return segment_single(target, vnet, packet, info)
+
+
 cdef uint8_t send_too_big(
-    worker_state *w, segment_target *target, const vnet_header *vnet, uint8_t *packet, const ip_info *info, uint32_t mtu
+    worker_state *w, segment_target *target, const vnet_header *vnet, uint8_t *packet, const ip_info *info,
+    uint32_t wire_length, uint32_t mtu,
 ) noexcept nogil:
+    if info.version == 6 and wire_length <= LEAST_MTU_V6 and target.to.cut is not NULL:
+        target.to = target.to.cut
+        return segment(target, vnet, packet, info)
     if info.dont_fragment:
-        answer(w, packet, info, mtu)
+        answer(w, packet, info, wire_length, mtu)
         return VERDICT_PMTU_EXCEEDED
     w.counters.value[C_FRAGMENTED] += 1
     return segment_fragmented(target, vnet, packet, info, mtu, w.scratch)
@@ -37,7 +47,8 @@ cdef uint8_t send_protected(
     worker_state *w, esp_sa *sa, const vnet_header *vnet, uint8_t *packet, const ip_info *info
 ) noexcept nogil:
     cdef segment_target target
-    cdef uint32_t largest = info.total_length, header, mss, mtu = sa.max_inner
+    cdef uint32_t largest = info.total_length, header, mtu = load_u16(&sa.max_inner)
+    cdef uint16_t mss
     target.queue = &w.queue
     target.sa = sa
     target.to = <udp_endpoint *>atomic_get_pointer(&sa.endpoint)
@@ -47,15 +58,13 @@ cdef uint8_t send_protected(
         if header == 0:
             return VERDICT_BAD_INNER
         largest = min(largest, header + vnet.gso_size)
-        if mtu and largest > mtu:
-            return send_too_big(w, &target, vnet, packet, info, mtu)
-        return segment_super(&target, vnet, packet, info)
-    mss = sa.mss_ipv4 if info.version == 4 else sa.mss_ipv6
-    if mss and clamp_mss(packet, info, <uint16_t>mss, vnet.flags & VNET_NEEDS_CSUM):
-        w.counters.value[C_MSS_CLAMPED] += 1
+    else:
+        mss = load_u16(&sa.mss_ipv4 if info.version == 4 else &sa.mss_ipv6)
+        if mss:
+            count_clamp(w, clamp_mss(packet, info, mss, vnet.flags & VNET_NEEDS_CSUM))
     if mtu and largest > mtu:
-        return send_too_big(w, &target, vnet, packet, info, mtu)
-    return segment_single(&target, vnet, packet, info)
+        return send_too_big(w, &target, vnet, packet, info, largest, mtu)
+    return segment(&target, vnet, packet, info)
 
 
 cdef inline void handle_from_tun(

@@ -15,6 +15,7 @@ cdef enum:
     NAME_BYTES = 28
     ANSWERS_BURST = 50       # too-big answers: a bucket of 50, 100 a second
     ANSWERS_PER_S = 100
+    LEAST_MTU_V6 = 1280      # no sender is told less; a packet of this length must pass (RFC 8200 section 5)
     TOLD_POLICIES = 64
     PUNT_RING_BYTES = 1 << 20
     NOTIFY_RING_BYTES = 1 << 16

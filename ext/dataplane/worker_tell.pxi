@@ -96,6 +96,11 @@ cdef inline void tell_no_sa(worker_state *w, dataplane_tables *tables, policy_ro
         tell(w, NO_SA, row.tag)
 
 
+cdef inline void count_clamp(worker_state *w, int result) noexcept nogil:
+    if result != MSS_KEPT:
+        w.counters.value[C_MSS_CLAMPED if result == MSS_CLAMPED else C_MSS_ODD] += 1
+
+
 cdef inline void drop(worker_state *w, esp_sa *sa, uint8_t verdict) noexcept nogil:
     """Verdicts of the worker's own; those of the kernels are in the SA already."""
     w.counters.drops[verdict] += 1

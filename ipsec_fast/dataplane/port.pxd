@@ -63,6 +63,7 @@ cdef enum:
     C_PROBES_SENT
     C_PROBES_UNSENT
     C_PROBES_ANSWERED
+    C_MSS_ODD
     COUNTER_COUNT
 
 cdef struct io_counters:
@@ -116,7 +117,7 @@ cdef inline uint8_t *tx_reserve(
     cdef esp_packet *packet
     cdef uint8_t *place
     tos = outer_tos(sa, tos)
-    if length > SLOT_PAYLOAD:
+    if length + to.front > SLOT_PAYLOAD:
         return NULL
     if queue.packet_count == QUEUE_PACKETS:
         queue.flush(queue)
@@ -134,7 +135,8 @@ cdef inline uint8_t *tx_reserve(
         slot.to = to
         slot.tos = tos
         slot.segment = length
-        slot.length = slot.count = slot.closed = 0
+        slot.length = to.front  # then there is one packet to a slot
+        slot.count = slot.closed = 0
         slot.first = queue.packet_count
         queue.has_ah = queue.has_ah or sa.protocol == PROTOCOL_AH
     place = slot.base + slot.length + sa.headroom
@@ -146,5 +148,5 @@ cdef inline uint8_t *tx_reserve(
     queue.bytes += length
     slot.length += length
     slot.count += 1
-    slot.closed = length < slot.segment
+    slot.closed = (length < slot.segment) | (to.front != 0)
     return place

@@ -14,6 +14,9 @@ cdef extern from *:
     static inline void ipsec_fast_store_u64(uint64_t *p, uint64_t v) { __atomic_store_n(p, v, __ATOMIC_RELEASE); }
     /* a counter that one thread writes and others read: no locked instruction, and no torn read either */
     static inline void ipsec_fast_count_u64(uint64_t *p, uint64_t n) { __atomic_store_n(p, *p + n, __ATOMIC_RELAXED); }
+    /* single fields that control changes while a worker reads them */
+    static inline uint16_t ipsec_fast_load_u16(const uint16_t *p) { return __atomic_load_n(p, __ATOMIC_RELAXED); }
+    static inline void ipsec_fast_store_u16(uint16_t *p, uint16_t v) { __atomic_store_n(p, v, __ATOMIC_RELAXED); }
     static inline int ipsec_fast_try_enter(int *busy) { return !__atomic_exchange_n(busy, 1, __ATOMIC_ACQUIRE); }
     static inline void ipsec_fast_leave(int *busy) { __atomic_store_n(busy, 0, __ATOMIC_RELEASE); }
     static inline uint64_t ipsec_fast_coarse_ns(void)
@@ -27,6 +30,8 @@ cdef extern from *:
     uint64_t load_u64 "ipsec_fast_load_u64"(const uint64_t *p) noexcept nogil
     void store_u64 "ipsec_fast_store_u64"(uint64_t *p, uint64_t v) noexcept nogil
     void count_u64 "ipsec_fast_count_u64"(uint64_t *p, uint64_t n) noexcept nogil
+    uint16_t load_u16 "ipsec_fast_load_u16"(const uint16_t *p) noexcept nogil
+    void store_u16 "ipsec_fast_store_u16"(uint16_t *p, uint16_t v) noexcept nogil
     bint try_enter "ipsec_fast_try_enter"(int *busy) noexcept nogil
     void leave "ipsec_fast_leave"(int *busy) noexcept nogil
 

@@ -10,7 +10,9 @@ cdef struct udp_port:
     uint8_t wildcard       # the source address of a send must be named
     uint8_t raw            # 50 or 51: a raw socket, whole packets leave (raw_socket.pyx)
 
-# Never changed after it was made: an SA that moves gets a new one.
+cdef struct udp_endpoint
+
+# Never changed after it was made: an SA that moves, or whose path changes, gets a new one.
 cdef struct udp_endpoint:
     uint8_t name[28]       # sockaddr_in or sockaddr_in6
     uint32_t name_bytes
@@ -20,6 +22,10 @@ cdef struct udp_endpoint:
     uint8_t raw            # the SA writes the outer header; the socket must be raw
     uint8_t has_local
     uint8_t local[16]
+    udp_endpoint *cut      # for packets that are too long and must not be (IPv6 up to 1280 bytes): a raw one that cuts; NULL: there is none
+    uint8_t outside        # raw: DF is taken off what is cut
+    uint8_t front          # outside: bytes of `header`, which goes before what the SA wrote, if that has no outer header
+    uint8_t header[48]
 
 cdef class UdpSocket:
     cdef udp_port port_

@@ -1,5 +1,6 @@
 from ..model import Address
 from .offload import Offload
+from .outside import Outside
 from .sad import SA
 
 class UdpSocket:
@@ -22,13 +23,19 @@ class UdpSocket:
         """Send one datagram as it is (the caller adds the marker). Raises HostError with the kernel's reason."""
     def close(self) -> None: ...
 
-def set_endpoint(sa: SA, socket_index: int, local: Address | None, remote: Address, port: int) -> None:
-    """Where an outbound SA sends to; may be called while workers use it. `local`: the source address of a wildcard socket."""
+def set_endpoint(
+    sa: SA, socket_index: int, local: Address | None, remote: Address, port: int, outside: Outside | None = None
+) -> None:
+    """Where an outbound SA sends to; may be called while workers use it. `local`: the source address of a wildcard socket.
 
-def set_raw_endpoint(sa: SA, socket_index: int, mtu: int = 0) -> None:
+    `outside`: how IPv6 packets of up to 1280 bytes leave that are longer than `sa.max_inner`; None: they are dropped. Raises UsageError.
+    """
+
+def set_raw_endpoint(sa: SA, socket_index: int, mtu: int = 0, outside_mtu: int = 0) -> None:
     """An outbound SA that writes its own outer header (`src`, `dst`, for outer fragments of UDP also `encap`) leaves by this `RawSocket`.
 
-    Sealed packets longer than `mtu` leave in fragments where DF is clear; 0: never. Raises UsageError.
+    Sealed packets longer than `mtu` leave in fragments where DF is clear; 0: never. IPv6 packets of up to 1280 bytes that are longer
+    than `sa.max_inner` leave in fragments of at most `outside_mtu` bytes, DF or not; 0: they are dropped. Raises UsageError.
     """
 
 def endpoint(sa: SA) -> tuple[int, Address | None, Address, int] | None: ...

@@ -60,7 +60,9 @@ def test_merging_takes_any_packet(batch: list[bytes]) -> None:
 @given(packets(), st.integers(0, 65535))
 def test_clamp_answer_and_lookup_take_any_packet(packet: bytes, number: int) -> None:
     everything = TrafficSelector.parse("0.0.0.0/0")
-    assert len(clamped(packet, number)) == len(packet)
+    said, left = clamped(packet, number)
+    assert len(left) == len(packet)
+    assert (said == "clamped") == (left != packet)
     assert len(too_big_answer(packet, number)) <= 1280
     Tables([], [Policy("discard", everything, everything)] * 5).find(packet)
 

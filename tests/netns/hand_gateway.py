@@ -2,8 +2,9 @@
 
 argv[1] is a JSON document: tun, mtu, inner (addresses with prefix of the TUN), routes, outer, remote, policies [[local, remote]],
 spi_out, spi_in; if wanted: algorithm, offload, mss, max_inner, port, wildcard, grant, traps, bypass, spares (so many SAs each way, of the
-SPIs that follow, for `switch`), raw (50 or 51: ESP or AH without UDP), outer_mtu (outer fragments, DF clear). A command is {"do": ...} with
-"counters" | "notices" | "news" (notices in full) | "echo" | "punted" | "publish" | "switch" | "grant" | "sendto" | "stop" | "quit".
+SPIs that follow, for `switch`), raw (50 or 51: ESP or AH without UDP), outer_mtu (outer fragments, DF clear),
+outside_mtu (outer fragments for what must pass and does not fit), mss6. A command is {"do": ...} with "counters" | "notices" |
+"news" (notices in full) | "echo" | "punted" | "publish" | "switch" | "grant" | "sendto" | "set mtu" | "stop" | "quit".
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from typing import Any, Literal
 from ipsec_fast.dataplane.echo import echo_request
 from ipsec_fast.dataplane.epoch import retired
 from ipsec_fast.dataplane.offload import Offload
+from ipsec_fast.dataplane.outside import Outside
 from ipsec_fast.dataplane.raw_socket import RawSocket
 from ipsec_fast.dataplane.sad import SA
 from ipsec_fast.dataplane.spd import Policy, Tables, last_received_s, last_sent_s, set_selectors
@@ -47,9 +49,13 @@ class HandGateway:
         self.socket = UdpSocket(
             None if wildcard else local, settings.get("port", 4500), version=local.version, offload=offload, mark=0x1F5
         )
-        self.raw, mtu = settings.get("raw", 0), settings.get("outer_mtu", 0)
+        self.raw, mtu, outside_mtu = (
+            settings.get("raw", 0),
+            settings.get("outer_mtu", 0),
+            settings.get("outside_mtu", 0),
+        )
         sockets: list[UdpSocket | RawSocket] = [self.socket]
-        if self.raw or mtu:
+        if self.raw or mtu or outside_mtu:
             sockets.append(RawSocket(local, protocol=self.raw or 50, mark=0x1F5))
         self.worker = Worker(self.tun, sockets, offload=offload)
         algorithm = settings.get("algorithm", "aes128gcm16")
@@ -67,13 +73,15 @@ class HandGateway:
         self.inbound = SA("in", settings["spi_in"], algorithm, key, window=4096, protocol=protocol, **into)
         for sa in (self.outbound, self.inbound):
             sa.mss_ipv4 = settings.get("mss", 0)
-            sa.mss_ipv6 = max(0, settings.get("mss", 0) - 20)
+            sa.mss_ipv6 = settings.get("mss6", max(0, settings.get("mss", 0) - 20))
         self.outbound.max_inner = settings.get("max_inner", 0)
         self.outbound.tag = self.inbound.tag = 7
         if self.raw or mtu:
-            set_raw_endpoint(self.outbound, 1, mtu)
+            set_raw_endpoint(self.outbound, 1, mtu, outside_mtu)
         else:
-            set_endpoint(self.outbound, 0, local if wildcard else None, remote, settings.get("port", 4500))
+            port = settings.get("port", 4500)
+            outside = Outside(1, local, port, outside_mtu) if outside_mtu else None
+            set_endpoint(self.outbound, 0, local if wildcard else None, remote, port, outside)
         pairs = [(TrafficSelector.parse(a), TrafficSelector.parse(b)) for a, b in settings["policies"]]
         set_selectors(self.inbound, [a for a, _ in pairs], [b for _, b in pairs])
         self.spares = [
@@ -159,6 +167,9 @@ class HandGateway:
             self.worker.publish(Tables(self.spares, self.policies))
             time.sleep(command["pause_s"])
             self.publish()
+        if do == "set mtu":  # as control does it where the path changes
+            for sa in (self.outbound, self.inbound):
+                sa.max_inner, sa.mss_ipv4, sa.mss_ipv6 = command["max_inner"], command["mss"], command["mss"] - 20
         if do == "stop":
             before = time.monotonic()
             self.worker.stop()
