@@ -8,11 +8,13 @@ Called by control.manager and the views.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
 from ..dataplane.engine import engine_for
+from ..dataplane.outside import Outside
 from ..dataplane.sad import SA
 from ..dataplane.spd import Policy, Tables, last_received_s, last_sent_s, set_selectors
 from ..dataplane.udp import set_endpoint, set_raw_endpoint
@@ -22,7 +24,7 @@ from ..ike.config import ChildConfig, ConnectionConfig
 from ..ike.events import AskInstallChild
 from ..model import Address, OuterHeader, Path, TrafficSelector
 from .grants import Grants
-from .mtu import Mss, TunnelMtu, tunnel_mtu
+from .mtu import Encapsulation, Finding, Mss, Source, TunnelMtu
 from .routing import Routing
 from .spi import SpiPool, worker_of
 from .store import GrantMark
@@ -47,7 +49,11 @@ class InstalledChild:
     local_ts: tuple[TrafficSelector, ...]
     remote_ts: tuple[TrafficSelector, ...]
     path: Path
-    mtu: TunnelMtu
+    mtu: TunnelMtu  # as it is now, from `wraps` and `path_mtu`
+    wraps: Encapsulation
+    path_mtu: int
+    whole: bool  # outer packets are not cut (copy_df)
+    findings: dict[Source, Finding]
     resource: int | None = None
     order: int = 0
     used_before_s: float | None = None  # when the child that it replaces last carried a packet
@@ -186,6 +192,21 @@ class Children:
     def get_timer(self) -> float | None:
         return min((c.inbound_until for c in self._children.values() if c.inbound_until is not None), default=None)
 
+    def set_path_mtu(self, child_id: int, path_mtu: int, source: Source, now: float) -> None:
+        """The path to this child's peer carries so many bytes from now on; workers see it with their next packet."""
+        child = self._children.get(child_id)
+        if child is None:
+            return
+        child.findings[source] = Finding(path_mtu, now)
+        if child.path_mtu == path_mtu:
+            return
+        child.path_mtu = path_mtu
+        child.mtu = self._figures(child.connection, child.wraps, path_mtu, child.whole)
+        self._aim(child.sa_out, child.path, path_mtu, child.whole)
+        for sa in (child.sa_in, child.sa_out):
+            _set_mtu(sa, child.mtu)
+        self.changed = True
+
     def extend_grants(self, spi: int) -> None:
         """One block more for the children that send with this SPI (two peers may have chosen the same)."""
         for child in self.sending_with(spi):
@@ -270,6 +291,12 @@ class Children:
     def max_inner_bytes(self) -> list[int]:
         return [child.mtu.max_inner_bytes for child in self._children.values() if child.inbound_until is None]
 
+    def has_ipv6(self) -> bool:
+        """Whether a selector of a child that is up, expected or trapped is IPv6: then the TUN must be able to carry it."""
+        waiting = (policy.remote for policies in self._waiting.values() for policy in policies)
+        installed = (ts for child in self._children.values() for ts in child.remote_ts)
+        return any(ts.version == 6 for ts in (*waiting, *installed))
+
     # --- making one
 
     def _is_sending(self, child_id: int) -> bool:
@@ -278,22 +305,20 @@ class Children:
 
     def _make(self, ask: AskInstallChild) -> InstalledChild:
         suite, path = ask.suite.name, ask.path
-        mtu = tunnel_mtu(
-            ask.suite, self._host.path_mtu(path.remote), path.remote.version, ask.encap, self._host.mss(ask.connection)
-        )
-        if not self._host.copies_df(
-            ask.connection, ask.name
-        ):  # two outer fragments at most; TCP stays below by its MSS
-            mtu = replace(mtu, max_inner_bytes=self._host.path_mtu(path.remote))
+        inner_version = ask.remote_ts[0].version if ask.remote_ts else 4
+        wraps = Encapsulation(ask.suite, path.remote.version, ask.encap, inner_version=inner_version)
+        path_mtu, whole = self._host.path_mtu(path.remote), self._host.copies_df(ask.connection, ask.name)
+        mtu = self._figures(ask.connection, wraps, path_mtu, whole)
         engine = engine_for(suite, self._host.engine)
         used = self._resumed.pop(ask.child_id, GrantMark(0, 0))
         sa_in = SA("in", ask.spi_in, suite, ask.key_in, esn=ask.esn, seq=used.in_highest, engine=engine)
         end = self._grants.next_end(ask.child_id, _highest(ask.esn))
         sa_out = self._make_outbound(ask, engine, used.out_end, end)
+        self._aim(sa_out, path, path_mtu, whole)
         limits = ask.limits
         for sa in (sa_in, sa_out):
             sa.set_limits(limits.soft_packets, limits.hard_packets, limits.soft_bytes, limits.hard_bytes)
-            sa.mss_ipv4, sa.mss_ipv6, sa.max_inner = mtu.mss_ipv4, mtu.mss_ipv6, mtu.max_inner_bytes
+            _set_mtu(sa, mtu)
             sa.tag = ask.child_id
         set_selectors(sa_in, ask.local_ts, ask.remote_ts)
         return InstalledChild(
@@ -306,8 +331,17 @@ class Children:
             ask.remote_ts,
             path,
             mtu,
+            wraps,
+            path_mtu,
+            whole,
+            {"computed": Finding(path_mtu)},
             ask.resource,
         )
+
+    def _figures(self, connection: str, wraps: Encapsulation, path_mtu: int, whole: bool) -> TunnelMtu:
+        mtu = wraps.figures(path_mtu, self._host.mss(connection))
+        # two outer fragments at most; TCP stays below by its MSS
+        return mtu if whole else replace(mtu, max_inner_bytes=path_mtu)
 
     def _make_outbound(self, ask: AskInstallChild, engine: str, seq: int, granted: int) -> SA:
         """By UDP socket; without encapsulation, or where the outer packets may be cut, by raw socket with a header of its own."""
@@ -315,20 +349,26 @@ class Children:
         make = partial(
             SA, "out", ask.spi_out, ask.suite.name, ask.key_out, esn=ask.esn, seq=seq, granted=granted, engine=engine
         )
-        ours, theirs = (path.local_port, path.remote_port) if path.marker else (ESP_PORT, ESP_PORT)
         if ask.encap and whole:
-            sa = make()
-            set_endpoint(sa, self._host.socket_index(path.local), path.local, path.remote, theirs)
-            return sa
+            return make()
         try:
-            index = self._host.raw_socket_index(path.local)
+            self._host.raw_socket_index(path.local)
         except HostError as error:
             text = "its outer packets shall be cut" if ask.encap else f"{path.remote} does not encapsulate ESP in UDP"
             raise NegotiationError(f"child {ask.name}: {text}, and {error}", NotifyType.NO_PROPOSAL_CHOSEN) from None
         header = OuterHeader(df="set" if whole else "clear")
-        sa = make(src=path.local, dst=path.remote, encap=(ours, theirs) if ask.encap else None, header=header)
-        set_raw_endpoint(sa, index, 0 if whole else self._host.path_mtu(path.remote))
-        return sa
+        return make(src=path.local, dst=path.remote, encap=_esp_ports(path) if ask.encap else None, header=header)
+
+    def _aim(self, sa: SA, path: Path, path_mtu: int, whole: bool) -> None:
+        """Where an outbound SA sends to, and how long a packet may be there: one that may not be refused is cut to that."""
+        if sa.src is not None:
+            set_raw_endpoint(sa, self._host.raw_socket_index(path.local), 0 if whole else path_mtu, path_mtu)
+            return
+        ours, theirs = _esp_ports(path)
+        outside = None
+        with contextlib.suppress(HostError):  # without raw sockets such packets are dropped, and counted
+            outside = Outside(self._host.raw_socket_index(path.local), path.local, ours, path_mtu)
+        set_endpoint(sa, self._host.socket_index(path.local), path.local, path.remote, theirs, outside)
 
 
 def _check_size(ask: AskInstallChild) -> None:
@@ -340,6 +380,15 @@ def _check_size(ask: AskInstallChild) -> None:
             f"at most {POLICIES_MAX} and {ROUTES_MAX} are taken",
             NotifyType.TS_UNACCEPTABLE,
         )
+
+
+def _esp_ports(path: Path) -> tuple[int, int]:
+    """(ours, the peer's) of ESP in UDP."""
+    return (path.local_port, path.remote_port) if path.marker else (ESP_PORT, ESP_PORT)
+
+
+def _set_mtu(sa: SA, mtu: TunnelMtu) -> None:
+    sa.mss_ipv4, sa.mss_ipv6, sa.max_inner = mtu.mss_ipv4, mtu.mss_ipv6, mtu.max_inner_bytes
 
 
 def _highest(esn: bool) -> int:

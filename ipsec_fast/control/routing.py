@@ -26,12 +26,22 @@ class RouteTable(Protocol):
 
 
 class Routing:
-    """`addresses` lists this host's own, of which the first inside a child's local selectors becomes the source of its routes."""
+    """`addresses` lists this host's own, of which the first inside a child's local selectors becomes the source of its routes.
 
-    def __init__(self, table: RouteTable, tun_index: int, addresses: Callable[[], Sequence[Address]]) -> None:
+    `before_ipv6` is called before an IPv6 route goes into the TUN, which must be able to take it.
+    """
+
+    def __init__(
+        self,
+        table: RouteTable,
+        tun_index: int,
+        addresses: Callable[[], Sequence[Address]],
+        before_ipv6: Callable[[], None] = lambda: None,
+    ) -> None:
         self._table = table
         self._tun_index = tun_index
         self._addresses = addresses
+        self._before_ipv6 = before_ipv6
         self._closed: set[Network] = set()
         self._users: dict[Network, set[Hashable]] = {}
 
@@ -65,6 +75,8 @@ class Routing:
                     (a for ts in local_ts for a in addresses if a.version == network.version and _holds(ts, a)), None
                 )
                 if not self._users.get(network):
+                    if network.version == 6:
+                        self._before_ipv6()
                     self._table.add(network, self._tun_index, source, _networks(local_ts))
                 self._users.setdefault(network, set()).add(child_id)
         except Exception:

@@ -29,3 +29,19 @@ def child_mtu(child: InstalledChild | None) -> dict[str, int] | None:
     if child is None:
         return None
     return {"mtu": child.mtu.max_inner_bytes, "mss_ipv4": child.mtu.mss_ipv4, "mss_ipv6": child.mtu.mss_ipv6}
+
+
+def child_path(child: InstalledChild | None) -> dict[str, Any] | None:
+    """How it wraps its packets, what that gives, and what was found out about its path."""
+    if child is None:
+        return None
+    return {
+        "path_mtu": child.path_mtu,
+        "inner_version": child.wraps.inner_version,
+        "outer_version": child.wraps.outer_version,
+        "max_inner_bytes": child.mtu.max_inner_bytes,
+        "mss_ipv4": child.mtu.mss_ipv4,
+        "mss_ipv6": child.mtu.mss_ipv6,
+        "copy_df": child.whole,
+        "findings": {name: {"path_mtu": one.path_mtu, "at": one.at} for name, one in child.findings.items()},
+    }

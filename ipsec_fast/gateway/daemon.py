@@ -25,7 +25,7 @@ from ..control.grants import Grants
 from ..control.keeper import Keeper
 from ..control.liveness import TrafficWatch
 from ..control.manager import Manager
-from ..control.mtu import tun_mtu
+from ..control.mtu import IPV6_MIN_MTU, tun_mtu
 from ..control.resources import Resources
 from ..control.restore import Restorer
 from ..control.routing import Routing
@@ -132,7 +132,7 @@ class Gateway:
         self._links, self._tun_name, self._tun_mtu = Links(netlink), tun.name, tun_mtu([], DEFAULT_MTU)
         index = self._links.set_up(tun.name, self._tun_mtu)
         routes = Routes(netlink, tun.name)
-        routing = Routing(routes, index, lambda: self._links.addresses(but=tun.name))
+        routing = Routing(routes, index, lambda: self._links.addresses(but=tun.name), self._widen_tun)
         self._worker = Worker(tun, [*self._nat.sockets, *self._nat.raw], engine=self._engine, offload=offload)
         opened = self._open_store()
         self._build(routing, opened)
@@ -394,14 +394,22 @@ class Gateway:
         return self._links.path_mtu(remote, MARK, DEFAULT_MTU)
 
     def _resize_tun(self, inner: list[int]) -> None:
-        wanted = tun_mtu(inner, DEFAULT_MTU)
+        wanted = tun_mtu(inner, DEFAULT_MTU, self._children.has_ipv6())
         if wanted == self._tun_mtu:
             return
         try:
-            self._links.set_mtu(self._tun_name, wanted)
-            self._tun_mtu = wanted
+            self._set_tun_mtu(wanted)
         except HostError as error:
             self._log(str(error))
+
+    def _widen_tun(self) -> None:
+        """On a device below 1280 the kernel has no IPv6."""
+        if self._tun_mtu < IPV6_MIN_MTU:
+            self._set_tun_mtu(IPV6_MIN_MTU)
+
+    def _set_tun_mtu(self, mtu: int) -> None:
+        self._links.set_mtu(self._tun_name, mtu)
+        self._tun_mtu = mtu
 
     def _stats(self) -> GatewayStats:
         counters = {**self._worker.counters(), **{f"ike_{name}": n for name, n in self._endpoint.counters.items()}}

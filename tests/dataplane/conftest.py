@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import dataplane_vectors
 import pytest
 from kernel_packets import Engine
+from mtu_checks import CHECKS
 
 from ipsec_fast.dataplane.engine import engines
 
@@ -24,3 +25,5 @@ def pytest_terminal_summary(terminalreporter) -> None:
         terminalreporter.write_line(f"vectors {name}: {ran} run")
     for name, skipped in sorted(dataplane_vectors.SKIPPED.items()):
         terminalreporter.write_line(f"vectors {name}: {skipped} skipped")
+    for name, count in sorted(CHECKS.items()):
+        terminalreporter.write_line(f"MTU arithmetic held to sealed packets, {name}: {count} comparisons")
