@@ -24,7 +24,7 @@ Tree = dict[str, Any]
 
 
 def add_status(parser: argparse.ArgumentParser) -> None:
-    _add_socket(parser)
+    add_socket(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON document instead of a table")
 
 
@@ -41,17 +41,17 @@ def add_down(parser: argparse.ArgumentParser) -> None:
 
 
 def run_status(arguments: argparse.Namespace) -> int:
-    with ViciClient(_socket_path(arguments)) as client:
+    with ViciClient(socket_path(arguments)) as client:
         status = read_status(client)
     print(json.dumps(status, indent=2) if arguments.json else table.render(status))
     return 0
 
 
 def run_up(arguments: argparse.Namespace) -> int:
-    with ViciClient(_socket_path(arguments)) as client:
+    with ViciClient(socket_path(arguments)) as client:
         connections = collect(client, "list-conns", "list-conn")
         known = {name: list(section.get("children", {})) for name, section in connections}
-        request = _choose(arguments.name, known, "no child or connection {!r} in the gateway's configuration")
+        request = choose(arguments.name, known, "no child or connection {!r} in the gateway's configuration")
         request["timeout"] = _timeout_ms(arguments)
         lines: list[Tree] = []
         began = time.monotonic()
@@ -69,13 +69,13 @@ def run_up(arguments: argparse.Namespace) -> int:
 
 
 def run_down(arguments: argparse.Namespace) -> int:
-    with ViciClient(_socket_path(arguments)) as client:
+    with ViciClient(socket_path(arguments)) as client:
         known: dict[str, list[str]] = {}
         for name, section in collect(client, "list-sas", "list-sa"):
             known.setdefault(name, []).extend(child["name"] for child in section.get("child-sas", {}).values())
         options = {"timeout": _timeout_ms(arguments), "force": arguments.force}
         try:
-            request = _choose(arguments.name, known, "nothing named {!r} is up")
+            request = choose(arguments.name, known, "nothing named {!r} is up")
         except StateError:  # then it may be one that is tried again and again
             if not _stop_trying(client, arguments.name, options):
                 raise
@@ -87,19 +87,19 @@ def run_down(arguments: argparse.Namespace) -> int:
 def _stop_trying(client: ViciClient, name: str, options: Tree) -> bool:
     configured = collect(client, "list-conns", "list-conn")
     known = {ike: list(section.get("children", {})) for ike, section in configured}
-    request = _choose(name, known, "nothing named {!r} is up")
+    request = choose(name, known, "nothing named {!r} is up")
     response = to_text(client.stream("terminate", "control-log", _print_log, request | options))
     return bool(response.get("success") == "yes")
 
 
-def _add_socket(parser: argparse.ArgumentParser) -> None:
+def add_socket(parser: argparse.ArgumentParser) -> None:
     where = parser.add_mutually_exclusive_group()
     where.add_argument("--socket", metavar="PATH", help=f"the gateway's control socket (default: {DEFAULT_SOCKET})")
     where.add_argument("--config", metavar="FILE", type=Path, help="take the socket from this configuration file")
 
 
 def _add_waiting(parser: argparse.ArgumentParser) -> None:
-    _add_socket(parser)
+    add_socket(parser)
     parser.add_argument(
         "--timeout", metavar="SECONDS", type=float, default=0.0, help="stop waiting after this time (default: never)"
     )
@@ -112,7 +112,7 @@ def _timeout_ms(arguments: argparse.Namespace) -> int:
     return max(1, round(arguments.timeout * 1000)) if arguments.timeout else 0
 
 
-def _socket_path(arguments: argparse.Namespace) -> str:
+def socket_path(arguments: argparse.Namespace) -> str:
     if arguments.socket is not None:
         return str(arguments.socket).removeprefix("unix://")
     if arguments.config is None:
@@ -128,7 +128,7 @@ def _socket_path(arguments: argparse.Namespace) -> str:
     return path.removeprefix("unix://")
 
 
-def _choose(name: str, known: dict[str, list[str]], unknown: str) -> Tree:
+def choose(name: str, known: dict[str, list[str]], unknown: str) -> Tree:
     """What NAME means: a child before a connection, CONNECTION/CHILD where both are given."""
     connection, slash, child = name.partition("/")
     if slash:

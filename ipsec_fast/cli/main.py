@@ -24,6 +24,7 @@ EPILOG = "exit status: 0 ok, 1 the thing failed, 2 bad usage or bad input"
 LATE = {
     "bench": ("ipsec_fast.bench", "measure the kernels on this machine"),
     "demo": ("ipsec_fast.demo.main", "two gateways in network namespaces carry traffic"),
+    "mtu": ("ipsec_fast.cli.mtu", "show what fits through an SA, header by header"),
 }
 
 
@@ -62,7 +63,7 @@ def say(line: str) -> None:
 
 
 def build_parser(words: Sequence[str]) -> Parser:
-    """The parser; of bench and demo only the one that `words` asks for is imported."""
+    """The parser; of bench, demo and mtu only the one that `words` asks for is imported."""
     parser = Parser(prog=PROGRAM, description="IPsec without kernel IPsec.", epilog=EPILOG)
     parser.add_argument("--version", action=VersionAction, help="print our version and OpenSSL's")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)

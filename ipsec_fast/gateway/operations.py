@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from ..control.children import Children
 from ..control.manager import Listener, Manager
 from ..control.resources import group_of
-from ..control.views import child_counters, child_mtu
+from ..control.views import child_counters, child_mtu, child_path
 from ..errors import StateError, UsageError
 from ..ike.config import ChildConfig, ConnectionConfig
 from ..ike.events import ChildDown, ChildFailed, ChildUp, ChildView, IkeDown, IkeUp, IkeView, Notice, Progress
@@ -21,7 +21,7 @@ from ..model import Address, Path
 from .configuration import Configuration
 from .exchange_counters import ExchangeCounters
 from .ike_io import IKE_PORT, source_for
-from .vici.control import ChildCounters, ChildMtu, ControlLog, GatewayStats, Selection
+from .vici.control import ChildCounters, ChildMtu, ChildPath, ControlLog, GatewayStats, Selection
 from .waiting import Waiting
 
 if TYPE_CHECKING:
@@ -125,6 +125,9 @@ class Operations:
 
     def child_mtu(self, child_id: int) -> ChildMtu | None:
         return child_mtu(self._children.get(child_id))  # type: ignore[return-value]
+
+    def child_path(self, child_id: int) -> ChildPath | None:
+        return child_path(self._children.get(child_id))  # type: ignore[return-value]
 
     def connections(self) -> Sequence[ConnectionConfig]:
         return self._peers.connections

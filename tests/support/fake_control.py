@@ -14,7 +14,15 @@ from ipsec_fast.errors import ConfigError, NegotiationError, Problem
 from ipsec_fast.gateway.config import GatewaySettings, LoadedConfig
 from ipsec_fast.gateway.configuration import Configuration, Surroundings
 from ipsec_fast.gateway.exchange_counters import ExchangeCounters
-from ipsec_fast.gateway.vici.control import ChildCounters, ChildMtu, ControlLog, GatewayStats, Listener, Selection
+from ipsec_fast.gateway.vici.control import (
+    ChildCounters,
+    ChildMtu,
+    ChildPath,
+    ControlLog,
+    GatewayStats,
+    Listener,
+    Selection,
+)
 from ipsec_fast.gateway.vici.server import ViciServer
 from ipsec_fast.gateway.waiting import Change
 from ipsec_fast.ike.config import ChildConfig, ConnectionConfig
@@ -124,6 +132,13 @@ class FakeControl:
 
     def child_mtu(self, child_id: int) -> ChildMtu | None:
         return {"mtu": 1430, "mss_ipv4": 1390, "mss_ipv6": 1370}
+
+    def child_path(self, child_id: int) -> ChildPath | None:
+        return {
+            "path_mtu": 1492, "inner_version": 4, "outer_version": 4, "copy_df": True,
+            "max_inner_bytes": 1430, "mss_ipv4": 1390, "mss_ipv6": 1370,
+            "findings": {"computed": {"path_mtu": 1500, "at": None}, "probed": {"path_mtu": 1492, "at": NOW - 7}},
+        }  # fmt: skip
 
     def connections(self) -> Sequence[ConnectionConfig]:
         return self.configuration.connections

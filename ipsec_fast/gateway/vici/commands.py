@@ -19,7 +19,7 @@ from ...ike.events import Progress
 from .codec import Decoded, Encodable, flag, number, text
 from .config_commands import ConfigCommands
 from .control import ControlLog, GatewayControl, Handler, Selection, Session
-from .views import connection_section, sa_section
+from .views import connection_section, mtu_section, sa_section
 
 log = logging.getLogger("ipsec_fast.cfg")
 DEFAULT_LOGLEVEL = 1
@@ -37,6 +37,7 @@ class Commands:
             "stats": self.stats,
             "list-sas": self.list_sas,
             "list-conns": self.list_conns,
+            "list-mtus": self.list_mtus,
             "initiate": self.initiate,
             "terminate": self.terminate,
             "rekey": self.rekey,
@@ -97,6 +98,15 @@ class Commands:
         # noblock: charon skips SAs that are busy; nothing here ever waits for an SA
         for view, children in _selection(request).pick(self._control.views()):
             await session.send_event("list-sa", {view.connection: sa_section(view, self._control, children)})
+        return {}
+
+    async def list_mtus(self, request: Decoded, session: Session) -> Encodable:
+        """Ours: how each Child SA of the selection wraps its packets, and what is known of its path."""
+        for view, children in _selection(request).pick(self._control.views()):
+            for child in children:
+                if (path := self._control.child_path(child.child_id)) is not None:
+                    key = f"{child.name}-{child.child_id}"
+                    await session.send_event("list-mtu", {key: mtu_section(view, child, path, self._control.now())})
         return {}
 
     async def list_conns(self, request: Decoded, session: Session) -> Encodable:

@@ -42,6 +42,26 @@ class ChildMtu(TypedDict):
     mss_ipv6: int
 
 
+class PathFinding(TypedDict):
+    """`at`: on the views' clock; None: when the child was installed."""
+
+    path_mtu: int
+    at: float | None
+
+
+class ChildPath(TypedDict):
+    """What a child's figures come from. `copy_df` False: inner packets up to the path MTU are let in."""
+
+    path_mtu: int
+    inner_version: int
+    outer_version: int
+    max_inner_bytes: int
+    mss_ipv4: int
+    mss_ipv6: int
+    copy_df: bool
+    findings: dict[str, PathFinding]  # computed, learned, probed
+
+
 class GatewayStats(TypedDict, total=False):
     """`counters`: every counter of workers and endpoint, by name."""
 
@@ -147,6 +167,8 @@ class GatewayControl(Protocol):
         """Empty where the dataplane has no such child (any more)."""
 
     def child_mtu(self, child_id: int) -> ChildMtu | None: ...
+
+    def child_path(self, child_id: int) -> ChildPath | None: ...
 
     def connections(self) -> Sequence[ConnectionConfig]: ...
 

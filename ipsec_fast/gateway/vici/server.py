@@ -33,7 +33,7 @@ from .listener import file_identity, open_listener, peer_uid, remove_listener
 log = logging.getLogger("ipsec_fast.cfg")
 EVENTS = frozenset(
     (
-        "log", "control-log", "list-sa", "list-policy", "list-conn", "list-cert", "list-authority",
+        "log", "control-log", "list-sa", "list-mtu", "list-policy", "list-conn", "list-cert", "list-authority",
         "ike-updown", "ike-rekey", "child-updown", "child-rekey",
     )
 )  # fmt: skip

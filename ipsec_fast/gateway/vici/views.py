@@ -13,7 +13,7 @@ from ...iana import Encr, Group, IdType, Integ, Prf, TransformType, name_of
 from ...ike.config import Action, ChildConfig, ConnectionConfig
 from ...ike.events import ChildView, IkeView
 from ...model import Identity, Proposal, TrafficSelector
-from .control import ChildCounters, GatewayControl
+from .control import ChildCounters, ChildPath, GatewayControl
 
 Section = dict[str, Any]
 NOTHING_YET: ChildCounters = {"bytes_in": 0, "packets_in": 0, "bytes_out": 0, "packets_out": 0}  # not in the dataplane
@@ -88,6 +88,33 @@ def child_section(child: ChildView, control: GatewayControl) -> Section:
         "local-ts": _selector_texts(child.local_ts),
         "remote-ts": _selector_texts(child.remote_ts),
         **(control.child_mtu(child.child_id) or {}),
+    }
+
+
+def mtu_section(view: IkeView, child: ChildView, path: ChildPath, now: float) -> Section:
+    """One child as list-mtu shows it, without its name round it."""
+    return {
+        "ike": view.connection,
+        "name": child.name,
+        "uniqueid": child.child_id,
+        "algorithm": child.suite.name,
+        "protocol": "ESP",
+        "mode": "TUNNEL",
+        "outer": path["outer_version"],
+        "inner": path["inner_version"],
+        "encap": True if child.encap else None,
+        "copy_df": path["copy_df"],
+        "path-mtu": path["path_mtu"],
+        "max_inner_bytes": path["max_inner_bytes"],
+        "mss_ipv4": path["mss_ipv4"],
+        "mss_ipv6": path["mss_ipv6"],
+        **{
+            name: {
+                "path-mtu": found["path_mtu"],
+                "age": _seconds_since(child.installed_at if found["at"] is None else found["at"], now),
+            }
+            for name, found in path["findings"].items()
+        },
     }
 
 
