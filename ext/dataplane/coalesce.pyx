@@ -1,4 +1,4 @@
-"""Consecutive inner packets of one TCP or UDP flow become one super-packet, one write to the TUN.
+"""Consecutive inner packets of one TCP or UDP flow become one super-packet, one write to the TUN or packet socket.
 
 Merged are only packets that the kernel can split again into the very same: same addresses, ports, TOS, TTL, DF, flow label, acknowledgement number
 and TCP options, next sequence number, no flag but ACK and a last PSH, no fragment, no IP option, equal payloads but for a shorter last one. The
@@ -8,10 +8,13 @@ packet, and its protocol is not merged again. The batch ends every merge: nothin
 """
 
 from cpython.mem cimport PyMem_Calloc, PyMem_Free
-from libc.errno cimport EINTR, EINVAL, errno
+from libc.errno cimport EINTR, EINVAL, ENETDOWN, ENOTCONN, errno
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcmp, memcpy, memset
 
+from ipsec_fast.dataplane.inner cimport (
+    INNER_DOWN_SEEN, INNER_UP, VNET_BYTES, inner_head, inner_port, inner_prepend
+)
 from ipsec_fast.dataplane.ip cimport (
     IP_OK, csum_add, csum_fold, csum_ipv4_header, csum_pseudo4, csum_pseudo6, ip_info, ip_parse
 )
@@ -19,9 +22,8 @@ from ipsec_fast.dataplane.net_io cimport (
     VNET_GSO_TCPV4, VNET_GSO_TCPV6, VNET_GSO_UDP_L4, VNET_NEEDS_CSUM, iovec, vnet_header, writev
 )
 from ipsec_fast.dataplane.port cimport (
-    C_MERGE_REFUSED, C_MERGED, C_TUN_WRITE_BYTES, C_TUN_WRITE_FAILED, C_TUN_WRITES, io_counters
+    C_INNER_NO_PEER, C_MERGE_REFUSED, C_MERGED, C_TUN_WRITE_BYTES, C_TUN_WRITE_FAILED, C_TUN_WRITES, io_counters
 )
-from ipsec_fast.dataplane.tun cimport tun_port
 
 cdef enum:
     TCP = 6
@@ -29,7 +31,6 @@ cdef enum:
     TCP_PSH = 0x08
     TCP_ACK = 0x10
     IP_DF = 0x40
-    VNET_BYTES = 10
 
 
 cdef inline uint32_t load16(const uint8_t *at) noexcept nogil:
@@ -45,28 +46,38 @@ cdef inline void store16(uint8_t *at, uint32_t value) noexcept nogil:
     at[1] = <uint8_t>value
 
 
-cdef bint write_vector(merge_table *table, iovec *vector, int count, uint32_t length) noexcept nogil:
+cdef int write_vector(
+    merge_table *table, inner_head *head, uint8_t version, iovec *vector, int count, uint32_t length
+) noexcept nogil:
+    """`vector` but for its first entry, which is the head. 0, or errno; ENOTCONN: nobody was heard yet to whom it could go."""
     cdef long written
+    vector[0].iov_base = head
+    vector[0].iov_len = VNET_BYTES + table.tun.header_bytes
+    if table.tun.header_bytes and not inner_prepend(table.tun, head, version):
+        return ENOTCONN
     while True:
         table.counters.value[C_TUN_WRITES] += 1
         written = writev(table.tun.fd, vector, count)
         if written >= 0:
             table.counters.value[C_TUN_WRITE_BYTES] += length
-            return True
+            table.tun.down = INNER_UP
+            return 0
+        if errno == ENETDOWN and table.tun.down == INNER_UP:
+            table.tun.down = INNER_DOWN_SEEN
         if errno != EINTR:
-            return False
+            return errno
 
 
 cdef void write_single(merge_table *table, uint8_t *packet, uint32_t length) noexcept nogil:
-    cdef vnet_header vnet
+    cdef inner_head head
     cdef iovec vector[2]
-    memset(&vnet, 0, sizeof(vnet))
-    vector[0].iov_base = &vnet
-    vector[0].iov_len = VNET_BYTES
+    cdef int failed
+    memset(&head.vnet, 0, sizeof(vnet_header))
     vector[1].iov_base = packet
     vector[1].iov_len = length
-    if not write_vector(table, vector, 2, length):
-        table.counters.value[C_TUN_WRITE_FAILED] += 1
+    failed = write_vector(table, &head, packet[0] >> 4, vector, 2, length)
+    if failed:
+        table.counters.value[C_INNER_NO_PEER if failed == ENOTCONN else C_TUN_WRITE_FAILED] += 1
 
 
 cdef inline uint64_t pseudo_sum(const uint8_t *packet, uint8_t version, uint8_t protocol, uint32_t length) noexcept nogil:
@@ -87,16 +98,18 @@ cdef inline void write_apart(merge_table *table, merge_flow *flow) noexcept nogi
 
 
 cdef void flow_write(merge_table *table, merge_flow *flow) noexcept nogil:
-    cdef vnet_header vnet
+    cdef inner_head head
+    cdef vnet_header *vnet = &head.vnet
     cdef uint32_t length = flow.header_length + flow.payload
     cdef uint8_t *header = flow.header
     cdef uint8_t *upper = header + flow.ip_length
     cdef uint16_t check
+    cdef int failed
     if flow.count == 1:
         write_apart(table, flow)
         flow.first = NULL
         return
-    memset(&vnet, 0, sizeof(vnet))
+    memset(vnet, 0, sizeof(vnet_header))
     memcpy(header, flow.first, flow.header_length)
     if flow.version == 4:
         store16(header + 2, length)
@@ -121,14 +134,13 @@ cdef void flow_write(merge_table *table, merge_flow *flow) noexcept nogil:
     vnet.hdr_len = flow.header_length
     vnet.gso_size = flow.segment
     vnet.csum_start = flow.ip_length
-    flow.vector[0].iov_base = &vnet
-    flow.vector[0].iov_len = VNET_BYTES
     flow.vector[1].iov_base = header
     flow.vector[1].iov_len = flow.header_length
-    if write_vector(table, flow.vector, 2 + flow.count, length):
+    failed = write_vector(table, &head, flow.version, flow.vector, 2 + flow.count, length)
+    if failed == 0:
         table.counters.value[C_MERGED] += flow.count
     else:
-        if errno == EINVAL:
+        if failed == EINVAL:
             table.counters.value[C_MERGE_REFUSED] += 1
             if flow.protocol == TCP:
                 table.tun.merge_tcp = 0
@@ -142,7 +154,7 @@ cdef inline bint can_start(merge_table *table, const uint8_t *packet, const ip_i
     """A packet of a kind that merges at all, its checksum good."""
     cdef const uint8_t *upper = packet + info.header_length
     cdef uint32_t length = info.total_length - info.header_length
-    if info.is_fragment or info.header_length != (20 if info.version == 4 else 40):
+    if info.is_fragment or info.header_length != (20 if info.version == 4 else 40) or info.total_length > table.tun.mtu:
         return False
     if info.version == 4 and csum_ipv4_header(packet, 20) != 0:
         return False
@@ -177,13 +189,15 @@ cdef inline merge_flow *find_flow(merge_table *table, const uint8_t *packet, con
     return NULL
 
 
-cdef inline bint can_join(merge_flow *flow, const uint8_t *packet, const ip_info *info, uint32_t header) noexcept nogil:
+cdef inline bint can_join(
+    merge_flow *flow, const uint8_t *packet, const ip_info *info, uint32_t header, uint32_t room
+) noexcept nogil:
     cdef const uint8_t *upper = packet + info.header_length
     cdef const uint8_t *first_upper = flow.first + flow.ip_length
     cdef uint32_t payload = info.total_length - info.header_length - header
     if (
         flow.closed or flow.header_length != info.header_length + header or flow.count == FLOW_SEGMENTS
-        or payload > flow.segment or flow.header_length + flow.payload + payload > 65535
+        or payload > flow.segment or flow.header_length + flow.payload + payload > room
     ):
         return False
     if info.version == 4:
@@ -222,7 +236,7 @@ cdef void merge_packet(merge_table *table, uint8_t *packet, const ip_info *info)
     cdef merge_flow *flow = NULL
     if table.used and info.total_length - info.header_length >= 4:
         flow = find_flow(table, packet, info)
-    if flow is not NULL and not (good and can_join(flow, packet, info, header)):
+    if flow is not NULL and not (good and can_join(flow, packet, info, header, table.tun.room)):
         flow_write(table, flow)
         flow = NULL
     if not good:
@@ -264,11 +278,13 @@ def merged(list packets, int fd):
     """For tests: writes one batch of packets to `fd` (a datagram socket) as a TUN would get them."""
     cdef merge_table *table = <merge_table *>PyMem_Calloc(1, sizeof(merge_table))
     cdef io_counters counters
-    cdef tun_port tun
+    cdef inner_port tun
     cdef ip_info info
     cdef list copies = [bytearray(packet) for packet in packets]
     cdef uint8_t *at
+    memset(&tun, 0, sizeof(tun))
     tun.fd = fd
+    tun.mtu = tun.room = 0xFFFF
     tun.merge_tcp = tun.merge_udp = 1
     table.tun, table.counters = &tun, &counters
     for copy in copies:

@@ -46,6 +46,7 @@ COUNTER_NAMES = (
     "bypass_not_routable", "udp_empty", "held", "held_opened", "raw_messages_out", "raw_messages_in", "outer_fragments",
     "icmp_too_big", "icmp_too_big_untold", "icmp_other", "probes_sent", "probes_unsent", "probes_answered",
     "mss_odd",
+    "inner_refused", "inner_no_peer",
 )
 assert len(COUNTER_NAMES) == COUNTER_COUNT
 

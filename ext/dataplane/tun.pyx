@@ -9,6 +9,8 @@ import fcntl
 import os
 import struct
 
+from ipsec_fast.dataplane.inner cimport VNET_BYTES
+
 from ..errors import HostError, UsageError
 from .offload import Offload
 
@@ -17,15 +19,11 @@ cdef int TUNSETIFF = 0x400454CA
 cdef unsigned int TUNSETOFFLOAD = 0x400454D0, TUNSETVNETHDRSZ = 0x400454D8
 cdef int IFF_TUN = 0x0001, IFF_NO_PI = 0x1000, IFF_VNET_HDR = 0x4000, IFF_MULTI_QUEUE = 0x0100
 cdef int F_CSUM = 0x01, F_TSO4 = 0x02, F_TSO6 = 0x04, F_TSO_ECN = 0x08, F_USO4 = 0x20, F_USO6 = 0x40
-cdef int VNET_HEADER_BYTES = 10
 DEVICE = "/dev/net/tun"
 
 
-cdef class Tun:
+cdef class Tun(InnerPort):
     """One queue of a TUN device; the device vanishes with its last queue."""
-
-    def __cinit__(self):
-        self.port.fd = -1
 
     def __init__(self, str name, *, offload=Offload()):
         if not 0 < len(name.encode()) < 16 or "/" in name:
@@ -33,7 +31,7 @@ cdef class Tun:
         fd = _open_device()
         try:
             self._name = _attach(fd, name)
-            fcntl.ioctl(fd, TUNSETVNETHDRSZ, struct.pack("i", VNET_HEADER_BYTES))
+            fcntl.ioctl(fd, TUNSETVNETHDRSZ, struct.pack("i", VNET_BYTES))
             self._tso, self._uso = _set_offload(fd, offload)
         except BaseException:
             os.close(fd)
@@ -41,21 +39,9 @@ cdef class Tun:
         self.port.fd = fd
         self.port.merge_tcp = self.port.merge_udp = bool(offload.coalesce)
 
-    def __dealloc__(self):
-        self.close()
-
-    def close(self):
-        if self.port.fd >= 0:
-            os.close(self.port.fd)
-        self.port.fd = -1
-
     @property
     def name(self):
         return self._name
-
-    @property
-    def fd(self):
-        return self.port.fd
 
     @property
     def features(self):

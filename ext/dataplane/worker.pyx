@@ -9,7 +9,7 @@ punt ring. One worker numbers an outbound SA and owns an inbound window (design 
 Here: the loop and the Python face; the rest of the one translation unit, so that it is inlined, stands in worker_{state,tell,path,out,in,raw,hold}.pxi.
 """
 
-from libc.errno cimport EAGAIN, EINTR, errno
+from libc.errno cimport EAGAIN, EINTR, ENETDOWN, errno
 from libc.stdint cimport UINT64_MAX, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcmp, memcpy, memmove, memset
@@ -18,6 +18,9 @@ from ipsec_fast.dataplane.ah cimport ah_batch_ctx, ah_batch_ctx_free, ah_batch_c
 from ipsec_fast.dataplane.coalesce cimport merge_flush, merge_packet, merge_table, write_single
 from ipsec_fast.dataplane.epoch cimport epoch_enter, epoch_join, epoch_leave, epoch_rest, epoch_slot, retire
 from ipsec_fast.dataplane.esp cimport esp_batch_ctx, esp_batch_ctx_free, esp_batch_ctx_new, esp_batch_ctx_set_time, esp_inbound, esp_packet
+from ipsec_fast.dataplane.inner cimport (
+    INNER_DOWN_SEEN, INNER_DOWN_TOLD, INNER_UP, STRIP_PACKET, STRIP_REFUSED, VNET_BYTES, InnerPort, inner_port, inner_strip
+)
 from ipsec_fast.dataplane.ip cimport IP_OK, ecn_decapsulate, ip_info, ip_parse
 from ipsec_fast.dataplane.last_drop cimport last_drop_clear
 from ipsec_fast.dataplane.net_io cimport (
@@ -39,7 +42,6 @@ from ipsec_fast.dataplane.spd cimport (
     make_flow_key, policy_row, selector_pair_list, selectors_match
 )
 from ipsec_fast.dataplane.status cimport *
-from ipsec_fast.dataplane.tun cimport Tun, tun_port
 from ipsec_fast.dataplane.track cimport (
     TRACK_ENTRIES, TRACK_TIMEOUT_NS, track_free, track_inbound, track_new, track_outbound, track_table
 )
@@ -112,6 +114,8 @@ cdef void worker_loop(worker_state *w) noexcept nogil:
                 raw_turn(w, tables, i)
             elif fds[2 + i].revents:
                 udp_turn(w, tables, i)
+        if w.tun.down == INNER_DOWN_SEEN and tell(w, INNER_DOWN, 0):
+            w.tun.down = INNER_DOWN_TOLD
 
 
 cdef class Worker:
@@ -123,7 +127,7 @@ cdef class Worker:
             raise MemoryError
         self.state.stop_fd = -1
 
-    def __init__(self, Tun tun not None, sockets, *, str engine="auto", offload=Offload()):
+    def __init__(self, InnerPort tun not None, sockets, *, str engine="auto", offload=Offload()):
         cdef worker_state *w = self.state
         sockets = tuple(sockets)
         if not 0 < len(sockets) <= MAX_SOCKETS:

@@ -107,24 +107,39 @@ cdef inline void handle_from_tun(
         last_drop_clear(row.sa, verdict, w.now_ns, <uint32_t>row.sa.seq, packet, length)
 
 
+cdef void inner_failed(worker_state *w, bint broken) noexcept nogil:
+    """A TUN device that is gone is never back; the interface of a packet socket may come up again, and then packets come by themselves."""
+    if errno == EAGAIN or errno == EINTR:
+        return
+    if w.tun.header_bytes:
+        if errno == ENETDOWN and w.tun.down == INNER_UP:
+            w.tun.down = INNER_DOWN_SEEN
+    elif broken:
+        w.tun_fd = -1
+        tell(w, TUN_LOST, 0)
+
+
 cdef void tun_turn(worker_state *w, dataplane_tables *tables, bint broken) noexcept nogil:
-    cdef int i
+    cdef int i, stripped
     cdef long got
+    cdef uint32_t before = VNET_BYTES + w.tun.header_bytes
+    cdef uint8_t *frame = w.read_buffer + PACKET_AT - before
     for i in range(TUN_READS):
-        got = read(w.tun_fd, w.read_buffer + PACKET_AT - VNET_BYTES, 65535 + VNET_BYTES)
+        got = read(w.tun_fd, frame, 65535 + before)
         w.counters.value[C_TUN_READS] += 1
         if got < 0:
-            if broken and errno != EAGAIN and errno != EINTR:
-                w.tun_fd = -1
-                tell(w, TUN_LOST, 0)
+            inner_failed(w, broken)
             break
-        if got <= VNET_BYTES:
+        if w.tun.header_bytes:
+            w.tun.down = INNER_UP
+            stripped = inner_strip(w.tun, frame, got)
+            if stripped != STRIP_PACKET:
+                w.counters.value[C_INNER_REFUSED] += stripped == STRIP_REFUSED
+                continue
+        if got <= before:
             break
-        w.counters.value[C_TUN_READ_BYTES] += got - VNET_BYTES
-        handle_from_tun(
-            w, tables, <const vnet_header *>(w.read_buffer + PACKET_AT - VNET_BYTES), w.read_buffer + PACKET_AT,
-            <uint32_t>(got - VNET_BYTES),
-        )
+        w.counters.value[C_TUN_READ_BYTES] += got - before
+        handle_from_tun(w, tables, <const vnet_header *>frame, frame + before, <uint32_t>(got - before))
         if w.queue.bytes >= FLUSH_BYTES:
             flush_queue(&w.queue)
     if w.queue.used:

@@ -10,8 +10,7 @@ cdef enum:
     PLAIN_BYTES = 16384
     RAW_BEFORE = 64          # before what a raw socket gives: an IPv6 header is made there
     IN_PACKETS = 512
-    PACKET_AT = 64           # of the read buffer; the virtio-net header stands before it
-    VNET_BYTES = 10
+    PACKET_AT = 64           # of the read buffer; the virtio-net header stands before it, and what header the link has
     NAME_BYTES = 28
     ANSWERS_BURST = 50       # too-big answers: a bucket of 50, 100 a second
     ANSWERS_PER_S = 100
@@ -41,6 +40,7 @@ cdef enum:
     TOO_BIG = 11
     ECHO_ANSWERED = 12
     BIG_SENT = 13
+    INNER_DOWN = 14
 
 # esp_sa.flags: what control was told of this SA; esp_sa.user is one more than the `granted` for which GRANT_WANTED went up
 cdef enum:
@@ -67,7 +67,7 @@ cdef struct notice_record:
     uint8_t remote[16]
 
 cdef struct worker_state:
-    tun_port *tun
+    inner_port *tun
     udp_port *ports[MAX_SOCKETS]
     uint32_t port_count
     void *tables

@@ -1,11 +1,11 @@
-"""Inner packets into super-packets for the TUN. See ext/dataplane/coalesce.pyx."""
+"""Inner packets into super-packets for the TUN or a packet socket. See ext/dataplane/coalesce.pyx."""
 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t
 
+from ipsec_fast.dataplane.inner cimport inner_port
 from ipsec_fast.dataplane.ip cimport ip_info
-from ipsec_fast.dataplane.net_io cimport iovec, vnet_header
+from ipsec_fast.dataplane.net_io cimport iovec
 from ipsec_fast.dataplane.port cimport io_counters
-from ipsec_fast.dataplane.tun cimport tun_port
 
 cdef enum:
     FLOW_COUNT = 16
@@ -31,11 +31,11 @@ cdef struct merge_flow:
 cdef struct merge_table:
     merge_flow flows[FLOW_COUNT]
     uint32_t used
-    tun_port *tun
+    inner_port *tun
     io_counters *counters
 
 # `packet` must stay in place until merge_flush.
 cdef void merge_packet(merge_table *table, uint8_t *packet, const ip_info *info) noexcept nogil
 cdef void merge_flush(merge_table *table) noexcept nogil
-# One packet as it is, with an all-zero virtio-net header.
+# One packet as it is, with an all-zero virtio-net header, and the link header where there is one.
 cdef void write_single(merge_table *table, uint8_t *packet, uint32_t length) noexcept nogil

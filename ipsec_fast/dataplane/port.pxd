@@ -64,6 +64,8 @@ cdef enum:
     C_PROBES_UNSENT
     C_PROBES_ANSWERED
     C_MSS_ODD
+    C_INNER_REFUSED
+    C_INNER_NO_PEER
     COUNTER_COUNT
 
 cdef struct io_counters:

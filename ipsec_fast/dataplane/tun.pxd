@@ -1,13 +1,7 @@
-"""A TUN queue as the worker sees it. See ext/dataplane/tun.pyx."""
+"""A TUN queue. See ext/dataplane/tun.pyx."""
 
-from libc.stdint cimport uint8_t
+from ipsec_fast.dataplane.inner cimport InnerPort
 
-cdef struct tun_port:
-    int fd
-    uint8_t merge_tcp      # super-packets may be written; cleared when the kernel refuses one
-    uint8_t merge_udp
-
-cdef class Tun:
-    cdef tun_port port
+cdef class Tun(InnerPort):
     cdef str _name
     cdef bint _tso, _uso

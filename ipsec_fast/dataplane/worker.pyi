@@ -1,14 +1,14 @@
 from collections.abc import Sequence
 
+from .inner import InnerPort
 from .notice import Notice, Punted
 from .offload import Offload
 from .raw_socket import RawSocket
 from .spd import Tables
-from .tun import Tun
 from .udp import UdpSocket
 
 class Worker:
-    """One thread without the GIL between one TUN queue and some sockets (indexes as in `set_endpoint`).
+    """One thread without the GIL between a `Tun` or `PacketSocket` and some sockets (indexes as in `set_endpoint`).
 
     `engine` is only shown: SAs bring theirs. Descriptors stay the caller's, who closes them after `stop`.
     """
@@ -19,7 +19,7 @@ class Worker:
     tables: Tables
     running: bool
     def __init__(
-        self, tun: Tun, sockets: Sequence[UdpSocket | RawSocket], *, engine: str = "auto", offload: Offload = ...
+        self, tun: InnerPort, sockets: Sequence[UdpSocket | RawSocket], *, engine: str = "auto", offload: Offload = ...
     ) -> None: ...
     def start(self) -> None: ...
     def stop(self) -> None:
