@@ -9,16 +9,19 @@ import pytest
 
 from ipsec_fast.cli import main
 from ipsec_fast.dataplane.port import COUNTER_NAMES
+from tests.support.fake_control import running_server
 
 TEXT = (Path(__file__).parents[1] / "docs" / "mtu.md").read_text()
 
 
-def test_the_samples_are_the_commands_output(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_samples_are_the_commands_output(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     samples = re.findall(r"```\n\$ ipsec-fast (mtu [^\n]*)\n(.*?)```", TEXT, re.DOTALL)
     assert samples
-    for words, shown in samples:
-        assert main(words.split()) == 0
-        assert capsys.readouterr().out == shown
+    with running_server(str(tmp_path / "v")):
+        for words, shown in samples:
+            name = not words.startswith("mtu -")
+            assert main([*words.split(), *(("--socket", str(tmp_path / "v")) if name else ())]) == 0
+            assert capsys.readouterr().out == shown
 
 
 def test_its_counters_and_options_are_there(capsys: pytest.CaptureFixture[str]) -> None:

@@ -24,7 +24,7 @@ from ..ike.config import ChildConfig, ConnectionConfig
 from ..ike.events import AskInstallChild
 from ..model import Address, OuterHeader, Path, TrafficSelector
 from .grants import Grants
-from .mtu import Encapsulation, Finding, Mss, Source, TunnelMtu
+from .mtu import LEAST_LINK_MTU, MAX_MTU, Encapsulation, Finding, Mss, Source, TunnelMtu
 from .routing import Routing
 from .spi import SpiPool, worker_of
 from .store import GrantMark
@@ -197,6 +197,7 @@ class Children:
         child = self._children.get(child_id)
         if child is None:
             return
+        path_mtu = _sane(path_mtu)
         child.findings[source] = Finding(path_mtu, now)
         if child.path_mtu == path_mtu:
             return
@@ -307,7 +308,7 @@ class Children:
         suite, path = ask.suite.name, ask.path
         inner_version = ask.remote_ts[0].version if ask.remote_ts else 4
         wraps = Encapsulation(ask.suite, path.remote.version, ask.encap, inner_version=inner_version)
-        path_mtu, whole = self._host.path_mtu(path.remote), self._host.copies_df(ask.connection, ask.name)
+        path_mtu, whole = _sane(self._host.path_mtu(path.remote)), self._host.copies_df(ask.connection, ask.name)
         mtu = self._figures(ask.connection, wraps, path_mtu, whole)
         engine = engine_for(suite, self._host.engine)
         used = self._resumed.pop(ask.child_id, GrantMark(0, 0))
@@ -380,6 +381,11 @@ def _check_size(ask: AskInstallChild) -> None:
             f"at most {POLICIES_MAX} and {ROUTES_MAX} are taken",
             NotifyType.TS_UNACCEPTABLE,
         )
+
+
+def _sane(path_mtu: int) -> int:
+    """What a packet can have: a loopback device has more, and a route may say anything."""
+    return max(LEAST_LINK_MTU, min(path_mtu, MAX_MTU))
 
 
 def _esp_ports(path: Path) -> tuple[int, int]:

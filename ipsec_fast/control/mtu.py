@@ -26,6 +26,7 @@ UDP_HEADER_BYTES = 8
 IP_HEADER_BYTES = {4: 20, 6: 40}
 TCP_HEADER_BYTES = 20
 TCP_TIMESTAMP_BYTES = 12  # RFC 7323 appendix A: 10, and two NOPs
+LEAST_LINK_MTU = 68  # RFC 791: a link that carries IPv4 at all
 IPV4_MIN_MTU = 576  # what every IPv4 host takes (RFC 791); nothing smaller is believed of a path
 IPV6_MIN_MTU = 1280
 MAX_MTU = 65535

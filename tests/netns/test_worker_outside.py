@@ -8,7 +8,7 @@ from ipaddress import ip_address
 
 import pytest
 from hand_pair import INNER, Pair
-from test_worker import iperf
+from test_worker import iperf, wait_for
 from test_worker_raw import captured, meet
 
 from ipsec_fast.dataplane.outside import Outside
@@ -108,6 +108,28 @@ def test_clamp_follows_a_path_that_changes(address: str) -> None:
             after = pair.a.counters()
             assert after["mss_clamped"] - before["mss_clamped"] == 6  # SYN and SYN-ACK of three
             assert after["too_big_answered"] == before["too_big_answered"]
+
+
+FLOOD = """
+import socket, sys
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+s.setsockopt(socket.IPPROTO_IP, 10, 3)  # DF, whatever the kernel has learned
+s.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
+for _ in range(int(sys.argv[1])):
+    s.sendto(bytes(1350), ("10.2.0.1", 9))
+"""
+
+
+def test_answers_are_limited_and_what_is_not_answered_is_counted() -> None:
+    with Pair(4, a={"max_inner": 1300}) as pair:
+        subprocess.run(
+            ["ip", "netns", "exec", pair.names["a"], sys.executable, "-c", FLOOD, "400"], check=True, timeout=10
+        )
+        wait_for(lambda: pair.a.counters()["drop_pmtu_exceeded"] == 400)
+        counters = pair.a.counters()
+        assert counters["too_big_answered"] + counters["too_big_unanswered"] == 400
+        assert 50 <= counters["too_big_answered"] < 400  # 50 at once, then 100 a second
+        assert counters["packets_out"] == 0
 
 
 LISTEN = """
