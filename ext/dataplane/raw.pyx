@@ -1,6 +1,6 @@
 """The bare engine, timed: the yardstick that `ipsec-fast bench esp` holds the kernels against. No ESP header, trailer, number or window here.
 
-Operations, keys, nonces and AADs of the whole batch are laid out before the clock starts, as the kernels would have left them. Called by: bench.py.
+Operations, keys, nonces and AADs of the whole batch are laid out before the clock starts, as the kernels would have left them. Called by: bench.
 """
 
 from libc.stddef cimport size_t
@@ -30,7 +30,10 @@ cdef enum:
 
 
 cdef class RawBatch:
-    """`batch` operations of the size that an inner packet of `packet_bytes` has under ESP; `run` gives the nanoseconds of one pass."""
+    """`batch` operations of the size that an inner packet of `packet_bytes` has under ESP; `run` gives the nanoseconds of one pass.
+
+    `packet_bytes` may be a sequence, a size for each operation.
+    """
 
     cdef const engine_suite *suite
     cdef void *key
@@ -38,19 +41,23 @@ cdef class RawBatch:
     cdef crypto_op *ops
     cdef uint8_t *memory
     cdef uint8_t *pristine
-    cdef size_t stride
+    cdef size_t size
     cdef uint32_t n
     cdef bint seal
 
-    def __cinit__(self, str algorithm, uint32_t packet_bytes, uint32_t batch, bint seal, str engine="auto"):
-        cdef uint32_t sealed
+    def __cinit__(self, str algorithm, packet_bytes, uint32_t batch, bint seal, str engine="auto"):
+        cdef uint32_t length
+        cdef list sealed
+        sizes = [packet_bytes] * batch if isinstance(packet_bytes, int) else list(packet_bytes)
+        if len(sizes) != batch:
+            raise ValueError(f"{len(sizes)} sizes for {batch} packets")
         self.suite = find_suite(algorithm, engine)
         self.n, self.seal = batch, seal
-        sealed = (packet_bytes + 2 + self.suite.align - 1) & ~(self.suite.align - 1)
-        self.stride = ((BEFORE + sealed + BEHIND + 63) & ~<size_t> 63) | 64  # an odd number of lines
+        sealed = [(size + 2 + self.suite.align - 1) & ~(self.suite.align - 1) for size in sizes]
+        self.size = sum([stride_of(length) for length in sealed])
         self.ops = <crypto_op *> calloc(batch, sizeof(crypto_op))
-        self.memory = <uint8_t *> calloc(batch, self.stride)
-        self.pristine = <uint8_t *> calloc(batch, self.stride)
+        self.memory = <uint8_t *> calloc(1, self.size)
+        self.pristine = <uint8_t *> calloc(1, self.size)
         keymat = bytes(range(self.suite.keymat_length))
         self.key = self.suite.key_new(self.suite, <const uint8_t *> <const char *> keymat, True)
         self.other_key = self.suite.key_new(self.suite, <const uint8_t *> <const char *> keymat, False)
@@ -59,7 +66,7 @@ cdef class RawBatch:
         lay_out(self, sealed)
         if not seal:
             self.suite.seal(self.ops, self.n)
-            memcpy(self.pristine, self.memory, batch * self.stride)
+            memcpy(self.pristine, self.memory, self.size)
             for i in range(self.n):
                 self.ops[i].key = self.other_key
 
@@ -76,7 +83,7 @@ cdef class RawBatch:
         """One pass over the batch, in nanoseconds; what it works on is put back first, off the clock."""
         cdef uint64_t start, end
         with nogil:
-            memcpy(self.memory, self.pristine, self.n * self.stride)
+            memcpy(self.memory, self.pristine, self.size)
             start = now_ns()
             if self.seal:
                 self.suite.seal(self.ops, self.n)
@@ -86,16 +93,24 @@ cdef class RawBatch:
         return end - start
 
 
-cdef void lay_out(RawBatch raw, uint32_t sealed) noexcept:
-    cdef uint32_t i
+cdef size_t stride_of(uint32_t sealed) noexcept:
+    """The room of one operation: an odd number of cache lines."""
+    return ((BEFORE + sealed + BEHIND + 63) & ~<size_t> 63) | 64
+
+
+cdef void lay_out(RawBatch raw, list sealed):
+    cdef uint32_t i, length
     cdef crypto_op *op
+    cdef uint8_t *at = raw.memory
     for i in range(raw.n):
+        length = sealed[i]
         op = &raw.ops[i]
-        op.data = raw.memory + i * raw.stride + BEFORE
-        op.length = sealed
-        op.icv = op.data + sealed
+        op.data = at + BEFORE
+        op.length = length
+        op.icv = op.data + length
         op.key = raw.key
         op.aad = op.data - 8 - raw.suite.iv_length
-        op.aad_length = 8 if raw.suite.is_aead else 8 + raw.suite.iv_length + sealed
+        op.aad_length = 8 if raw.suite.is_aead else 8 + raw.suite.iv_length + length
         memset(op.nonce, 0, 16)
         memcpy(op.nonce, &i, 4)
+        at += stride_of(length)
