@@ -13,9 +13,10 @@ import re
 import shutil
 import socket
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 
-from ..demo.gateways import CHILD, SITES, DemoGateway
+from ..demo.gateways import CHILD, PROPOSALS, SITES, DemoGateway
 from ..demo.topology import Topology
 
 # an explicit list: the first plugin that offers an algorithm provides it; kernel-libipsec must stand before kernel-netlink
@@ -32,6 +33,7 @@ PACKAGES = "charon-systemd strongswan-swanctl libcharon-extra-plugins libstrongs
 STRONGSWAN_CONF = """\
 charon-systemd {{
   load = {plugins}
+  dos_protection = no
   journal {{
     default = -1
   }}
@@ -55,7 +57,7 @@ connections {{
     version = 2
     local_addrs = {local}
     remote_addrs = {remote}
-    proposals = aes128gcm16-prfsha256-x25519
+    proposals = {proposals}
     local {{
       auth = psk
       id = {local_id}
@@ -100,7 +102,9 @@ def version() -> str:
 class CharonGateway(DemoGateway):
     """A charon-systemd in its node; what it shares with our gateway is vici."""
 
-    def __init__(self, net: Topology, node: str, folder: Path, psk: Path, *, cipher: str) -> None:
+    def __init__(
+        self, net: Topology, node: str, folder: Path, psk: Path, *, cipher: str, proposals: Sequence[str] = PROPOSALS
+    ) -> None:
         self.node, self.folder = node, folder
         self.connection, local, remote, local_id, remote_id, here, there = SITES[node]
         self.log = folder / "charon.log"
@@ -112,7 +116,7 @@ class CharonGateway(DemoGateway):
         self.config.write_text(
             SWANCTL_CONF.format(
                 connection=self.connection, local=local, remote=remote, local_id=local_id, remote_id=remote_id,
-                child=CHILD, here=here, there=there, cipher=cipher, psk=psk.read_text().strip(),
+                child=CHILD, here=here, there=there, cipher=cipher, proposals=", ".join(proposals), psk=psk.read_text().strip(),
             )
         )  # fmt: skip
         self._environment = os.environ | {"STRONGSWAN_CONF": str(settings), "SWANCTL_DIR": str(folder)}

@@ -9,7 +9,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +38,7 @@ state_key = "{folder}/state.key"
 [connections.{connection}]
 local_addrs = ["{local}"]
 remote_addrs = ["{remote}"]
-proposals = ["aes128gcm16-prfsha256-x25519"]
+proposals = [{proposals}]
 local = {{ auth = "psk", id = "{local_id}" }}
 remote = {{ auth = "psk", id = "{remote_id}" }}
 
@@ -52,6 +52,7 @@ rekey_time = "1h"
 id = ["{local_id}", "{remote_id}"]
 file = "{psk}"
 """
+PROPOSALS = ("aes128gcm16-prfsha256-x25519",)  # of IKE
 TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
 
@@ -71,7 +72,17 @@ class DemoGateway:
 
     command: tuple[str, ...] = ("-m", "ipsec_fast", "gateway")
 
-    def __init__(self, net: Topology, node: str, folder: Path, psk: Path, *, cipher: str, gateway: str = "") -> None:
+    def __init__(
+        self,
+        net: Topology,
+        node: str,
+        folder: Path,
+        psk: Path,
+        *,
+        cipher: str,
+        gateway: str = "",
+        proposals: Sequence[str] = PROPOSALS,
+    ) -> None:
         self.node = node
         self.connection, local, remote, local_id, remote_id, here, there = SITES[node]
         self.folder = folder
@@ -82,6 +93,7 @@ class DemoGateway:
             CONFIG.format(
                 folder=folder,
                 gateway=gateway,
+                proposals=", ".join(f'"{proposal}"' for proposal in proposals),
                 connection=self.connection,
                 local=local,
                 remote=remote,
