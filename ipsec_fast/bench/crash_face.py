@@ -6,10 +6,12 @@ import argparse
 import json
 from dataclasses import asdict
 
-from ..errors import UsageError
+from .arguments import command_words, within
 from .crash import Result, run_crash
-from .esp import machine
-from .inside import go_inside, say
+from .inside import go_inside
+from .machine import describe, machine
+from .progress import Meter
+from .report import Bar, Chart, Report, check_outside_run, check_report, write_report
 
 KILLS = 1000
 
@@ -17,15 +19,53 @@ KILLS = 1000
 def main(arguments: argparse.Namespace) -> int:
     """0 where nothing was used twice or seen in clear and no IKE_AUTH was needless, 1 otherwise."""
     kills = KILLS if arguments.kills is None else arguments.kills
-    if not 1 <= kills <= 100_000:
-        raise UsageError(f"--kills {kills}: 1 to 100000 are possible")
-    go_inside(["crash", "--kills", str(kills), *(["--json"] if arguments.json else [])])
-    result = run_crash(kills, say)
+    within("kills", kills, 1, 100_000)
+    check_outside_run(arguments)
+    check_report(arguments)
+    go_inside(command_words(arguments))
+    with Meter(arguments, min(kills, 10), ticking=True) as meter:
+
+        def say(text: str) -> None:  # after every tenth part of the kills
+            meter.tell(text)
+            meter.step()
+
+        result = run_crash(kills, say)
     if arguments.json:
         print(json.dumps({"machine": machine(), "results": [asdict(result)]}, indent=1))
     else:
-        print("\n".join(_rows(result)))
+        print("\n".join([describe(machine()), *_rows(result)]))
+    write_report(arguments, report_of(result), machine())
     return 0 if result.is_clean else 1
+
+
+def report_of(r: Result) -> Report:
+    bad = {
+        "numbers used twice": r.repeated_numbers,
+        "IKE IVs used twice": r.repeated_ike_ivs,
+        "message IDs used twice": r.repeated_message_ids,
+        "packets in clear": r.clear_packets,
+        "missing in the capture": r.capture_drops,
+    }
+    ends = {"median": r.recovery_s_median, "longest": r.recovery_s_max}
+    return Report(
+        "kill -9 of either gateway under traffic, again and again",
+        f"{r.kills:,} kills at random moments, {r.kills_with_own_request:,} of them during a request of the killed gateway's; "
+        f"{r.esp_packets:,} ESP packets captured.",
+        [
+            Chart(
+                "What must not be",
+                "times, 0 is wanted",
+                list(bad),
+                {"seen": [Bar(value) for value in bad.values()]},
+                digits=0,
+            ),
+            Chart(
+                "Back after a kill", "seconds", list(ends), {"time": [Bar(value) for value in ends.values()]}, digits=2
+            ),
+        ],
+        ["field", "value"],
+        [[name, value] for name, value in asdict(r).items()],
+    )
 
 
 def _rows(r: Result) -> list[str]:

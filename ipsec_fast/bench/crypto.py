@@ -1,26 +1,20 @@
 """`ipsec-fast bench crypto`: what each engine takes for the bare cipher and ICV of a packet, every engine in turn on the same sizes.
 
 This is the limit that `bench esp` is held against. Engines take turns batch by batch, so that a busy moment hurts all alike. One core.
-Called by the package's face.
+Called by crypto_face.py.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import statistics
-import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 from ..algorithms import esp_suite, esp_suite_names
 from ..dataplane.engine import engines
 from ..dataplane.raw import RawBatch
 from ..errors import UsageError
-from .esp import DEFAULT_SIZES, USUAL, machine
-
-BATCH = 64
-HEAD = f"{'algorithm':18} {'engine':8} {'dir':3} {'bytes':>5} {'batch':>5} {'ns/packet':>10} {'Gbit/s':>7} {'spread':>6} {'of best':>7}"
+from .esp import USUAL
+from .samples import take_turns
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,25 +33,8 @@ class Result:
     gbit_per_s: float
     spread: float
     of_best: float
-
-
-def main(arguments: argparse.Namespace) -> int:
-    shown: Callable[[Result], None] | None = None
-    where = machine()
-    if not arguments.json:
-        print(f"{where['cpu']}, {where['openssl']}, ipsec-mb {where['ipsecmb'] or 'absent'}\n{HEAD}")
-        shown = _print_row
-    results = run_bench_crypto(
-        arguments.algorithm,
-        arguments.size or DEFAULT_SIZES,
-        arguments.batch or (BATCH,),
-        0.1 if arguments.seconds is None else arguments.seconds,
-        arguments.engine,
-        shown,
-    )
-    if arguments.json:
-        print(json.dumps({"machine": where, "results": [asdict(result) for result in results]}, indent=1))
-    return 0
+    ns_low: float  # half of the samples lie between these two
+    ns_high: float
 
 
 def run_bench_crypto(
@@ -67,6 +44,7 @@ def run_bench_crypto(
     seconds: float,
     engine: str = "auto",
     on_result: Callable[[Result], None] | None = None,
+    on_plan: Callable[[int], None] | None = None,
 ) -> list[Result]:
     """Each algorithm x direction x size x batch on every engine that carries it, `seconds` for each; `all` names every algorithm."""
     known = engines()
@@ -76,11 +54,14 @@ def run_bench_crypto(
         raise UsageError("bench: packets are 20 to 65000 bytes, batches 1 to 4096 packets, seconds above 0")
     wanted = list(algorithms) or list(USUAL)
     names = list(esp_suite_names()) if "all" in wanted else [esp_suite(name).name for name in wanted]
-    found = []
-    for name in names:
-        carried = [one for one in known if name in known[one] and engine in ("auto", one)]
+    carriers = {name: [one for one in known if name in known[one] and engine in ("auto", one)] for name in names}
+    for name, carried in carriers.items():
         if not carried:
             raise UsageError(f"engine {engine} does not carry {name}")
+    if on_plan is not None:
+        on_plan(sum(map(len, carriers.values())) * 2 * len(sizes) * len(batches))
+    found = []
+    for name, carried in carriers.items():
         for direction in ("out", "in"):
             for size in sizes:
                 for batch in batches:
@@ -93,34 +74,18 @@ def run_bench_crypto(
 
 
 def _compare(name: str, carried: Sequence[str], direction: str, size: int, batch: int, seconds: float) -> list[Result]:
-    cases = {one: RawBatch(name, size, batch, direction == "out", one) for one in carried}
-    samples: dict[str, list[int]] = {one: [] for one in carried}
-    for case in cases.values():
-        case.run()
-    end = time.monotonic() + seconds * len(cases)
-    while time.monotonic() < end or len(samples[carried[0]]) < 5:
-        for one, case in cases.items():
-            samples[one].append(case.run())
-    medians = {one: statistics.median(taken) / batch for one, taken in samples.items()}
-    best = min(medians.values())
-    rows = []
-    for one in carried:
-        low, _, high = statistics.quantiles(samples[one], n=4)
-        rows.append(
-            Result(
-                name, one, direction, size, batch,
-                ns_per_packet=round(medians[one], 1),
-                gbit_per_s=round(size * 8 / medians[one], 2),
-                spread=round((high - low) / batch / medians[one], 3),
-                of_best=round(medians[one] / best, 2),
-            )
-        )  # fmt: skip
-    return rows
-
-
-def _print_row(row: Result) -> None:
-    print(
-        f"{row.algorithm:18} {row.engine:8} {row.direction:3} {row.packet_bytes:5} {row.batch:5} {row.ns_per_packet:10.1f} "
-        f"{row.gbit_per_s:7.2f} {row.spread:6.1%} {row.of_best:7.2f}",
-        flush=True,
-    )
+    cases = [RawBatch(name, size, batch, direction == "out", one) for one in carried]
+    samples = take_turns([case.run for case in cases], seconds * len(cases))
+    best = min(sample.median for sample in samples)
+    return [
+        Result(
+            name, one, direction, size, batch,
+            ns_per_packet=round(sample.median / batch, 1),
+            gbit_per_s=round(size * 8 * batch / sample.median, 2),
+            spread=round(sample.spread, 3),
+            of_best=round(sample.median / best, 2),
+            ns_low=round(sample.low / batch, 1),
+            ns_high=round(sample.high / batch, 1),
+        )
+        for one, sample in zip(carried, samples, strict=True)
+    ]  # fmt: skip

@@ -7,24 +7,18 @@ alike. One core, no I/O; what is sealed in place is put back off the clock. `rat
 
 from __future__ import annotations
 
-import os
-import platform
-import re
-import statistics
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from ..algorithms import esp_suite, esp_suite_names
-from ..dataplane.openssl import library_version
 from ..dataplane.packet import PacketBatch, protect, unprotect
 from ..dataplane.raw import RawBatch
 from ..dataplane.sad import SA
 from ..errors import IpsecFastError, UsageError
+from .samples import take_turns
 
 DEFAULT_SIZES = (64, 256, 1400)
 DEFAULT_BATCHES = (32, 64)
@@ -42,7 +36,7 @@ BEFORE, BEHIND = 128, 64  # room round a packet in its slot
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """One row; the field names are the JSON's."""
+    """One row, of medians; the field names are the JSON's."""
 
     direction: str
     algorithm: str
@@ -52,34 +46,11 @@ class Result:
     ns_per_packet: float
     raw_ns_per_packet: float
     ratio: float
-
-
-def machine() -> dict[str, Any]:
-    """Where a figure comes from: {cpu, cores, kernel, python, openssl, ipsecmb}."""
-    found = re.search(r"^model name\s*:\s*(.+)$", _read("/proc/cpuinfo"), re.MULTILINE)
-    return {
-        "cpu": found[1].strip() if found else platform.machine(),
-        "cores": len(os.sched_getaffinity(0)),
-        "kernel": platform.release(),
-        "python": platform.python_version(),
-        "openssl": library_version(),
-        "ipsecmb": _ipsecmb_version(),
-    }
-
-
-def _ipsecmb_version() -> str | None:
-    try:
-        from ..dataplane.ipsecmb import library_version  # optional: not built everywhere
-    except ImportError:
-        return None
-    return library_version()
-
-
-def _read(path: str) -> str:
-    try:
-        return Path(path).read_text()
-    except OSError:
-        return ""
+    spread: float  # (ns_high - ns_low) / ns_per_packet
+    ns_low: float  # half of the calls lie between these two
+    ns_high: float
+    raw_ns_low: float
+    raw_ns_high: float
 
 
 class EspCase:
@@ -137,19 +108,6 @@ class EspCase:
         return taken
 
 
-def _measure(ours: Callable[[], int], raw: Callable[[], int], seconds: float) -> tuple[float, float]:
-    """Medians of ns per batch, the two taking turns."""
-    for _ in range(3):
-        ours(), raw()
-    own: list[int] = []
-    bare: list[int] = []
-    end = time.monotonic() + seconds
-    while time.monotonic() < end or len(own) < 5:
-        own.append(ours())
-        bare.append(raw())
-    return statistics.median(own), statistics.median(bare)
-
-
 def run_bench_esp(
     algorithms: Iterable[str] = (),
     sizes: Sequence[int] = DEFAULT_SIZES,
@@ -157,33 +115,43 @@ def run_bench_esp(
     seconds: float = 0.2,
     engine: str = "auto",
     on_result: Callable[[Result], None] | None = None,
+    on_plan: Callable[[int], None] | None = None,
 ) -> list[Result]:
     """Each algorithm x direction x size x batch, `seconds` each; raises AlgorithmError, UsageError. `all` names every algorithm."""
     results = []
     wanted = list(algorithms) or list(USUAL)
     names = list(esp_suite_names()) if "all" in wanted else [esp_suite(name).name for name in wanted]
     if (
-        seconds <= 0
+        not 0 < seconds <= 600
         or any(not 20 <= size <= 65000 for size in sizes)
         or any(not 1 <= batch <= 4096 for batch in batches)
     ):
         raise UsageError("bench: packets are 20 to 65000 bytes, batches 1 to 4096 packets, seconds above 0")
+    for name in names:  # an engine that does not carry one of them is said now
+        EspCase(name, 20, 1, engine)
+    if on_plan is not None:
+        on_plan(len(names) * 2 * len(sizes) * len(batches))
     for name in names:
         for direction in ("out", "in"):
             for size in sizes:
                 for batch in batches:
                     case = EspCase(name, size, batch, engine)
                     raw = RawBatch(name, size, batch, direction == "out", engine)
-                    own, bare = _measure(case.seal if direction == "out" else case.open, raw.run, seconds)
+                    own, bare = take_turns([case.seal if direction == "out" else case.open, raw.run], seconds)
                     result = Result(
                         direction,
                         name,
                         case.out.engine,
                         size,
                         batch,
-                        round(own / batch, 1),
-                        round(bare / batch, 1),
-                        round(own / bare, 3),
+                        round(own.median / batch, 1),
+                        round(bare.median / batch, 1),
+                        round(own.median / bare.median, 3),
+                        round(own.spread, 3),
+                        round(own.low / batch, 1),
+                        round(own.high / batch, 1),
+                        round(bare.low / batch, 1),
+                        round(bare.high / batch, 1),
                     )
                     results.append(result)
                     if on_result is not None:

@@ -51,11 +51,12 @@ class Result:
 
 
 Spread = dict[str, float]  # by figure: (largest - smallest) / median over the rounds
+Ends = dict[str, tuple[float, float]]  # by figure: smallest and largest
 
 
 def run_bench_gateway(
     kinds: Sequence[Kind], layouts: Iterable[bool], rounds: int, seconds: float, say: Callable[[str], None]
-) -> list[tuple[Result, Spread]]:
+) -> list[tuple[Result, Spread, Ends]]:
     """`seconds` for each TCP and UDP figure of each path and round; layouts: pinned or not. HostError where a path fails."""
     layouts = tuple(layouts)
     found: dict[tuple[Kind, bool], list[dict[str, float]]] = {(kind, pin): [] for pin in layouts for kind in kinds}
@@ -68,16 +69,18 @@ def run_bench_gateway(
     return [combine(kind, pinned, figures) for (kind, pinned), figures in found.items()]
 
 
-def combine(kind: Kind, pinned: bool, rounds: list[dict[str, float]]) -> tuple[Result, Spread]:
+def combine(kind: Kind, pinned: bool, rounds: list[dict[str, float]]) -> tuple[Result, Spread, Ends]:
     """The row of all rounds."""
     values: dict[str, Any] = {}
     spread: Spread = {}
+    ends: Ends = {}
     for name in FIGURES:
         each = [one[name] for one in rounds if name in one]
         values[name] = round(statistics.median(each), 4) if each else None
         if each and values[name]:
             spread[name] = round((max(each) - min(each)) / values[name], 2)
-    return Result(kind.name, kind.engine, pinned, **values), spread
+            ends[name] = (round(min(each), 4), round(max(each), 4))
+    return Result(kind.name, kind.engine, pinned, **values), spread, ends
 
 
 def _measure(kind: Kind, pinned: bool, seconds: float) -> dict[str, float]:

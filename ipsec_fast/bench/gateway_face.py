@@ -5,15 +5,29 @@ from __future__ import annotations
 import argparse
 import json
 import os
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 
 from ..errors import HostError, UsageError
-from .esp import machine
-from .gateway import Result, run_bench_gateway
+from .arguments import command_words, within
+from .gateway import Ends, Result, Spread, run_bench_gateway
 from .inside import go_inside, say
+from .machine import describe, machine
+from .progress import Meter
+from .report import Bar, Chart, Report, check_outside_run, check_report, write_report
 from .tunnels import CIPHER, INNER_MTU, all_paths, versions
 
 ROUNDS, SECONDS = 5, 3.0
+BATCH = 64  # packets that the kernels take at once
+CHARTS = {  # figure: title, axis, digits
+    "tcp1_gbit_per_s": ("One TCP stream", "Gbit/s, more is better", 2),
+    "tcp4_gbit_per_s": ("Four TCP streams", "Gbit/s, more is better", 2),
+    "tcp1_no_tso_gbit_per_s": ("One TCP stream, no offload inside", "Gbit/s, more is better", 2),
+    "udp64_kpps": ("UDP of 64 bytes", "1000 packets/s received, more is better", 0),
+    "rtt_ms_median": ("Round trip", "ms, less is better", 3),
+    "cpu_s_per_gbyte": ("CPU of both gateways", "seconds per gigabyte, less is better", 2),
+    "rss_mbytes": ("Resident memory", "MB of the larger gateway", 1),
+}
 HEAD = (
     f"{'path':13} {'engine':8} {'layout':6} {'tcp1':>6} {'tcp4':>6} {'no tso':>6} {'udp64':>6} {'rtt':>6} {'cpu':>6} {'rss':>6}\n"
     f"{'':13} {'':8} {'':6} {'Gbit/s':>6} {'Gbit/s':>6} {'Gbit/s':>6} {'kpps':>6} {'ms':>6} {'s/GB':>6} {'MB':>6}"
@@ -24,15 +38,11 @@ def main(arguments: argparse.Namespace) -> int:
     """0 with every path measured."""
     rounds = ROUNDS if arguments.rounds is None else arguments.rounds
     seconds = SECONDS if arguments.seconds is None else arguments.seconds
-    if not 1 <= rounds <= 100:
-        raise UsageError(f"--rounds {rounds}: 1 to 100 are possible")
-    if not 1 <= seconds <= 600:
-        raise UsageError(f"--seconds {seconds:g}: 1 to 600 are possible")
-    words = ["gateway", "--seconds", f"{seconds:g}", "--rounds", str(rounds)]
-    for name in arguments.path:
-        words += ["--path", name]
-    words += ["--layout", arguments.layout] if arguments.layout else []
-    go_inside([*words, *(["--json"] if arguments.json else [])])
+    within("rounds", rounds, 1, 100)
+    within("seconds", seconds, 1, 600)
+    check_outside_run(arguments)
+    check_report(arguments)
+    go_inside(command_words(arguments))
     kinds, absent = all_paths()
     if arguments.path:
         lacking = [line for line in absent if line.partition(":")[0] in arguments.path]
@@ -44,21 +54,57 @@ def main(arguments: argparse.Namespace) -> int:
     layouts = {"pinned": (True,), "free": (False,)}.get(arguments.layout or "", (True, False))
     if True in layouts and len(os.sched_getaffinity(0)) < 2:
         raise UsageError("--layout pinned needs two CPUs; --layout free is possible")
-    results = run_bench_gateway(kinds, layouts, rounds, seconds, say)
+    where = machine() | versions(kinds)
+    with Meter(arguments, rounds * len(layouts) * len(kinds), lines=True, ticking=True) as meter:
+        results = run_bench_gateway(kinds, layouts, rounds, seconds, meter.begin)
     if arguments.json:
         document = {
-            "machine": machine() | versions(kinds) | {"algorithm": CIPHER, "inner_mtu": INNER_MTU, "seconds": seconds},
-            "results": [asdict(result) for result, _ in results],
-            "spread": [spread for _, spread in results],
+            "machine": where | {"algorithm": CIPHER, "inner_mtu": INNER_MTU, "batch": BATCH, "seconds": seconds},
+            "results": [asdict(result) for result, *_ in results],
+            "spread": [spread for _, spread, _ in results],
             "rounds": rounds,
             "absent": absent,
         }
         print(json.dumps(document, indent=1))
-        return 0
-    print(HEAD)
-    for result, _ in results:
-        print(_row(result))
+    else:
+        others = "".join(f", {name} {version}" for name, version in versions(kinds).items())
+        print(f"{describe(where)}{others}")
+        print(f"{CIPHER}, inner MTU {INNER_MTU}, batches of up to {BATCH} packets, medians, rounds: {rounds}\n{HEAD}")
+        for result, *_ in results:
+            print(_row(result))
+    write_report(arguments, report_of(results, rounds, versions(kinds)), machine())
     return 0
+
+
+def report_of(results: Sequence[tuple[Result, Spread, Ends]], rounds: int, others: Mapping[str, str]) -> Report:
+    """A chart for each figure, the layouts beside each other."""
+    names = list(dict.fromkeys(_name(result) for result, *_ in results))
+    layouts = list(dict.fromkeys(result.pinned for result, *_ in results))
+    charts = []
+    for figure, (title, axis, digits) in CHARTS.items():
+        found = {
+            (_name(result), result.pinned): Bar(getattr(result, figure), *ends[figure])
+            for result, _, ends in results
+            if figure in ends
+        }
+        series = {"pinned" if pinned else "free": [found.get((name, pinned)) for name in names] for pinned in layouts}
+        beside = figure in ("tcp4_gbit_per_s", "udp64_kpps", "cpu_s_per_gbyte")
+        charts.append(Chart(title, axis, names, series, digits=digits, beside=beside))
+    fields = list(asdict(results[0][0]))
+    return Report(
+        "Two hosts through two gateways",
+        f"{CIPHER}, inner MTU {INNER_MTU}, batches of up to {BATCH} packets. pinned: client and gateway A on CPU 0, "
+        f"gateway B and server on CPU 1; free: where the kernel puts them. Medians, rounds: {rounds}, in turn; the thin lines go from "
+        "the smallest to the largest.",
+        charts,
+        fields,
+        [[asdict(result)[name] for name in fields] for result, *_ in results],
+        others,
+    )
+
+
+def _name(result: Result) -> str:
+    return f"{result.path} ({result.engine})" if result.path == "ipsec_fast" else result.path
 
 
 def _row(r: Result) -> str:

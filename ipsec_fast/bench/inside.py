@@ -1,4 +1,6 @@
-"""Benchmarks that need namespaces run as a copy of themselves inside of them. Called by rekey_face.py and crash_face.py."""
+"""Benchmarks that need namespaces run as a copy of themselves inside of them. `say` is their word on stderr.
+
+Called by the faces of gateway, ike, rekey and crash."""
 
 from __future__ import annotations
 

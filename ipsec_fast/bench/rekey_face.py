@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
 
 from ..errors import HostError, UsageError
 from . import charon
-from .esp import machine
+from .arguments import command_words
 from .ground import Wire
 from .inside import go_inside, say
+from .machine import describe, machine
+from .progress import Meter
 from .rekey import Case, Result, run_case
+from .report import Bar, Chart, Report, check_outside_run, check_report, write_report
 
 COUNTS = {"ours": (1000, 100), "charon": (200, 20)}
 SECONDS = 10.0
@@ -47,25 +51,51 @@ def main(arguments: argparse.Namespace) -> int:
     planned = cases(arguments.peer, arguments.child, arguments.ike)
     if any(case.child + case.ike == 0 for case in planned):
         raise UsageError("--child 0 and --ike 0: there is nothing to measure")
-    words = ["rekey", "--seconds", str(seconds)]
-    for name in ("peer", "child", "ike", "rate"):
-        value = getattr(arguments, name)
-        words += [] if value is None else [f"--{name}", str(value)]
-    go_inside([*words, *(["--json"] if arguments.json else [])])
+    check_outside_run(arguments)
+    check_report(arguments)
+    go_inside(command_words(arguments))
     lacking = charon.missing()
     if lacking and arguments.peer == "charon":
         raise HostError(lacking)
     if lacking and arguments.peer is None:
         say(f"charon is left out: {lacking}")
         planned = [case for case in planned if case.peer != "charon"]
-    results = [run_case(case, seconds, say, arguments.rate) for case in planned]
+    results = []
+    with Meter(arguments, len(planned), ticking=True) as meter:
+        for case in planned:
+            meter.note(f"{case.peer}, {case.child} and {case.ike} rekeys")
+            results.append(run_case(case, seconds, meter.tell, arguments.rate))
+            meter.step()
     if arguments.json:
         print(json.dumps({"machine": machine(), "results": [asdict(result) for result in results]}, indent=1))
     else:
-        print(HEAD)
+        print(f"{describe(machine())}\n{HEAD}")
         for result in results:
             print(_row(result))
+    write_report(arguments, report_of(results), machine())
     return 0 if all(is_clean(result) for result in results) else 1
+
+
+def report_of(results: Sequence[Result]) -> Report:
+    names = [f"{r.peer}, {r.child_rekeys} + {r.ike_rekeys} rekeys at {r.load_share:.0%}" for r in results]
+    losses = {
+        "lost": [Bar(r.sent - r.received) for r in results],
+        "came twice": [Bar(r.duplicates) for r in results],
+        "lost by controls": [Bar(r.lost_control) for r in results],
+    }
+    sent = {"sent": [Bar(r.sent / 1e6) for r in results]}
+    fields = list(asdict(results[0]))
+    return Report(
+        "Packets lost while keys change under load",
+        "Numbered UDP of 1,000 bytes both ways between two gateways; Child SA and IKE SA rekeys begun by one side, "
+        "the other, and both at once.",
+        [
+            Chart("What went wrong", "packets, 0 is wanted", names, losses, digits=0),
+            Chart("While keys changed", "million packets sent", names, sent, digits=2, beside=True),
+        ],
+        fields,
+        [[asdict(r)[name] for name in fields] for r in results],
+    )
 
 
 def is_clean(result: Result) -> bool:

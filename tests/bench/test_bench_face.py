@@ -11,7 +11,8 @@ from ipsec_fast import bench
 from ipsec_fast.bench.esp import run_bench_esp
 from ipsec_fast.errors import AlgorithmError, UsageError
 
-FIELDS = {"direction", "algorithm", "engine", "packet_bytes", "batch", "ns_per_packet", "raw_ns_per_packet", "ratio"}
+FIXED = {"direction", "algorithm", "engine", "packet_bytes", "batch", "ns_per_packet", "raw_ns_per_packet", "ratio"}
+FIELDS = FIXED | {"spread", "ns_low", "ns_high", "raw_ns_low", "raw_ns_high"}
 
 
 def parse(*words: str) -> argparse.Namespace:
@@ -36,7 +37,9 @@ def test_unknown_engine_is_refused():
         run_bench_esp(["aes128gcm16"], engine="abacus")
 
 
-@pytest.mark.parametrize("wrong", [{"sizes": [19]}, {"sizes": [65001]}, {"batches": [0]}, {"seconds": 0}])
+@pytest.mark.parametrize(
+    "wrong", [{"sizes": [19]}, {"sizes": [65001]}, {"batches": [0]}, {"seconds": 0}, {"seconds": float("nan")}]
+)
 def test_impossible_sizes_are_refused(wrong):
     with pytest.raises(UsageError, match="20 to 65000"):
         run_bench_esp(["aes128gcm16"], **wrong)
@@ -53,7 +56,8 @@ def test_json_is_one_document_with_the_fixed_fields(capsys):
     ]  # fmt: skip
     for row in document["results"]:
         assert set(row) == FIELDS
-        assert row["ns_per_packet"] > 0
+        assert 0 < row["ns_low"] <= row["ns_per_packet"] <= row["ns_high"]
+        assert 0 < row["raw_ns_low"] <= row["raw_ns_per_packet"] <= row["raw_ns_high"]
         assert row["ratio"] == pytest.approx(row["ns_per_packet"] / row["raw_ns_per_packet"], rel=0.1)
 
 

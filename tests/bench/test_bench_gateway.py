@@ -55,9 +55,10 @@ def test_a_peer_that_is_not_installed_is_named_with_its_package(monkeypatch: pyt
 def test_medians_and_spread_are_those_of_the_rounds() -> None:
     rounds = [dict.fromkeys(gateway.FIGURES, value) for value in (1.0, 4.0, 2.0)]
     del rounds[0]["rss_mbytes"]
-    row, spread = gateway.combine(Kind("veth"), False, rounds)
+    row, spread, ends = gateway.combine(Kind("veth"), False, rounds)
     assert (row.tcp1_gbit_per_s, row.rss_mbytes) == (2.0, 3.0)
     assert spread["tcp1_gbit_per_s"] == 1.5
+    assert ends["tcp1_gbit_per_s"] == (1.0, 4.0)
 
 
 NULL = """

@@ -39,7 +39,7 @@ def test_without_the_optional_library_everything_goes_on():
 import sys
 sys.modules["ipsec_fast.dataplane.ipsecmb"] = None  # what an import says where the module or its library is not there
 from ipsec_fast import SA
-from ipsec_fast.bench.esp import machine
+from ipsec_fast.bench.machine import machine
 from ipsec_fast.dataplane.engine import engines
 print(*engines(), SA("in", 0x1001, key=bytes(20)).engine, machine()["ipsecmb"])
 """
