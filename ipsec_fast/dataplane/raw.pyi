@@ -6,6 +6,8 @@ class RawBatch:
     `packet_bytes` may be a sequence, a size for each operation; ValueError where it has another length than `batch`.
     """
 
-    def __init__(self, algorithm: str, packet_bytes: int | Sequence[int], batch: int, seal: bool, engine: str = "auto") -> None: ...
+    def __init__(
+        self, algorithm: str, packet_bytes: int | Sequence[int], batch: int, seal: bool, engine: str = "auto"
+    ) -> None: ...
     def run(self) -> int:
         """One pass over the batch, in nanoseconds; what it works on is put back first, off the clock."""
