@@ -1,7 +1,7 @@
 """MTU is arithmetic (design decision 10): the MSS of every SYN is clamped, and a packet that does not fit is answered, never lost in silence.
 
 Clamped is the MSS option of a SYN or SYN-ACK that is all header, also behind IPv4 options and IPv6 extension headers, and never upwards. What is
-odd about a SYN (data, a TCP header cut short, an option of a wrong length, two of them) leaves it untouched.
+odd about a SYN (data, a TCP header cut short, an option of a wrong length, two of them, AH around it) leaves it untouched.
 Answers are ICMP type 3 code 4 (RFC 792, RFC 1191) and ICMPv6 type 2 (RFC 4443 section 3.2), sent in the name of the packet's destination: the one
 address that surely is routed through the TUN, so that strict reverse path filters let it in. Of a super-packet one segment is quoted. No answer to
 ICMP errors, to later fragments, from or to what is no host (RFC 1122 section 3.2.2, RFC 4443 section 2.4). Rate limits are the worker's.
@@ -19,6 +19,8 @@ cdef enum:
     TCP = 6
     ICMP = 1
     ICMPV6 = 58
+    FRAGMENT = 44
+    AH = 51
     ICMPV6_REDIRECT = 137
     TCP_SYN = 2
     OPTION_END = 0
@@ -36,6 +38,19 @@ cdef inline uint32_t load16(const uint8_t *at) noexcept nogil:
 cdef inline void store16(uint8_t *at, uint32_t value) noexcept nogil:
     at[0] = <uint8_t>(value >> 8)
     at[1] = <uint8_t>value
+
+
+cdef inline bint is_behind_ah(const uint8_t *packet, const ip_info *info) noexcept nogil:
+    """AH of IPv6 covers TCP: it may not be changed. (ip_parse found the chain sound; behind AH of IPv4 it looks for nothing.)"""
+    cdef uint32_t at = 40, step
+    cdef uint8_t next_header = packet[6]
+    while info.version == 6 and at < info.header_length:
+        if next_header == AH:
+            return True
+        step = 8 if next_header == FRAGMENT else (<uint32_t>packet[at + 1] + 1) * 8
+        next_header = packet[at]
+        at += step
+    return False
 
 
 cdef int clamp_mss(uint8_t *packet, const ip_info *info, uint16_t mss, bint partial) noexcept nogil:
@@ -64,6 +79,8 @@ cdef int clamp_mss(uint8_t *packet, const ip_info *info, uint16_t mss, bint part
         at += size
     if found == 0 or load16(tcp + found) <= mss:  # without the option it is 536 or 1220 (RFC 9293 section 3.7.1)
         return MSS_KEPT
+    if is_behind_ah(packet, info):
+        return MSS_ODD
     replace_mss(tcp, found, mss, partial)
     return MSS_CLAMPED
 

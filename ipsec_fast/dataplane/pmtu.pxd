@@ -10,7 +10,7 @@ cdef enum:
 cdef enum:
     MSS_KEPT = 0           # no SYN, no option, or small enough
     MSS_CLAMPED = 1
-    MSS_ODD = 2            # untouched: data behind it, a header cut short, an option of a wrong length
+    MSS_ODD = 2            # untouched: data behind it, a header cut short, an option of a wrong length, AH around it
 
 # The MSS of a SYN becomes at most `mss`. `partial`: the checksum is not complete yet, so it stays.
 cdef int clamp_mss(uint8_t *packet, const ip_info *info, uint16_t mss, bint partial) noexcept nogil

@@ -20,11 +20,11 @@ cdef struct udp_endpoint:
     uint16_t socket_index
     uint16_t mtu           # raw: longer packets without DF leave in fragments of so many bytes; 0: none does
     uint8_t raw            # the SA writes the outer header; the socket must be raw
+    uint8_t outside        # raw: DF is taken off what is cut
+    uint8_t front          # outside: bytes of `header`, which goes before what the SA wrote, if that has no outer header
     uint8_t has_local
     uint8_t local[16]
     udp_endpoint *cut      # for packets that are too long and must not be (IPv6 up to 1280 bytes): a raw one that cuts; NULL: there is none
-    uint8_t outside        # raw: DF is taken off what is cut
-    uint8_t front          # outside: bytes of `header`, which goes before what the SA wrote, if that has no outer header
     uint8_t header[48]
 
 cdef class UdpSocket:

@@ -79,6 +79,15 @@ def test_odd_syns_pass_untouched_and_are_told_apart(packet: bytes) -> None:
     assert clamped(packet, 1300) == ("odd", packet)
 
 
+@pytest.mark.parametrize("before", [(), (60,), (0, 43)])
+def test_tcp_that_ah_covers_is_not_changed(before: tuple[int, ...]) -> None:
+    ah = bytes([6, 4]) + bytes(22)
+    syn = tcp(*V6, flags=SYN, options=mss(1460))
+    packet = behind(ip(*V6, 51, ah + syn[40:]), *before)
+    assert clamped(packet, 1300) == ("odd", packet)
+    assert clamped(packet, 1460) == ("kept", packet)
+
+
 def test_packet_that_is_cut_short_is_not_looked_at() -> None:
     packet = tcp(*V4, flags=SYN, options=mss(1460))[:38]
     assert clamped(packet, 1300) == ("bad", packet)
