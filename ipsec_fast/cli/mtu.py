@@ -69,7 +69,7 @@ def main(arguments: argparse.Namespace) -> int:
     print(
         json.dumps(document, indent=2)
         if arguments.json
-        else "\n".join(_lines(wraps, path_mtu, algorithm, found, inner))
+        else "\n".join((*_lines(wraps, path_mtu, algorithm, found, inner), *_ipv6_note(wraps, found)))
     )
     return 0
 
@@ -177,7 +177,6 @@ def _lines(
         _row("overhead, what it grows by", found.overhead_bytes),
         "",
         *_mss_lines(wraps, found),
-        *_ipv6_note(wraps, found),
     ]
 
 
@@ -219,13 +218,15 @@ def _mss_lines(wraps: Encapsulation, found: TunnelMtu) -> list[str]:
     ]
 
 
-def _ipv6_note(wraps: Encapsulation, found: TunnelMtu) -> list[str]:
+def _ipv6_note(wraps: Encapsulation, found: TunnelMtu, cuts: bool = True) -> list[str]:
     if wraps.mode != "tunnel" or found.max_inner_bytes >= IPV6_MIN_MTU:
         return []
-    return [
-        "",
-        f"IPv6 packets of {found.max_inner_bytes + 1} to {IPV6_MIN_MTU} bytes are sealed whole and leave in outer fragments.",
-    ]
+    how = (
+        "are sealed whole and leave in outer fragments"
+        if cuts
+        else "are dropped: this gateway has no raw sockets (CAP_NET_RAW)"
+    )
+    return ["", f"IPv6 packets of {found.max_inner_bytes + 1} to {IPV6_MIN_MTU} bytes {how}."]
 
 
 # --- what runs
@@ -261,6 +262,8 @@ def _running(section: Tree) -> Tree:
         **in_force,
         **stamps,
         "copy_df": section["copy_df"] == "yes",
+        "carries_ipv6": section.get("ipv6") == "yes",
+        "cuts_outside": section["cuts"] == "yes",
         **{name: _finding(section.get(name)) for name in FINDINGS},
     }
 
@@ -284,6 +287,8 @@ def _running_lines(child: Tree) -> list[str]:
     in_force = TunnelMtu(child["overhead_bytes"], child["max_inner_bytes"], child["mss_ipv4"], child["mss_ipv6"])
     lines = [f"{child['connection']}/{child['child']} #{child['uniqueid']}"]
     lines += _lines(wraps, child["path_mtu"], child["algorithm"], in_force, wraps.max_inner_bytes(child["path_mtu"]))
+    if child["carries_ipv6"]:
+        lines += _ipv6_note(wraps, in_force, child["cuts_outside"])
     if not child["copy_df"]:
         lines += ["", "copy_df = false: inner packets up to the path MTU are let in, and leave in outer fragments."]
     if not child["mss_ipv4"]:

@@ -54,6 +54,7 @@ class InstalledChild:
     path_mtu: int
     whole: bool  # outer packets are not cut (copy_df)
     findings: dict[Source, Finding]
+    cuts: bool  # IPv6 packets of up to 1280 bytes that do not fit leave in outer fragments; else they are dropped
     resource: int | None = None
     order: int = 0
     used_before_s: float | None = None  # when the child that it replaces last carried a packet
@@ -315,7 +316,7 @@ class Children:
         sa_in = SA("in", ask.spi_in, suite, ask.key_in, esn=ask.esn, seq=used.in_highest, engine=engine)
         end = self._grants.next_end(ask.child_id, _highest(ask.esn))
         sa_out = self._make_outbound(ask, engine, used.out_end, end)
-        self._aim(sa_out, path, path_mtu, whole)
+        cuts = self._aim(sa_out, path, path_mtu, whole)
         limits = ask.limits
         for sa in (sa_in, sa_out):
             sa.set_limits(limits.soft_packets, limits.hard_packets, limits.soft_bytes, limits.hard_bytes)
@@ -336,6 +337,7 @@ class Children:
             path_mtu,
             whole,
             {"computed": Finding(path_mtu)},
+            cuts,
             ask.resource,
         )
 
@@ -360,16 +362,17 @@ class Children:
         header = OuterHeader(df="set" if whole else "clear")
         return make(src=path.local, dst=path.remote, encap=_esp_ports(path) if ask.encap else None, header=header)
 
-    def _aim(self, sa: SA, path: Path, path_mtu: int, whole: bool) -> None:
-        """Where an outbound SA sends to, and how long a packet may be there: one that may not be refused is cut to that."""
+    def _aim(self, sa: SA, path: Path, path_mtu: int, whole: bool) -> bool:
+        """Where an outbound SA sends to, and how long a packet may be there: one that may not be refused is cut to that, if it can be."""
         if sa.src is not None:
             set_raw_endpoint(sa, self._host.raw_socket_index(path.local), 0 if whole else path_mtu, path_mtu)
-            return
+            return True
         ours, theirs = _esp_ports(path)
         outside = None
         with contextlib.suppress(HostError):  # without raw sockets such packets are dropped, and counted
             outside = Outside(self._host.raw_socket_index(path.local), path.local, ours, path_mtu)
         set_endpoint(sa, self._host.socket_index(path.local), path.local, path.remote, theirs, outside)
+        return outside is not None
 
 
 def _check_size(ask: AskInstallChild) -> None:

@@ -43,5 +43,6 @@ def child_path(child: InstalledChild | None) -> dict[str, Any] | None:
         "mss_ipv4": child.mtu.mss_ipv4,
         "mss_ipv6": child.mtu.mss_ipv6,
         "copy_df": child.whole,
+        "cuts": child.cuts,
         "findings": {name: {"path_mtu": one.path_mtu, "at": one.at} for name, one in child.findings.items()},
     }

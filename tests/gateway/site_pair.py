@@ -78,10 +78,12 @@ file = "{secret}"
 class Gateway:
     """One process; `stop` is orderly, `kill` is not."""
 
-    def __init__(self, netns: str, config: Path) -> None:
+    def __init__(self, netns: str, config: Path, without: str = "") -> None:
+        """`without`: a capability that the process cannot have, as setpriv names it."""
         self.netns, self.config = netns, config
         self.log = config.with_suffix(".log")
-        command = ["ip", "netns", "exec", netns, sys.executable, "-m", "ipsec_fast", "gateway", str(config)]
+        bound = ["setpriv", f"--bounding-set=-{without}"] if without else []
+        command = ["ip", "netns", "exec", netns, *bound, sys.executable, "-m", "ipsec_fast", "gateway", str(config)]
         with self.log.open("a") as log:
             self.process = subprocess.Popen(command, stdout=log, stderr=log)
 
@@ -139,8 +141,8 @@ class SitePair:
         self.prefix, self.directory = prefix, directory
         self.gateways: list[Gateway] = []
 
-    def gateway(self, side: str, **config: str) -> Gateway:
-        one = Gateway(self.netns(side), write_config(self.directory, side, **config))
+    def gateway(self, side: str, without: str = "", **config: str) -> Gateway:
+        one = Gateway(self.netns(side), write_config(self.directory, side, **config), without)
         self.gateways.append(one)
         return one
 

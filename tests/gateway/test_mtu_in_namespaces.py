@@ -88,9 +88,22 @@ def test_ipv6_packets_of_1280_bytes_pass_a_path_of_1280(
     document = json.loads(a.command("mtu", "net", "--json"))["children"][0]
     assert (document["path_mtu"], document["max_inner_bytes"]) == (1280, largest)
     assert document["computed"]["path_mtu"] == 1280
-    assert (document["learned"], document["probed"]) == (None, None)
+    assert (document["carries_ipv6"], document["cuts_outside"]) == (True, True)
     assert "leave in outer fragments" in a.command("mtu", "site/net")
     assert b.sas()[0]["child-sas"][0]["mtu"] == largest
+
+
+@pytest.mark.parametrize("inner", ["4", "6"])
+def test_without_the_right_to_raw_sockets_it_says_what_is_lost(pair: SitePair, inner: str) -> None:
+    narrow(pair, 1280)
+    pair.gateway("b", outer="6", inner=inner).wait_for("listening")
+    a = pair.gateway("a", outer="6", inner=inner, without="net_raw").wait_for("listening")
+    a.command("up", "net", "--timeout", "30")
+    assert " 0% packet loss" in ping(pair, 1198, inner)
+    text = a.command("mtu", "net")
+    assert ("IPv6 packets of 1199 to 1280 bytes are dropped: this gateway has no raw sockets" in text) == (inner == "6")
+    if inner == "6":
+        assert "100% packet loss" in ping(pair, 1199, inner)
 
 
 def test_only_what_must_is_cut_outside(pair: SitePair) -> None:

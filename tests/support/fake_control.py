@@ -135,7 +135,7 @@ class FakeControl:
 
     def child_path(self, child_id: int) -> ChildPath | None:
         return {
-            "path_mtu": 1492, "inner_version": 4, "outer_version": 4, "copy_df": True,
+            "path_mtu": 1492, "inner_version": 4, "outer_version": 4, "copy_df": True, "cuts": True,
             "max_inner_bytes": 1430, "mss_ipv4": 1390, "mss_ipv6": 1370,
             "findings": {"computed": {"path_mtu": 1500, "at": None}, "probed": {"path_mtu": 1492, "at": NOW - 7}},
         }  # fmt: skip

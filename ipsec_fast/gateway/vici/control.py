@@ -50,7 +50,10 @@ class PathFinding(TypedDict):
 
 
 class ChildPath(TypedDict):
-    """What a child's figures come from. `copy_df` False: inner packets up to the path MTU are let in."""
+    """What a child's figures come from. `copy_df` False: inner packets up to the path MTU are let in.
+
+    `cuts`: IPv6 packets of up to 1280 bytes that do not fit leave in outer fragments.
+    """
 
     path_mtu: int
     inner_version: int
@@ -59,6 +62,7 @@ class ChildPath(TypedDict):
     mss_ipv4: int
     mss_ipv6: int
     copy_df: bool
+    cuts: bool
     findings: dict[str, PathFinding]  # computed, learned, probed
 
 

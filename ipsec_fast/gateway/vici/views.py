@@ -104,6 +104,8 @@ def mtu_section(view: IkeView, child: ChildView, path: ChildPath, now: float) ->
         "inner": path["inner_version"],
         "encap": True if child.encap else None,
         "copy_df": path["copy_df"],
+        "cuts": path["cuts"],
+        "ipv6": True if any(ts.version == 6 for ts in child.remote_ts) else None,
         "path-mtu": path["path_mtu"],
         "max_inner_bytes": path["max_inner_bytes"],
         "mss_ipv4": path["mss_ipv4"],
