@@ -167,9 +167,9 @@ class Resources:
     def _note_member(self, notice: ChildUp, view: IkeView | None) -> None:
         child = _find(view, notice.child_id)
         wish = self._wish_of(view, child)
-        if wish is not None:
+        if wish is not None and child is not None:
             wish.members.add(notice.child_id)
-            wish.wait_s = FIRST_S
+            wish.wait_s = FIRST_S if child.initiator else wish.wait_s
 
     def _note_lost(self, notice: ChildDown, now: float) -> None:
         for wish in self._unique_wishes():

@@ -1,4 +1,4 @@
-"""The words of start_action, dpd_action, close_action, unique and dpd_timeout, as swanctl.conf and its older aliases spell them.
+"""The words of start_action, dpd_action, close_action, unique, dpd_timeout and per_cpu_sas, as swanctl.conf and its older aliases spell them.
 
 Called by config_model.py.
 """
@@ -10,9 +10,10 @@ from typing import Annotated
 from pydantic import PlainValidator
 
 from ..ike.config import Action, Unique
-from .config_fields import parse_seconds
+from .config_fields import parse_seconds, parse_yes_no
 
 DPD_TIMEOUT_S = 4.0
+PER_CPU_SAS_MOST = 256
 _ACTIONS = {
     "none": Action.NONE, "clear": Action.NONE,
     "trap": Action.TRAP, "hold": Action.TRAP, "route": Action.TRAP,
@@ -53,8 +54,30 @@ def _parse_timeout(value: object) -> float:
     return parse_seconds(value) or DPD_TIMEOUT_S
 
 
+def _parse_per_cpu_sas(value: object) -> bool | None:
+    """None for `auto`: where there is more than one worker."""
+    word = _word(value)
+    if word == "auto":
+        return None
+    if word == "encap":
+        raise ValueError('"encap" (a random source port for each) is not supported by this version; write yes, no or auto')
+    try:
+        return parse_yes_no(value)
+    except ValueError:
+        raise ValueError('must be yes, no or "auto"') from None
+
+
+def _parse_per_cpu_sas_max(value: object) -> int:
+    word = _word(value)
+    if isinstance(value, bool) or not word.isdecimal() or not word.isascii() or not 0 <= int(word[:9]) <= PER_CPU_SAS_MOST:
+        raise ValueError(f"must be a number from 1 to {PER_CPU_SAS_MOST}, or 0 for one by the number of workers")
+    return int(word)
+
+
 StartAction = Annotated[Action, PlainValidator(_parse_start_action)]
 DpdAction = Annotated[Action, PlainValidator(_parse_action)]
 CloseAction = Annotated[Action, PlainValidator(_parse_action)]
 UniquePolicy = Annotated[Unique, PlainValidator(_parse_unique)]
+PerCpuSas = Annotated[bool | None, PlainValidator(_parse_per_cpu_sas)]
+PerCpuSasMax = Annotated[int, PlainValidator(_parse_per_cpu_sas_max)]
 DpdTimeout = Annotated[float, PlainValidator(_parse_timeout)]

@@ -48,7 +48,7 @@ CHILD_LATER: dict[str, frozenset[str]] = {
     **dict.fromkeys(
         (
             "ah_proposals", "updown", "mark_in", "mark_out", "set_mark_in", "set_mark_out", "label", "label_mode", "replay_window",
-            "copy_ecn", "copy_dscp", "per_cpu_sas", "trap_label",
+            "copy_ecn", "copy_dscp", "trap_label",
         ),
         frozenset(),
     ),

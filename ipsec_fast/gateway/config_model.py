@@ -16,7 +16,7 @@ from ..dataplane.offload import Offload
 from ..ike.config import Action, ChildConfig, ConnectionConfig, Unique
 from ..ike.lifetimes import ChildLifetimes, IkeLifetimes, count_limits, ike_lifetimes, time_limits
 from ..model import Identity
-from .config_actions import CloseAction, DpdAction, DpdTimeout, StartAction, UniquePolicy
+from .config_actions import CloseAction, DpdAction, DpdTimeout, PerCpuSas, PerCpuSasMax, StartAction, UniquePolicy
 from .config_fields import (
     Addresses,
     Bytes,
@@ -195,6 +195,8 @@ class ChildSection(Section):
     rand_packets: Packets | None = None
     inactivity: Seconds = 0.0
     copy_df: YesNo = True
+    per_cpu_sas: PerCpuSas = None
+    per_cpu_sas_max: PerCpuSasMax = 0
 
     def lifetimes(self) -> ChildLifetimes:
         return ChildLifetimes(
@@ -215,6 +217,8 @@ class ChildSection(Section):
             dpd_action=self.dpd_action,
             close_action=self.close_action,
             copy_df=self.copy_df,
+            per_resource=self.per_cpu_sas,
+            per_resource_max=self.per_cpu_sas_max,
         )
 
 

@@ -88,6 +88,7 @@ class Shell:
 
     def __init__(self, side: str, seed: int, settings: EndpointSettings, configs: Sequence[ConnectionConfig]) -> None:
         self.side = side
+        self.resources = settings.resources
         self.random = random.Random(f"{side}{seed}")
         self.endpoint = Endpoint(settings, self.random.randbytes)
         self.configs = list(configs)
@@ -142,8 +143,9 @@ class Shell:
                 return generate(group)
             case AskSharedSecret(key_pair=key_pair, peer_public=public):
                 return key_pair.derive(public)
-            case AskSpi():
-                return self.random.randrange(256, 1 << 32)
+            case AskSpi(resource=resource, replaces=replaced):
+                spi, owner = self.random.randrange(256, 1 << 32), resource if replaced is None else replaced
+                return spi if owner is None else spi + (owner - spi) % self.resources
             case AskInstallChild():
                 replaced = self.children.get(event.replaces or 0)
                 used_at = replaced.used_at if replaced else None
@@ -238,6 +240,7 @@ class Pair:
         settings: EndpointSettings | None = None,
         network: Network = perfect,
         nat: str = "",
+        settings_b: EndpointSettings | None = None,
     ) -> None:
         self.now = 1000.0
         self.network = network
@@ -246,7 +249,7 @@ class Pair:
         self.tamper: Callable[[Sent], bytes] | None = None
         settings = settings or EndpointSettings()
         self.a = Shell("a", seed, settings, _listed(a, connection("a")))
-        self.b = Shell("b", seed, settings, _listed(b, connection("b")))
+        self.b = Shell("b", seed, settings_b or settings, _listed(b, connection("b")))
         self.traffic_every_s = 0.0
         self._next_traffic = self.now
         self.transit_s: Callable[[], float] | None = None  # how long a packet is under way; None: not at all

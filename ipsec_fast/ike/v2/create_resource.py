@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ...errors import NegotiationError
+from ...errors import LocalError, NegotiationError
 from ...iana import NotifyType, name_of
 from ...model import selectors_text
 from ..config import ChildConfig
@@ -53,9 +53,10 @@ class CreateResourceChild(CreateChild):
         return self._key[1], self._key[2]
 
     def _proposed(self) -> ChildConfig:
-        if self._fallback is None:
-            return self.config
-        return replace(self.config, proposals=alike(self.config.proposals, self._fallback))
+        proposals = alike(self.config.proposals, self._fallback) if self._fallback is not None else ()
+        if not proposals:
+            raise LocalError(f"child {self.config.name} does not propose any more what its fallback SA has")
+        return replace(self.config, proposals=proposals)
 
     def _check(self, message: Message, choice: ChildChoice) -> None:
         fallback = self._fallback
