@@ -21,7 +21,7 @@ def render(status: Tree) -> str:
     for sa in status["ike_sas"]:
         lines += ["", *_ike_lines(sa)]
         for child in sa["child-sas"]:
-            lines += _child_lines(child)
+            lines += _child_lines(child, workers)
     if not status["ike_sas"]:
         lines.append("no SA is up; `ipsec-fast up NAME` sets one up")
     return "\n".join(lines)
@@ -40,7 +40,7 @@ def _ike_lines(sa: Tree) -> list[str]:
     ]
 
 
-def _child_lines(child: Tree) -> list[str]:
+def _child_lines(child: Tree, workers: int) -> list[str]:
     local, remote = (" ".join(child.get(side, ())) for side in ("local-ts", "remote-ts"))
     wire = "ESP in UDP" if child.get("encap") == "yes" else "ESP"
     rekey = f"  rekey in {duration(child['rekey-time'])}" if "rekey-time" in child else ""
@@ -54,6 +54,15 @@ def _child_lines(child: Tree) -> list[str]:
             used = f", last {duration(child[f'use-{way}'])} ago" if f"use-{way}" in child else ""
             count = child[f"packets-{way}"]
             lines.append(f"    {name:8} {size(child.get(f'bytes-{way}', 0)):>10} in {count} packets{used}")
+    if workers > 1 and "worker" in child:
+        whose = (
+            "its own"
+            if "cpu" in child
+            else "the fallback of all workers"
+            if child.get("per-cpu-sas") == "yes"
+            else "for all workers"
+        )
+        lines.append(f"    {child.get('cores', '')}: worker {child['worker']}, {whose}")
     if "mtu" in child:
         lines.append(f"    inner MTU {child['mtu']}, MSS {child.get('mss_ipv4')} (IPv4) {child.get('mss_ipv6')} (IPv6)")
     return lines

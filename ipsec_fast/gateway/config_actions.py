@@ -1,4 +1,4 @@
-"""The words of start_action, dpd_action, close_action, unique, dpd_timeout and per_cpu_sas, as swanctl.conf and its older aliases spell them.
+"""The words of start_action, dpd_action, close_action, unique, dpd_timeout, per_cpu_sas, as swanctl.conf and its older aliases spell them.
 
 Called by config_model.py.
 """
@@ -60,7 +60,9 @@ def _parse_per_cpu_sas(value: object) -> bool | None:
     if word == "auto":
         return None
     if word == "encap":
-        raise ValueError('"encap" (a random source port for each) is not supported by this version; write yes, no or auto')
+        raise ValueError(
+            '"encap" (a random source port for each) is not supported by this version; write yes, no or auto'
+        )
     try:
         return parse_yes_no(value)
     except ValueError:
@@ -69,7 +71,12 @@ def _parse_per_cpu_sas(value: object) -> bool | None:
 
 def _parse_per_cpu_sas_max(value: object) -> int:
     word = _word(value)
-    if isinstance(value, bool) or not word.isdecimal() or not word.isascii() or not 0 <= int(word[:9]) <= PER_CPU_SAS_MOST:
+    if (
+        isinstance(value, bool)
+        or not word.isdecimal()
+        or not word.isascii()
+        or not 0 <= int(word[:9]) <= PER_CPU_SAS_MOST
+    ):
         raise ValueError(f"must be a number from 1 to {PER_CPU_SAS_MOST}, or 0 for one by the number of workers")
     return int(word)
 

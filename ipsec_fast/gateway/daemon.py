@@ -206,6 +206,7 @@ class Gateway:
             taken_down=lambda connection, child: self._starter.forget(connection, child),
             reload=self.reload,
             exchange_counters=counters,
+            workers=workers,
         )
         self._starter = Starter(
             config.connections,
@@ -416,7 +417,7 @@ class Gateway:
         return {
             "state": "stopping" if self._stopping else "running",
             "engine": self._worker.engine,
-            "workers": 1,
+            "workers": self._config.settings.workers,
             "state_store": self._keeper.keeps,
             "uptime_s": self._now() - self._started_at,
             "counters": counters,

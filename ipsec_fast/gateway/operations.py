@@ -98,6 +98,7 @@ class Operations:
         taken_down: Callable[[str, str | None], int],
         reload: Callable[[], None],
         exchange_counters: ExchangeCounters,
+        workers: int = 1,
     ) -> None:
         self._endpoint = endpoint
         self._manager = manager
@@ -110,6 +111,7 @@ class Operations:
         self._stats = stats
         self._taken_down = taken_down
         self.reload = reload
+        self.workers = workers
         self.exchange_counters = exchange_counters
         self._asked: dict[int, set[str]] = {}  # per IKE SA that is being set up: the children that come with it
         self._creating: dict[tuple[str, str], int] = {}  # asked for on an IKE SA that stands

@@ -8,13 +8,14 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from ipsec_fast.cli import main
 from ipsec_fast.cli.table import duration, size
-from tests.support.fake_control import FakeControl, running_server
+from tests.support.fake_control import FakeControl, child_view, ike_view, running_server
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -159,6 +160,28 @@ def test_status_for_people(run: Run, gateway: tuple[FakeControl, str], tmp_path:
         "inner MTU 1430, MSS 1390 (IPv4) 1370 (IPv6)",
     ):
         assert text in out
+
+
+def test_status_says_whose_a_child_sa_is_and_how_the_cores_are_used(run: Run, gateway: tuple[FakeControl, str]) -> None:
+    control, path = gateway
+    fallback, own = (replace(child_view(n), in_group=True, spi_in=0x1000 + n) for n in (1, 2))
+    control.workers = 4
+    control.sas[0] = ike_view(children=(fallback, replace(own, resource=2)))
+    document = json.loads(run("status", "--json", "--socket", path)[1])
+    group, alone = (sa["child-sas"] for sa in document["ike_sas"])
+    assert [(c.get("cpu"), c["worker"], c["per-cpu-sas"], c["cores"]) for c in group] == [
+        (None, 1, "yes", "per-resource"),
+        (2, 2, "yes", "per-resource"),
+    ]
+    assert [(c["worker"], c["cores"]) for c in alone] == [(0xC8FB5536 % 4, "one owner")]
+    assert not {"cpu", "per-cpu-sas"} & alone[0].keys()
+    text = run("status", "--socket", path)[1]
+    for line in (
+        "    per-resource: worker 1, the fallback of all workers\n",
+        "    per-resource: worker 2, its own\n",
+        "    one owner: worker 2, for all workers\n",
+    ):
+        assert line in text
 
 
 def test_status_without_sas(run: Run, gateway: tuple[FakeControl, str]) -> None:

@@ -269,3 +269,16 @@ def test_a_failed_negotiation_of_a_trap_waits_for_the_next_packet():
     assert site.starter.get_timer() is None
     site.starter.acquire(*KEY, 10.0)
     assert len(site.calls) == 2
+
+
+def test_what_happens_to_the_sa_of_a_single_worker_is_not_about_the_child():
+    """RFC 9611: the fallback is; the others are control.resources' business."""
+    site = Site().begin().rise(1.0)
+    one = ChildDown(1, 8, *KEY, "deleted by the peer", by_peer=True, resource=3)
+    site.starter.tell(one, SA, 10.0)
+    site.starter.tell(replace(one, by_peer=False), SA, 10.0)
+    assert site.starter.get_timer() is None
+    site.fall(20.0)
+    assert site.starter.get_timer() is not None
+    site.starter.tell(ChildUp(1, 9, *KEY, resource=1), SA, 20.5)
+    assert site.starter.get_timer() is not None, "the fallback is still missing"

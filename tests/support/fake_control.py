@@ -95,6 +95,8 @@ CONNECTIONS = (
 class FakeControl:
     """Child `slow` comes up when `release` is called, `refused` never does."""
 
+    workers = 1
+
     def __init__(self) -> None:
         self.sas: list[IkeView] = [ike_view(children=(child_view(),)), ike_view(2, "rome", (child_view(9, "coast"),))]
         self.listeners: list[Listener] = []
@@ -186,7 +188,7 @@ class FakeControl:
 
     def stats(self) -> GatewayStats:
         return {
-            "state": "running", "engine": "openssl", "workers": 1, "uptime_s": 180.0, "scheduled": 2,
+            "state": "running", "engine": "openssl", "workers": self.workers, "uptime_s": 180.0, "scheduled": 2,
             "state_store": "directory /run/x.state",
             "counters": {"punted": 4},
         }  # fmt: skip

@@ -113,8 +113,10 @@ class Announcer:
     def _child(self, ike_id: int, view: IkeView | None, child_id: int, name: str) -> dict[str, Any]:
         if child_id in self._ended:
             return self._ended[child_id]
-        child = _find(view, child_id) or _find(self._last_seen.get(ike_id), child_id)
-        return {"name": name, "uniqueid": child_id} if child is None else child_section(child, self._control)
+        for known in (view, self._last_seen.get(ike_id)):
+            if known is not None and (child := _find(known, child_id)) is not None:
+                return child_section(child, self._control, known.children)
+        return {"name": name, "uniqueid": child_id}
 
 
 def _find(view: IkeView | None, child_id: int) -> ChildView | None:

@@ -161,6 +161,9 @@ class GatewayControl(Protocol):
     @property
     def exchange_counters(self) -> Counting: ...
 
+    @property
+    def workers(self) -> int: ...
+
     def reload(self) -> None:
         """Read the gateway's file again."""
 

@@ -1,6 +1,7 @@
 """SAs and connections as list-sas and list-conns show them: charon's keys, charon's values, absent numbers left out.
 
-`mtu`, `mss_ipv4` and `mss_ipv6` of a child are ours; so is `silent` of an IKE SA: seconds since its peer was found silent.
+`mtu`, `mss_ipv4`, `mss_ipv6`, `worker` and `cores` of a child are ours; so is `silent` of an IKE SA: seconds since its peer was found
+silent. `per-cpu-sas` and `cpu` (RFC 9611) are charon's keys; a CPU of theirs is a worker of ours.
 Called by commands.py and announce.py.
 """
 
@@ -9,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+from ...control.resources import cores_of, group_of
+from ...control.spi import worker_of
 from ...iana import Encr, Group, IdType, Integ, Prf, TransformType, name_of
 from ...ike.config import Action, ChildConfig, ConnectionConfig
 from ...ike.events import ChildView, IkeView
@@ -23,7 +26,7 @@ def sa_section(view: IkeView, control: GatewayControl, children: Iterable[ChildV
     """One IKE SA with `children` (all of its own where None), without its name round it."""
     section = ike_section(view, control.now())
     shown = view.children if children is None else children
-    section["child-sas"] = {f"{child.name}-{child.child_id}": child_section(child, control) for child in shown}
+    section["child-sas"] = {f"{c.name}-{c.child_id}": child_section(c, control, view.children) for c in shown}
     return section
 
 
@@ -57,7 +60,8 @@ def ike_section(view: IkeView, now: float) -> Section:
     }
 
 
-def child_section(child: ChildView, control: GatewayControl) -> Section:
+def child_section(child: ChildView, control: GatewayControl, siblings: Iterable[ChildView]) -> Section:
+    """`siblings`: the Child SAs of its IKE SA."""
     now = control.now()
     counters = control.child_counters(child.child_id) or NOTHING_YET
     integrity = child.suite.integrity
@@ -87,6 +91,10 @@ def child_section(child: ChildView, control: GatewayControl) -> Section:
         "install-time": _seconds_since(child.installed_at, now),
         "local-ts": _selector_texts(child.local_ts),
         "remote-ts": _selector_texts(child.remote_ts),
+        "per-cpu-sas": True if child.in_group else None,
+        "cpu": child.resource,
+        "worker": worker_of(child.spi_in, control.workers),
+        "cores": cores_of([c for c in siblings if group_of(c) == group_of(child)], control.workers),
         **(control.child_mtu(child.child_id) or {}),
     }
 
