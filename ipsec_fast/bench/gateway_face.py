@@ -15,6 +15,7 @@ from .inside import go_inside, say
 from .machine import describe, machine
 from .progress import Meter
 from .report import Bar, Chart, Report, check_outside_run, check_report, write_report
+from .targets import gateway_target
 from .tunnels import CIPHER, INNER_MTU, all_paths, versions
 
 ROUNDS, SECONDS = 5, 3.0
@@ -76,20 +77,24 @@ def main(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def report_of(results: Sequence[tuple[Result, Spread, Ends]], rounds: int, others: Mapping[str, str]) -> Report:
+def report_of(results: Sequence[tuple[Result, Spread, Ends]], rounds: int, peers: Mapping[str, str]) -> Report:
     """A chart for each figure, the layouts beside each other."""
     names = list(dict.fromkeys(_name(result) for result, *_ in results))
     layouts = list(dict.fromkeys(result.pinned for result, *_ in results))
     charts = []
     for figure, (title, axis, digits) in CHARTS.items():
+        others = {pinned: _others(results, figure, pinned) for pinned in layouts}
         found = {
-            (_name(result), result.pinned): Bar(getattr(result, figure), *ends[figure])
+            (_name(result), result.pinned): Bar(
+                getattr(result, figure), *ends[figure], target=_target(result, figure, others[result.pinned])
+            )
             for result, _, ends in results
             if figure in ends
         }
         series = {"pinned" if pinned else "free": [found.get((name, pinned)) for name in names] for pinned in layouts}
         beside = figure in ("tcp4_gbit_per_s", "udp64_kpps", "cpu_s_per_gbyte")
-        charts.append(Chart(title, axis, names, series, digits=digits, beside=beside))
+        goal = "target of this run" if any(bar.target is not None for bar in found.values()) else ""
+        charts.append(Chart(title, axis, names, series, goal, digits, beside=beside))
     fields = list(asdict(results[0][0]))
     return Report(
         "Two hosts through two gateways",
@@ -99,8 +104,20 @@ def report_of(results: Sequence[tuple[Result, Spread, Ends]], rounds: int, other
         charts,
         fields,
         [[asdict(result)[name] for name in fields] for result, *_ in results],
-        others,
+        peers,
     )
+
+
+def _others(results: Sequence[tuple[Result, Spread, Ends]], figure: str, pinned: bool) -> dict[str, float]:
+    return {
+        result.path: getattr(result, figure)
+        for result, *_ in results
+        if result.pinned == pinned and result.path != "ipsec_fast" and getattr(result, figure) is not None
+    }
+
+
+def _target(result: Result, figure: str, others: Mapping[str, float]) -> float | None:
+    return gateway_target(figure, result.engine, others) if result.path == "ipsec_fast" else None
 
 
 def _name(result: Result) -> str:

@@ -21,7 +21,7 @@ INK, QUIET, GRID, MARK = "#1e293b", "#64748b", "#e2e8f0", "#dc2626"
 # all lengths are inches
 WIDTH, BAR, GAP = 11.0, 0.18, 0.13
 EDGE, BETWEEN, SHARE = 0.3, 0.45, 0.6  # margins; between charts side by side; what the left one gets of the width
-HEAD, FOOT = 0.8, 0.6  # of a chart: its title and legend above, its axis below
+HEAD, LEGEND, FOOT = 0.5, 0.26, 0.6  # of a chart: its title, then its legend if it has one, above, its axis below
 TITLE, CREDIT = 0.95, 0.5
 LETTER = 0.078  # of a row's name at 9 points
 DPI = 130
@@ -31,7 +31,7 @@ def draw(charts: Sequence[Chart], form: str, *, title: str = "", notes: str = ""
     """The charts below each other (`Chart.beside`: beside the one before it) as one picture, `form` png or svg."""
     lines = list(_lines(charts))
     top, bottom = (TITLE if title else 0.0), (CREDIT if foot else 0.0)
-    height = top + bottom + sum(HEAD + _body(line) + FOOT for line in lines)
+    height = top + bottom + sum(_head(line) + _body(line) + FOOT for line in lines)
     left = EDGE + 0.15 + LETTER * max((len(row) for chart in charts for row in chart.rows), default=0)
     with matplotlib.rc_context(
         {"font.family": "sans-serif", "font.sans-serif": ["DejaVu Sans"], "font.size": 9, "svg.fonttype": "path"}
@@ -39,10 +39,10 @@ def draw(charts: Sequence[Chart], form: str, *, title: str = "", notes: str = ""
         figure = Figure(figsize=(WIDTH, height), dpi=DPI, facecolor="white")
         at = height - top
         for line in lines:
-            at -= HEAD + _body(line)
+            at -= _head(line) + _body(line)
             for chart, (start, width) in zip(line, _columns(line, left), strict=True):
                 axes = figure.add_axes((start / WIDTH, at / height, width / WIDTH, _body(line) / height))
-                _draw_chart(axes, chart, _body(line), width)
+                _draw_chart(axes, chart, _body(line), width, _head(line) - HEAD)
                 if chart.beside:
                     axes.set_yticklabels([])
             at -= FOOT
@@ -68,6 +68,15 @@ def _body(line: Sequence[Chart]) -> float:
     return len(line[0].rows) * (BAR * max(len(chart.series) for chart in line) + GAP)
 
 
+def _is_explained(chart: Chart) -> bool:
+    return len(chart.series) > 1 or bool(chart.target)
+
+
+def _head(line: Sequence[Chart]) -> float:
+    """What charts that stand side by side have above their rows."""
+    return HEAD + LEGEND * any(_is_explained(chart) for chart in line)
+
+
 def _columns(line: Sequence[Chart], left: float) -> list[tuple[float, float]]:
     """(start, width) of each chart of a line."""
     whole = WIDTH - left - EDGE
@@ -88,10 +97,11 @@ def _write_round(figure: Figure, height: float, title: str, notes: str, foot: st
     figure.text(edge, 0.14 / height, text, fontsize=7.5, color=QUIET, va="bottom", linespacing=1.3)
 
 
-def _draw_chart(axes: Axes, chart: Chart, body: float, width: float) -> None:
+def _draw_chart(axes: Axes, chart: Chart, body: float, width: float, legend: float) -> None:
+    """`legend`: the room that the line has for legends, so that titles stand level."""
     step = body / len(chart.rows)
     thick = (step - GAP) / len(chart.series)
-    ends: list[tuple[float, float, str]] = []
+    ends: list[tuple[float, Bar, str]] = []
     for order, (name, bars) in enumerate(chart.series.items()):
         places = [row * step + GAP / 2 + (order + 0.5) * thick for row in range(len(chart.rows))]
         found = [(place, bar) for place, bar in zip(places, bars, strict=True) if bar is not None]
@@ -100,12 +110,14 @@ def _draw_chart(axes: Axes, chart: Chart, body: float, width: float) -> None:
             color=COLOURS[order % len(COLOURS)], label=name, zorder=2,
         )  # fmt: skip
         for place, bar in found:
-            ends.append((place, _draw_ends(axes, place, bar), f"{bar.value:,.{chart.digits}f}"))
-    most = max((end for _, end, _ in ends), default=0.0) or 1.0
+            _draw_ends(axes, place, bar, thick)
+            ends.append((place, bar, f"{bar.value:,.{chart.digits}f}"))
+    most = max((_last(bar) for _, bar, _ in ends), default=0.0) or 1.0
     room = 0.12 + 0.075 * max((len(text) for _, _, text in ends), default=0)
     axes.set_xlim(0, most * width / (width - room))
     axes.set_ylim(body, 0)
-    for place, end, text in ends:
+    for place, bar, text in ends:
+        end = _label_at(bar, most * (0.12 + 0.075 * len(text)) / (width - room))
         axes.annotate(
             text,
             (end, place),
@@ -120,24 +132,34 @@ def _draw_chart(axes: Axes, chart: Chart, body: float, width: float) -> None:
     if chart.baseline is not None:
         axes.axvline(chart.baseline, color=QUIET, linewidth=0.9, linestyle=(0, (4, 3)), zorder=2.5)
     axes.set_yticks([row * step + step / 2 for row in range(len(chart.rows))], list(chart.rows))
-    _dress(axes, chart, body)
+    _dress(axes, chart, body, legend)
 
 
-def _draw_ends(axes: Axes, place: float, bar: Bar) -> float:
-    """Spread and target of a bar; returns where the last of them ends."""
-    end = bar.value
+def _draw_ends(axes: Axes, place: float, bar: Bar, thick: float) -> None:
+    """Spread and target of a bar."""
     if bar.low is not None and bar.high is not None:
         axes.plot([bar.low, bar.high], [place, place], color=INK, linewidth=1, solid_capstyle="butt", zorder=3)
         for at in (bar.low, bar.high):
             axes.plot([at, at], [place - 0.04, place + 0.04], color=INK, linewidth=1, zorder=3)
-        end = max(end, bar.high)
     if bar.target is not None:
-        axes.plot([bar.target] * 2, [place - BAR * 0.7, place + BAR * 0.7], color=MARK, linewidth=2, zorder=3.5)
-        end = max(end, bar.target)
-    return end
+        half = min(thick, 0.24) * 0.52
+        axes.plot(
+            [bar.target] * 2, [place - half, place + half], color=MARK, linewidth=2, solid_capstyle="butt", zorder=3.5
+        )
 
 
-def _dress(axes: Axes, chart: Chart, body: float) -> None:
+def _last(bar: Bar) -> float:
+    """Where all of it ends, spread and target included."""
+    return max(end for end in (bar.value, bar.high, bar.target) if end is not None)
+
+
+def _label_at(bar: Bar, label: float) -> float:
+    """Behind the bar and its spread, where a label of this width does not run into the target; otherwise behind that."""
+    end = bar.value if bar.high is None else max(bar.value, bar.high)
+    return end if bar.target is None or not end - label * 0.2 <= bar.target <= end + label else _last(bar)
+
+
+def _dress(axes: Axes, chart: Chart, body: float, legend: float) -> None:
     for side in ("top", "right", "left"):
         axes.spines[side].set_visible(False)
     axes.spines["bottom"].set_color(QUIET)
@@ -147,14 +169,14 @@ def _dress(axes: Axes, chart: Chart, body: float) -> None:
     axes.set_axisbelow(True)
     axes.set_xlabel(chart.axis, color=QUIET, fontsize=8.5, loc="left")
     handles, labels = axes.get_legend_handles_labels()
-    is_explained = len(labels) > 1 or bool(chart.target)
     if chart.target:  # its mark comes behind the series
         handles.append(Line2D([], [], color=MARK, linewidth=2))
         labels.append(chart.target)
-    if is_explained:
+    if _is_explained(chart):
         axes.legend(
             handles, labels, loc="lower left", bbox_to_anchor=(0, 1 + 0.06 / body), ncols=len(labels), frameon=False,
             fontsize=8.5, labelcolor=INK, handlelength=1.2, columnspacing=1.6, borderaxespad=0, borderpad=0,
         )  # fmt: skip
-    above = 0.34 if is_explained else 0.1
-    axes.set_title(chart.title, loc="left", y=1 + above / body, pad=0, fontsize=11, fontweight="bold", color=INK)
+    axes.set_title(
+        chart.title, loc="left", y=1 + (0.1 + legend) / body, pad=0, fontsize=11, fontweight="bold", color=INK
+    )
