@@ -26,7 +26,7 @@ PINNED = {
         NAT_HASH_BYTES NatResult destination_hash detect_nat fake_source_hash nat_hash source_hash
     """,
     "ipsec_fast.ike.v2.payloads": """
-        AuthPayload DeletePayload EncryptedPayload IdPayload KePayload NoncePayload NotifyPayload Payload SaPayload
+        AuthPayload DeletePayload EncryptedPayload FragmentPayload IdPayload KePayload NoncePayload NotifyPayload Payload SaPayload
         TsPayload UnknownPayload VendorPayload decode_payload
     """,
     "ipsec_fast.ike.v2.message": """
@@ -36,7 +36,7 @@ PINNED = {
     "ipsec_fast.ike.v2.negotiate": """
         check_chosen check_narrowed choose_proposal narrow numbered uses_esn wanted_group without_ke
     """,
-    "ipsec_fast.ike.v2.protect": "open_message seal_message",
+    "ipsec_fast.ike.v2.protect": "open_content open_message seal_chain seal_fragment seal_message",
     "ipsec_fast.crypto.secret": """
         Secret arena_report harden_process random_secret reveal_for_test secret_from_buffer secret_from_fd wipe
     """,

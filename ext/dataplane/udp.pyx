@@ -86,8 +86,8 @@ cdef class UdpSocket:
     def features(self):
         return {"udp_segment": bool(self.port_.udp_segment), "udp_gro": bool(self.port_.udp_gro)}
 
-    def sendto(self, data, remote, int port, local=None):
-        """Send one datagram as it is; larger than the interface's MTU it leaves in fragments (IKE before it fragments itself)."""
+    def sendto(self, data, remote, int port, local=None, cut="needed"):
+        """Send one datagram as it is; larger than the interface's MTU it leaves in IP fragments (IKE that cannot fragment itself)."""
         control = [] if local is None or not self.port_.wildcard else [_source(local)]
         for tries_left in range(PENDING_TRIES, -1, -1):
             try:
@@ -96,7 +96,7 @@ cdef class UdpSocket:
             except OSError as error:
                 if tries_left and error.errno not in (errno.EAGAIN, errno.ENOBUFS):
                     continue  # it may be an earlier datagram's ICMP, reported once
-                if error.errno != errno.EMSGSIZE:
+                if error.errno != errno.EMSGSIZE or cut != "needed":
                     raise HostError(f"cannot send {len(data)} bytes to {remote}[{port}]: {error.strerror or error}") from None
         try:
             self._send_fragmented(data, control, (str(remote), port))

@@ -92,7 +92,7 @@ class Side:
         return heard
 
     def datagrams(self, now: float) -> list[tuple[Path, bytes]]:
-        return [(path, data) for path, message in self.endpoint.datagrams_to_send(now) for data in message]
+        return [(path, data) for path, message, _ in self.endpoint.datagrams_to_send(now) for data in message]
 
     def _answer(self, ask: Ask) -> object:
         try:

@@ -1,3 +1,5 @@
+from typing import Literal
+
 from ..model import Address
 from .offload import Offload
 from .outside import Outside
@@ -18,9 +20,17 @@ class UdpSocket:
         self, local: Address | None, port: int, *, version: int = 4, offload: Offload = ..., mark: int | None = None
     ) -> None: ...
     def sendto(
-        self, data: bytes | bytearray | memoryview, remote: Address, port: int, local: Address | None = None
+        self,
+        data: bytes | bytearray | memoryview,
+        remote: Address,
+        port: int,
+        local: Address | None = None,
+        cut: Literal["needed", "never"] = "needed",
     ) -> None:
-        """Send one datagram as it is (the caller adds the marker). Raises HostError with the kernel's reason."""
+        """Send one datagram as it is (the caller adds the marker). Raises HostError with the kernel's reason.
+
+        `cut`: what is longer than the interface's MTU leaves in IP fragments, or not at all.
+        """
     def close(self) -> None: ...
 
 def set_endpoint(

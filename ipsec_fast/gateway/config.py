@@ -45,6 +45,7 @@ class GatewaySettings:
     offload: Offload = field(default_factory=Offload)
     state_dir: str = DEFAULT_STATE_DIR
     state_mark: str | None = None
+    ike_fragment_bytes: int = 1280
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +112,7 @@ def _build(
             offload=gateway.offload.build(),
             state_dir=gateway.state_dir or default_state_dir(gateway.socket),
             state_mark=gateway.state_mark,
+            ike_fragment_bytes=gateway.ike_fragment_bytes,
         ),
         connections=built,
         start=tuple(

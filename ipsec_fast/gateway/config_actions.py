@@ -1,4 +1,5 @@
-"""The words of start_action, dpd_action, close_action, unique, dpd_timeout, per_cpu_sas, as swanctl.conf and its older aliases spell them.
+"""The words of start_action, dpd_action, close_action, unique, fragmentation, dpd_timeout, per_cpu_sas, as swanctl.conf and its
+older aliases spell them.
 
 Called by config_model.py.
 """
@@ -9,8 +10,8 @@ from typing import Annotated
 
 from pydantic import PlainValidator
 
-from ..ike.config import Action, Unique
-from .config_fields import parse_seconds, parse_yes_no
+from ..ike.config import Action, Fragmentation, Unique
+from .config_fields import FALSE_WORDS, TRUE_WORDS, parse_seconds, parse_yes_no
 
 DPD_TIMEOUT_S = 4.0
 PER_CPU_SAS_MOST = 256
@@ -47,6 +48,17 @@ def _parse_unique(value: object) -> Unique:
         return Unique(word)
     except ValueError:
         raise ValueError('must be "no", "never", "keep" or "replace"') from None
+
+
+def _parse_fragmentation(value: object) -> Fragmentation:
+    word = ("yes" if value else "no") if isinstance(value, bool) else _word(value)
+    word = "yes" if word in TRUE_WORDS else "no" if word in FALSE_WORDS else word
+    try:
+        return Fragmentation(word)
+    except ValueError:
+        raise ValueError(
+            'must be "yes", "accept" (announced, but our own messages leave whole), "force" or "no"'
+        ) from None
 
 
 def _parse_timeout(value: object) -> float:
@@ -87,4 +99,5 @@ CloseAction = Annotated[Action, PlainValidator(_parse_action)]
 UniquePolicy = Annotated[Unique, PlainValidator(_parse_unique)]
 PerCpuSas = Annotated[bool | None, PlainValidator(_parse_per_cpu_sas)]
 PerCpuSasMax = Annotated[int, PlainValidator(_parse_per_cpu_sas_max)]
+FragmentationPolicy = Annotated[Fragmentation, PlainValidator(_parse_fragmentation)]
 DpdTimeout = Annotated[float, PlainValidator(_parse_timeout)]

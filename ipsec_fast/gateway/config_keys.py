@@ -17,7 +17,6 @@ CONNECTION_LATER: dict[str, frozenset[str]] = {
     "local_port": frozenset({"500"}),
     "remote_port": frozenset({"500"}),
     "mobike": NO,
-    "fragmentation": NO,
     "aggressive": NO,
     "mediation": NO,
     "ppk_required": NO,

@@ -13,10 +13,19 @@ from pydantic import BaseModel, ConfigDict, Field, PlainValidator
 
 from ..algorithms import default_esp_proposals, default_ike_proposals
 from ..dataplane.offload import Offload
-from ..ike.config import Action, ChildConfig, ConnectionConfig, Unique
+from ..ike.config import Action, ChildConfig, ConnectionConfig, Fragmentation, Unique
 from ..ike.lifetimes import ChildLifetimes, IkeLifetimes, count_limits, ike_lifetimes, time_limits
 from ..model import Identity
-from .config_actions import CloseAction, DpdAction, DpdTimeout, PerCpuSas, PerCpuSasMax, StartAction, UniquePolicy
+from .config_actions import (
+    CloseAction,
+    DpdAction,
+    DpdTimeout,
+    FragmentationPolicy,
+    PerCpuSas,
+    PerCpuSasMax,
+    StartAction,
+    UniquePolicy,
+)
 from .config_fields import (
     Addresses,
     Bytes,
@@ -35,6 +44,7 @@ from .vici import DEFAULT_SOCKET
 
 MAX_SOCKET_PATH_BYTES = 107  # sun_path, less its zero byte
 MSS_MIN, MSS_MAX = 88, 65495
+FRAGMENT_MIN, FRAGMENT_MAX = 576, 65535
 Mss = int | Literal["auto", "off"]
 
 
@@ -115,6 +125,13 @@ def _parse_mss(value: object) -> Mss:
     return int(word)
 
 
+def _parse_fragment_bytes(value: object) -> int:
+    word = str(value).strip()
+    if isinstance(value, bool) or not re.fullmatch(r"\d{1,6}", word) or not FRAGMENT_MIN <= int(word) <= FRAGMENT_MAX:
+        raise ValueError(f"must be the size of an IP datagram, from {FRAGMENT_MIN} to {FRAGMENT_MAX}")
+    return int(word)
+
+
 def _parse_identities(value: object) -> tuple[Identity, ...]:
     words = parse_words(value)
     if not words:
@@ -164,6 +181,7 @@ class GatewaySection(Section):
     workers: Annotated[int, PlainValidator(_parse_workers)] = 1
     engine: Annotated[str, PlainValidator(_parse_engine)] = "auto"
     offload: OffloadSection = OffloadSection()
+    ike_fragment_bytes: Annotated[int, PlainValidator(_parse_fragment_bytes)] = 1280
     state_dir: Annotated[str | None, PlainValidator(parse_state_path)] = None
     state_mark: Annotated[str | None, PlainValidator(parse_state_path)] = None
     state_key: Annotated[str | None, PlainValidator(parse_key_file)] = None
@@ -235,6 +253,7 @@ class ConnectionSection(Section):
     dpd_delay: Seconds = 5.0
     dpd_timeout: DpdTimeout = 4.0
     unique: UniquePolicy = Unique.NO
+    fragmentation: FragmentationPolicy = Fragmentation.YES
     mss: Annotated[Mss, PlainValidator(_parse_mss)] = "auto"
     local: AuthSection
     remote: AuthSection
@@ -257,6 +276,7 @@ class ConnectionSection(Section):
             dpd_delay_s=self.dpd_delay,
             dpd_timeout_s=self.dpd_timeout,
             unique=self.unique,
+            fragmentation=self.fragmentation,
         )
 
 

@@ -15,7 +15,7 @@ import logging
 import os
 import signal
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 from ..control.answers import Answers
@@ -41,7 +41,7 @@ from ..dataplane.worker import Worker
 from ..errors import ConfigError, HostError, IpsecFastError, Problem
 from ..ike.config import ConnectionConfig, EndpointSettings
 from ..ike.endpoint import Endpoint
-from ..ike.events import IkeDown, IkeUp, IkeView, Notice
+from ..ike.events import IkeDown, IkeUp, IkeView, Notice, Outer, Outgoing
 from ..model import Address, Path
 from ..system.links import Links
 from ..system.netlink import Netlink
@@ -49,7 +49,8 @@ from ..system.routes import MARK, Routes
 from .config import LoadedConfig
 from .configuration import Configuration, Surroundings
 from .exchange_counters import ExchangeCounters
-from .ike_io import KEEPALIVE, NAT_PORT, IkeSockets, NatSockets, listening_addresses
+from .ike_cut import CutSender
+from .ike_io import KEEPALIVE, NAT_PORT, NON_ESP_MARKER, IkeSockets, NatSockets, listening_addresses
 from .keepalive import Keepalives
 from .log import Log, Narrator
 from .operations import Operations
@@ -125,6 +126,7 @@ class Gateway:
         self._ike = self._closing.enter_context(contextlib.closing(IkeSockets(self._receive)))
         self._ike.open(addresses)
         self._nat = self._closing.enter_context(contextlib.closing(NatSockets()))
+        self._cut = self._closing.enter_context(contextlib.closing(CutSender()))
         self._nat.open(addresses, lambda address: _nat_socket(address, offload))
         self._nat.open_raw(addresses, _raw_socket)
         tun = self._closing.enter_context(contextlib.closing(Tun(settings.tun, offload=offload)))
@@ -166,7 +168,8 @@ class Gateway:
         """The parts above the descriptors; nothing here can fail."""
         config = self._config
         workers = config.settings.workers
-        self._endpoint = Endpoint(EndpointSettings(resources=workers), os.urandom)
+        fragment_bytes = config.settings.ike_fragment_bytes
+        self._endpoint = Endpoint(EndpointSettings(resources=workers, fragment_bytes=fragment_bytes), os.urandom)
         spis = SpiPool(os.urandom, workers)
         host = Host(
             self._nat.index_of,
@@ -348,22 +351,30 @@ class Gateway:
             if withheld:
                 self._endpoint.change_again(withheld)
                 self._endpoint.withhold(withheld)
-            for path, datagrams in self._endpoint.datagrams_to_send(now):
-                self._send(path, datagrams, now)
+            for outgoing in self._endpoint.datagrams_to_send(now):
+                self._send(outgoing, now)
         finally:
             self._pumping = False
             self._set_timer()
 
-    def _send(self, path: Path, datagrams: Iterable[bytes], now: float) -> None:
-        """A datagram that the host refuses is as good as lost: retransmission goes on, the reason is told."""
-        sockets = self._nat if path.local_port == NAT_PORT else self._ike
+    def _send(self, outgoing: Outgoing, now: float) -> None:
+        """A datagram that the host refuses is as good as lost: retransmission goes on, the reason is told (a probe expects it)."""
+        path = outgoing.path
         try:
-            for datagram in datagrams:
-                sockets.send(datagram, path)
+            for datagram in outgoing.datagrams:
+                self._send_one(datagram, path, outgoing.outer)
         except (OSError, HostError) as error:
-            self._log(f"cannot send to {path.remote} port {path.remote_port}: {error}")
+            if outgoing.outer is not Outer.NEVER:
+                self._log(f"cannot send to {path.remote} port {path.remote_port}: {error}")
             return
         self._keepalives.note_sent(path, now)
+
+    def _send_one(self, datagram: bytes, path: Path, outer: Outer) -> None:
+        if outer is Outer.CUT:
+            with contextlib.suppress(OSError, HostError):  # without CAP_NET_RAW it goes as it went before
+                self._cut.send(NON_ESP_MARKER + datagram if path.marker else datagram, path)
+                return
+        (self._nat if path.local_port == NAT_PORT else self._ike).send(datagram, path, outer)
 
     def _send_keepalive(self, path: Path) -> None:
         with contextlib.suppress(OSError, HostError):  # the next one is due in 20 s

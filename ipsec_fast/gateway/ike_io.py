@@ -20,6 +20,7 @@ from ..dataplane.notice import Punted
 from ..dataplane.raw_socket import RawSocket
 from ..dataplane.udp import UdpSocket
 from ..errors import HostError
+from ..ike.events import Outer
 from ..model import Address, Path
 from ..system.routes import MARK
 
@@ -28,7 +29,7 @@ NON_ESP_MARKER = bytes(4)
 KEEPALIVE = b"\xff"
 DATAGRAM_BYTES = 65535
 BATCH = 64  # datagrams per wake-up, so that a flood on port 500 does not starve the rest of the loop
-_SO_MARK, _IP_MTU_DISCOVER, _IPV6_MTU_DISCOVER, _PMTUDISC_PROBE = 36, 10, 23, 3
+_SO_MARK, _IP_MTU_DISCOVER, _IPV6_MTU_DISCOVER, _PMTUDISC_DONT, _PMTUDISC_PROBE = 36, 10, 23, 0, 3
 _REASONS = {  # what an operator can do about it
     errno.EADDRINUSE: "another program has it (is strongSwan's charon or another gateway running?)",
     errno.EADDRNOTAVAIL: "this host has no such address",
@@ -69,13 +70,13 @@ class IkeSockets:
             remote = ipaddress.ip_address(sender[0].partition("%")[0])
             self._receive(data, Path(local, local_port, remote, sender[1]))
 
-    def send(self, data: bytes, path: Path) -> None:
+    def send(self, data: bytes, path: Path, outer: Outer = Outer.NEEDED) -> None:
         """Raises OSError with the kernel's reason."""
         for one in self._sockets:
             bound = ipaddress.ip_address(one.getsockname()[0].partition("%")[0])
             if bound.version == path.remote.version and (bound == path.local or bound.is_unspecified):
                 ancillary = _pktinfo(path.local) if bound.is_unspecified and not path.local.is_unspecified else []
-                one.sendmsg([data], ancillary, 0, (str(path.remote), path.remote_port))
+                _send_as(one, data, ancillary, path, outer)
                 return
         raise OSError(f"no socket of port {IKE_PORT} has the address {path.local}")
 
@@ -130,10 +131,17 @@ class NatSockets:
         local = punted.local or bound or unknown
         return Path(local, punted.local_port, punted.remote, punted.remote_port, marker=True)
 
-    def send(self, data: bytes, path: Path) -> None:
+    def send(self, data: bytes, path: Path, outer: Outer = Outer.NEEDED) -> None:
+        """Raises HostError with the kernel's reason."""
         one = self.sockets[self.index_of(path.local)]
         local = path.local if one.local is None and not path.local.is_unspecified else None
-        one.sendto((NON_ESP_MARKER + data) if path.marker else data, path.remote, path.remote_port, local)
+        one.sendto(
+            (NON_ESP_MARKER + data) if path.marker else data,
+            path.remote,
+            path.remote_port,
+            local,
+            "never" if outer is Outer.NEVER else "needed",
+        )
 
     def close(self) -> None:
         for one in self.sockets:
@@ -178,12 +186,11 @@ def _bind(address: Address) -> socket.socket:
     one = socket.socket(socket.AF_INET if version4 else socket.AF_INET6, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
     try:
         one.setsockopt(socket.SOL_SOCKET, _SO_MARK, MARK)
+        _discover(one, _PMTUDISC_PROBE)
         if version4:
-            one.setsockopt(socket.IPPROTO_IP, _IP_MTU_DISCOVER, _PMTUDISC_PROBE)
             one.setsockopt(socket.IPPROTO_IP, _IP_PKTINFO, 1)
         else:
             one.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-            one.setsockopt(socket.IPPROTO_IPV6, _IPV6_MTU_DISCOVER, _PMTUDISC_PROBE)
             one.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, 1)
         one.bind((str(address), IKE_PORT))
     except OSError as error:
@@ -191,6 +198,30 @@ def _bind(address: Address) -> socket.socket:
         reason = _REASONS.get(error.errno or 0, error.strerror)
         raise HostError(f"cannot listen on {address} port {IKE_PORT}: {reason}") from None
     return one
+
+
+def _send_as(
+    one: socket.socket, data: bytes, ancillary: list[tuple[int, int, bytes]], path: Path, outer: Outer
+) -> None:
+    """As UdpSocket.sendto does it: in IP fragments where the interface takes nothing so long, unless it is never to be cut."""
+    name = (str(path.remote), path.remote_port)
+    try:
+        one.sendmsg([data], ancillary, 0, name)
+    except OSError as error:
+        if error.errno != errno.EMSGSIZE or outer is Outer.NEVER:
+            raise
+        _discover(one, _PMTUDISC_DONT)
+        try:
+            one.sendmsg([data], ancillary, 0, name)
+        finally:
+            _discover(one, _PMTUDISC_PROBE)
+
+
+def _discover(one: socket.socket, how: int) -> None:
+    if one.family == socket.AF_INET:
+        one.setsockopt(socket.IPPROTO_IP, _IP_MTU_DISCOVER, how)
+    else:
+        one.setsockopt(socket.IPPROTO_IPV6, _IPV6_MTU_DISCOVER, how)
 
 
 def _local_of(ancillary: Iterable[tuple[int, int, bytes]]) -> Address | None:

@@ -40,6 +40,23 @@ class Unique(Enum):
     REPLACE = "replace"  # the first is deleted
 
 
+class Fragmentation(Enum):
+    """What is announced and done about IKE fragmentation, RFC 7383 (swanctl.conf's words and meanings)."""
+
+    YES = "yes"
+    ACCEPT = "accept"  # announced, for the peer's sake; our own messages leave whole
+    FORCE = "force"  # of IKEv1; here it is YES
+    NO = "no"
+
+    @property
+    def announces(self) -> bool:
+        return self is not Fragmentation.NO
+
+    @property
+    def sends(self) -> bool:
+        return self in (Fragmentation.YES, Fragmentation.FORCE)
+
+
 @dataclass(frozen=True, slots=True)
 class ChildConfig:
     """One child of a connection. An empty `local_ts` or `remote_ts` means `dynamic`: the IKE SA's own address on that side."""
@@ -75,6 +92,7 @@ class ConnectionConfig:
     dpd_delay_s: float = 5.0  # silence after which the peer is asked; 0: it is never asked
     dpd_timeout_s: float = 4.0  # how long a request may stay unanswered until the peer counts as silent
     unique: Unique = Unique.NO
+    fragmentation: Fragmentation = Fragmentation.YES
 
     def child(self, name: str) -> ChildConfig | None:
         return next((child for child in self.children if child.name == name), None)
@@ -104,4 +122,5 @@ class EndpointSettings:
     )
     keepalive_s: float = 20.0
     resources: int = 1  # workers, of which each may have a Child SA of its own (RFC 9611)
+    fragment_bytes: int = 1280  # the largest IP datagram of a message that may be fragmented, with all its headers
     ike_sas_per_peer: int = 32  # of one pair of identities, so that nobody fills our memory with what it may have

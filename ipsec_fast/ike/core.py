@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 from ..errors import LocalError
 from ..model import Path
 from .asks import MakeAsk, Steps
+from .budget import Budget
 from .config import EndpointSettings
 from .cookie import CookieIssuer
-from .events import Event
+from .events import Event, Outer, Outgoing
 from .limiter import Limiter
 from .records import IkeGone, IkeRecord
 from .timers import TimerKey, TimerKind, Timers
@@ -34,6 +35,10 @@ ASK_DEADLINE_S = 30.0
 TOMBSTONE_S = 30.0
 TOMBSTONES_MAX = 1024
 HALF_OPEN_MAX = 4096
+FRAGMENTS_BYTES = 8 << 20  # pieces of messages that are not whole yet, over all IKE SAs
+HALF_OPEN_FRAGMENTS_BYTES = (
+    2 << 20
+)  # and those of peers that are not authenticated, so that they displace nobody else's
 
 
 @dataclass(slots=True)
@@ -65,6 +70,8 @@ class Core:
         self.clear_hint_limit = Limiter(1.0)  # what an address may tell us of them in clear
         self.rekey_lines = Limiter(60.0)  # what is logged of a peer that rekeys too often
         self.cookies = CookieIssuer(random)
+        self.fragments = Budget(FRAGMENTS_BYTES)
+        self.half_open_fragments = Budget(HALF_OPEN_FRAGMENTS_BYTES)
         self.sas: dict[int, IkeSA] = {}
         self.by_spi: dict[bytes, IkeSA] = {}  # by our own SPI
         self.half_open: dict[HalfOpenKey, IkeSA] = {}  # kept while a copy of the first request may still arrive
@@ -72,7 +79,7 @@ class Core:
         self.owners: dict[int, IkeSA] = {}  # of each Child SA
         self.tombstones: OrderedDict[bytes, Tombstone] = OrderedDict()
         self._events: deque[Event] = deque()
-        self._outbox: list[tuple[int, Path, Datagrams]] = []  # with the IKE SA whose state it needs, or 0
+        self._outbox: list[tuple[int, Outgoing]] = []  # with the IKE SA whose state it needs, or 0
         self._resting: dict[int, Resting] = {}
         self._changed: dict[int, IkeSA] = {}
         self._gone: list[IkeGone] = []
@@ -107,12 +114,12 @@ class Core:
     def next_event(self) -> Event | None:
         return self._events.popleft() if self._events else None
 
-    def send(self, path: Path, datagrams: Datagrams, ike_id: int = 0) -> None:
-        self._outbox.append((ike_id, path, datagrams))
+    def send(self, path: Path, datagrams: Datagrams, ike_id: int = 0, outer: Outer = Outer.NEEDED) -> None:
+        self._outbox.append((ike_id, Outgoing(path, datagrams, outer)))
 
-    def take_outbox(self) -> list[tuple[Path, Datagrams]]:
+    def take_outbox(self) -> list[Outgoing]:
         outbox, self._outbox = self._outbox, []
-        return [(path, datagrams) for _, path, datagrams in outbox]
+        return [outgoing for _, outgoing in outbox]
 
     def withhold(self, ike_ids: Collection[int]) -> None:
         """As good as lost: a request of ours goes out again by its timer, a response when the peer asks again."""

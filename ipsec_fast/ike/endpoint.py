@@ -13,8 +13,8 @@ from ..errors import RemoteError, StateError, UsageError
 from ..iana import ExchangeType, NotifyType
 from ..model import Address, Path
 from .config import ChildConfig, ConnectionConfig, EndpointSettings
-from .core import Core, Datagrams, MessageKind
-from .events import Event, IkeView
+from .core import Core, MessageKind
+from .events import Event, IkeView, Outgoing
 from .header import FLAG_RESPONSE, IkeHeader
 from .records import IkeGone, IkeRecord
 from .timers import TimerKey, TimerKind
@@ -23,11 +23,14 @@ from .v2.child_sa import ChildSA, switch_outbound
 from .v2.create_child import CreateChild
 from .v2.create_resource import CreateResourceChild
 from .v2.expire import expire_child
+from .v2.fragments import check_size, may_fragment
 from .v2.ike_sa import ZERO_SPI, IkeSA
 from .v2.informational import DeleteChild, DeleteIdleChild, DeleteIke, Liveness
 from .v2.lifetime import ask_idle, note_used
 from .v2.message import encode_message
 from .v2.payloads import NotifyPayload
+from .v2.probe import Probe, check_probe
+from .v2.reassembly import expire
 from .v2.rekey_child import RekeyChild
 from .v2.rekey_ike import RekeyIke
 from .v2.states import ChildState, State
@@ -166,6 +169,50 @@ class Endpoint:
     def check_liveness(self, ike_id: int, now: float) -> None:
         self._ask(self._sa(ike_id, now))
 
+    def probe(self, ike_id: int, sizes: Sequence[int], wait_s: float, now: float) -> int:
+        """Ask the peer whether the path carries IP datagrams of sizes[0] bytes, by one padded request that leaves whole and with DF.
+
+        `sizes` are IP datagrams with all headers, falling, each at least 576 (IPv6: 1280). What is not answered within `wait_s` goes out
+        again under the same message ID, as fragments (RFC 7383) whose first has exactly sizes[1], and so on. If `wait_s` behind the
+        last size there is no answer, its ordinary retransmissions begin, whole and without DF as well, because the window is blocked
+        until it is answered: keep `wait_s` times sizes below `dpd_timeout`. The answer is ProbeAnswered; ProbeFailed where none will
+        come. Returns the size that the datagram really has: up to 15 bytes less than sizes[0] where CBC knows only whole blocks.
+
+        The shell must send by `Outer.NEVER`: a probe longer than the interface's MTU is lost, not cut.
+        StateError: the IKE SA is not ESTABLISHED, has a request outstanding, or, where there are several sizes, no IKE fragmentation.
+        UsageError: the sizes do not fall or are out of bounds.
+        """
+        sa = self._sa(ike_id, now)
+        check_probe(sa, sizes, wait_s)
+        exchange = Probe(sa, sizes, wait_s)
+        outbound.submit(sa, exchange)
+        return exchange.bytes
+
+    def refragment(self, ike_id: int, datagram_bytes: int, now: float) -> bool:
+        """The outstanding request goes out again at once, under its message ID, in IP datagrams of at most so many bytes.
+
+        The number of fragments grows with it (RFC 7383 section 2.5.2). False, and nothing happens, where none is outstanding, it has
+        no longer datagrams, or fragmentation was not negotiated or is switched off. UsageError for less than 576 bytes (IPv6: 1280).
+        """
+        sa = self._sa(ike_id, now)
+        check_size(datagram_bytes, sa.path)
+        own = sa.window.outstanding
+        if own is None or own.answered or not may_fragment(sa) or not outbound.refragment(sa, datagram_bytes):
+            return False
+        outbound.retransmit(sa, as_it_is=True)
+        return True
+
+    def set_fragment_bytes(self, ike_id: int, datagram_bytes: int, now: float) -> None:
+        """The path of this IKE SA carries IP datagrams of so many bytes: its messages are cut to fit from now on; 0: the setting again.
+
+        Its own finding, by requests that were only answered in smaller fragments, is replaced. UsageError as `refragment`.
+        """
+        sa = self._sa(ike_id, now)
+        if datagram_bytes:
+            check_size(datagram_bytes, sa.path)
+        sa.fragment_bytes = datagram_bytes
+        self._core.mark_changed(sa)
+
     def owner_of(self, child_id: int) -> int | None:
         """The IKE SA that a Child SA belongs to now."""
         sa = self._core.owners.get(child_id)
@@ -218,8 +265,8 @@ class Endpoint:
         """What waits to be sent for these IKE SAs is dropped, because their records could not be stored; counted as `withheld`."""
         self._core.withhold(ike_ids)
 
-    def datagrams_to_send(self, now: float) -> list[tuple[Path, Datagrams]]:
-        """Without non-ESP marker; `path.marker` says whether the shell adds it."""
+    def datagrams_to_send(self, now: float) -> list[Outgoing]:
+        """Without non-ESP marker; `path.marker` says whether the shell adds it, `outer` what may become of a datagram below."""
         return self._core.take_outbox()
 
     def get_timer(self) -> float | None:
@@ -345,6 +392,8 @@ class Endpoint:
             outbound.submit(sa, DeleteIke("its lifetime is over", failed=True))
         elif kind is TimerKind.RETRY:
             outbound.submit_put_off(sa)
+        elif kind is TimerKind.FRAGMENTS:
+            expire(sa)
         elif kind is TimerKind.CHILDLESS and not sa.children:
             outbound.submit(sa, DeleteIke("it has no Child SA", failed=True))
         elif kind is TimerKind.EXPIRE and sa.established_at is None:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from enum import Enum, auto
+from typing import TYPE_CHECKING, NamedTuple
 
 from ..algorithms import EspSuite
 from ..model import Identity, Path, Proposal, TrafficSelector
@@ -244,6 +245,31 @@ class CheckIdle:
     child_id: int
 
 
+@dataclass(frozen=True, slots=True)
+class ProbeAnswered:
+    """`Endpoint.probe` was answered after `waited_s`, when it had last gone out in datagrams of up to `answered_bytes` each.
+
+    Where `is_whole` it was one, of `probed_bytes`: that size passes. Otherwise the sizes before were not answered in time, and fragments
+    of `answered_bytes` pass. 0: it was answered only after it had been left to IP fragments as well, which tells nothing of a size but
+    that none was answered in time. An answer that was slow may be to a form before, so each finding is a lower bound.
+    """
+
+    ike_id: int
+    probed_bytes: int
+    answered_bytes: int
+    is_whole: bool
+    waited_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeFailed:
+    """A probe that nobody will answer: its IKE SA is gone, or the peer does not answer any size."""
+
+    ike_id: int
+    probed_bytes: int
+    reason: str
+
+
 Notice = (
     Progress
     | IkeUp
@@ -257,8 +283,27 @@ Notice = (
     | ChildFailed
     | ResourceFailed
     | CheckIdle
+    | ProbeAnswered
+    | ProbeFailed
 )
 Event = Ask | Notice
+
+
+# --- what leaves
+
+
+class Outer(Enum):
+    """What becomes of a datagram in IP."""
+
+    NEEDED = auto()  # DF; IP fragments only where it is longer than the interface's MTU
+    CUT = auto()  # with DF nothing came back: IP fragments that every path carries
+    NEVER = auto()  # DF, and what the interface does not take is lost: a probe
+
+
+class Outgoing(NamedTuple):
+    path: Path
+    datagrams: tuple[bytes, ...]
+    outer: Outer = Outer.NEEDED
 
 
 # --- what may be looked at (list-sas); a snapshot, nothing in it changes afterwards

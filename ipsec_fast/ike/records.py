@@ -73,6 +73,8 @@ class IkeRecord:
     own_outstanding: bool
     last_request_digest: bytes
     last_response: tuple[bytes, ...]
+    fragments: bool
+    fragment_bytes: int
     children: tuple[ChildRecord, ...]
     created_at: float
     authenticated_at: float | None

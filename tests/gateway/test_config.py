@@ -11,6 +11,7 @@ import pytest
 from ipsec_fast.crypto.secret import reveal_for_test
 from ipsec_fast.errors import ConfigError
 from ipsec_fast.gateway.config import LoadedConfig, load_config
+from ipsec_fast.ike.config import Fragmentation
 from ipsec_fast.ike.lifetimes import ChildLifetimes, IkeLifetimes, time_limits
 from ipsec_fast.model import Identity, TrafficSelector
 
@@ -87,6 +88,21 @@ BAD = [
     pytest.param(replaced('"/run/other.vici"', '"other.vici"'), "gateway.socket", "absolute", id="relative-socket"),
     pytest.param(replaced('"/run/other.vici"', f'"/{"x" * 120}"'), "gateway.socket", "107", id="long-socket"),
     pytest.param(replaced("[connections.paris]", "workers = 2\n[connections.paris]"), "gateway.workers", "one", id="w"),
+    *(
+        pytest.param(
+            replaced("[connections.paris]", f"ike_fragment_bytes = {value}\n[connections.paris]"),
+            "gateway.ike_fragment_bytes",
+            "576 to 65535",
+            id=f"fragment-{value}",
+        )
+        for value in (0, 575, 65536, -1, "true", "1280.5", '"big"', "[1280]")
+    ),
+    *(
+        pytest.param(
+            in_connection(f"fragmentation = {value}"), "connections.paris.fragmentation", '"accept"', id=f"frag-{value}"
+        )
+        for value in ('"always"', "2", '""', '["yes"]', "{}")
+    ),
     pytest.param(
         replaced("[connections.paris]", 'engine = "null"\n[connections.paris]'), "gateway.engine", "encrypts", id="null"
     ),
@@ -331,6 +347,31 @@ def test_the_issue_s_example(folder: Folder) -> None:
     assert SECRET not in repr(loaded)
 
 
+@pytest.mark.parametrize(
+    ("line", "meant"),
+    [
+        ("", "yes"),
+        ("fragmentation = true", "yes"),
+        ('fragmentation = "yes"', "yes"),
+        ('fragmentation = "Accept"', "accept"),
+        ('fragmentation = "force"', "force"),
+        ('fragmentation = "no"', "no"),
+        ("fragmentation = false", "no"),
+    ],
+)
+def test_fragmentation_has_swanctl_s_words(folder: Folder, line: str, meant: str) -> None:
+    folder.secret("paris.psk", SECRET)
+    loaded = folder.load(in_connection(line))
+    assert loaded.connections[0].fragmentation.value == meant
+
+
+def test_the_size_of_ike_fragments_is_a_setting_of_the_gateway(folder: Folder) -> None:
+    folder.secret("paris.psk", SECRET)
+    assert folder.load(GOOD).settings.ike_fragment_bytes == 1280
+    given = folder.load(replaced("[connections.paris]", 'ike_fragment_bytes = "1400"\n[connections.paris]'))
+    assert given.settings.ike_fragment_bytes == 1400
+
+
 def test_swanctl_s_spellings_are_understood(folder: Folder) -> None:
     folder.secret("x.psk", SECRET)
     loaded = folder.load("""
@@ -363,6 +404,7 @@ file = "x.psk"
     assert [proposal.number for proposal in connection.proposals] == [1, 2, 3]
     assert (connection.encap, connection.lifetimes.rekey_time_s, connection.dpd_delay_s) == (False, 3600, 45)
     assert connection.remote_id is None
+    assert connection.fragmentation is Fragmentation.NO
     assert connection.children[0].local_ts == ()
     assert len(connection.children[0].remote_ts) == 2
     assert loaded.secrets[0].ids == (Identity.parse("a.example"), Identity.parse("@#0102"))

@@ -14,6 +14,7 @@ import pytest
 
 from ipsec_fast.errors import HostError
 from ipsec_fast.gateway.ike_io import IkeSockets, listening_addresses, source_for
+from ipsec_fast.ike.events import Outer
 from ipsec_fast.model import Path
 
 pytestmark = pytest.mark.netns
@@ -70,6 +71,31 @@ async def test_an_answer_leaves_from_where_the_question_came_to(_net, listen_on)
             assert sender[:2] == (local, 500)
     finally:
         sockets.close()
+
+
+@pytest.mark.parametrize(("local", "family"), [("192.0.2.1", socket.AF_INET), ("2001:db8::1", socket.AF_INET6)])
+def test_what_the_interface_does_not_take_leaves_in_ip_fragments_but_a_probe_is_refused(_net, local, family):  # noqa: PT019
+    """Without IKE fragmentation a large message must leave all the same; a probe that was cut would lie about the path."""
+    subprocess.run(["ip", "link", "set", "lo", "mtu", "1400"], check=True)
+    sockets = IkeSockets(lambda data, path: None)
+    sockets.open([ip_address(local)])
+    payload = os.urandom(3000)
+    with socket.socket(family, socket.SOCK_DGRAM) as peer:
+        peer.settimeout(2)
+        peer.bind((local, 0))
+        path = Path(ip_address(local), 500, ip_address(local), peer.getsockname()[1])
+        try:
+            with pytest.raises(OSError, match="too long"):
+                sockets.send(payload, path, Outer.NEVER)
+            for _ in range(2):  # and again: DF is back after it
+                sockets.send(payload, path)
+                assert peer.recv(4000) == payload
+            with pytest.raises(OSError, match="too long"):
+                sockets.send(payload, path, Outer.NEVER)
+            sockets.send(payload[:1300], path, Outer.NEVER)
+            assert peer.recv(4000) == payload[:1300]
+        finally:
+            sockets.close()
 
 
 async def test_a_port_in_use_is_one_clear_error(_net):  # noqa: PT019

@@ -250,7 +250,7 @@ class OurGateway(Daemon):
         psk.chmod(0o600)
         secret["file"] = str(psk)
         file = self.directory / "site.toml"
-        file.write_text(toml({"gateway": {"socket": str(self.socket)}} | tree) + "\n")
+        file.write_text(toml({"gateway": {"socket": str(self.socket)} | dict(site.gateway)} | tree) + "\n")
         file.chmod(0o600)
 
 

@@ -24,6 +24,7 @@ class Site:
     psk: str = PSK
     options: tuple[tuple[str, str], ...] = ()
     child_options: tuple[tuple[str, str], ...] = ()
+    gateway: tuple[tuple[str, int], ...] = ()  # keys of our [gateway]; charon has its own file for such
 
     def but(self, **changes: Any) -> Site:
         return replace(self, **changes)

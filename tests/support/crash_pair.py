@@ -11,7 +11,7 @@ from ipsec_fast.ike.events import Event
 from ipsec_fast.ike.records import IkeRecord
 
 IKE_HEADER, SK_GENERIC, IV_BYTES = 28, 4, 8
-SK, RESPONSE = 46, 0x20
+SK, SKF, NUMBERS_BYTES, RESPONSE = 46, 53, 4, 0x20
 
 
 class Moment(Enum):
@@ -82,7 +82,7 @@ class CrashPair(Pair):
                 kept.pop(ike_id, None)
         if records:
             self._die(shell, Moment.STORED)
-        for path, datagrams in shell.endpoint.datagrams_to_send(self.now):
+        for path, datagrams, _ in shell.endpoint.datagrams_to_send(self.now):
             for data in datagrams:
                 self.transmit(shell.side, data, path)
         if records:
@@ -129,16 +129,20 @@ class CrashPair(Pair):
 
 
 def used_twice(sent: list[Sent]) -> list[str]:
-    """IVs of one (IKE SPIs, direction), and message IDs of one (IKE SPIs, direction, kind), under which two messages went out."""
+    """IVs of one (IKE SPIs, direction), and message IDs of one (IKE SPIs, direction, kind), under which two messages went out.
+
+    Of a message in fragments, each of a set with so many fragments counts as one.
+    """
     seen: dict[tuple, bytes] = {}
     found = []
     for one in sent:
         data = one.data
-        if len(data) < IKE_HEADER + SK_GENERIC + IV_BYTES or data[16] != SK:
+        if len(data) < IKE_HEADER + SK_GENERIC + IV_BYTES or data[16] not in (SK, SKF):
             continue
-        iv = data[IKE_HEADER + SK_GENERIC :][:IV_BYTES]
+        numbers = data[IKE_HEADER + SK_GENERIC :][:NUMBERS_BYTES] if data[16] == SKF else b""
+        iv = data[IKE_HEADER + SK_GENERIC + len(numbers) :][:IV_BYTES]
         spis, flags, message_id = data[:16], data[19], data[20:24]
-        for what, key in (("IV", iv), ("message ID", (flags & RESPONSE, message_id))):
+        for what, key in (("IV", iv), ("message ID", (flags & RESPONSE, message_id, numbers))):
             before = seen.setdefault((one.sender, spis, what, key), data)
             if before != data:
                 found.append(f"{one.sender}: {what} {key!r}")

@@ -32,6 +32,7 @@ from ipsec_fast.ike.events import (
     ChildDown,
     Event,
     IkeView,
+    Outer,
     Progress,
     SwitchOutbound,
 )
@@ -208,6 +209,13 @@ class Sent:
     sender: str
     data: bytes
     path: Path  # the sender's
+    outer: Outer = Outer.NEEDED
+
+    @property
+    def ip_bytes(self) -> int:
+        """The size of its IP datagram."""
+        ip_header_bytes = 20 if self.path.remote.version == 4 else 40
+        return ip_header_bytes + 8 + 4 * self.path.marker + len(self.data)
 
 
 Network = Callable[[Sent], Sequence[float]]  # delays of the copies that arrive; empty: lost
@@ -215,6 +223,11 @@ Network = Callable[[Sent], Sequence[float]]  # delays of the copies that arrive;
 
 def perfect(sent: Sent) -> Sequence[float]:
     return (LATENCY_S,)
+
+
+def narrow(mtu: int, under: Network = perfect) -> Network:
+    """A path that drops what is longer, in silence, unless it may be cut."""
+    return lambda sent: () if sent.ip_bytes > mtu and sent.outer is not Outer.CUT else under(sent)
 
 
 def adverse(seed: int, *, loss: float = 0.0, duplicate: float = 0.0, jitter_s: float = 0.0) -> Network:
@@ -314,17 +327,17 @@ class Pair:
         """The shell's order: events, records, then datagrams."""
         for shell in (self.a, self.b):
             shell.drain(self.now)
-            for path, datagrams in shell.endpoint.datagrams_to_send(self.now):
+            for path, datagrams, outer in shell.endpoint.datagrams_to_send(self.now):
                 for data in datagrams:
-                    self.transmit(shell.side, data, path)
+                    self.transmit(shell.side, data, path, outer)
 
     # --- the network
 
     def shell(self, side: str) -> Shell:
         return self.a if side == "a" else self.b
 
-    def transmit(self, sender: str, data: bytes, path: Path) -> None:
-        sent = Sent(len(self.sent), sender, data, path)
+    def transmit(self, sender: str, data: bytes, path: Path, outer: Outer = Outer.NEEDED) -> None:
+        sent = Sent(len(self.sent), sender, data, path, outer)
         self.sent.append(sent)
         if self.tamper is not None:
             data = self.tamper(sent)

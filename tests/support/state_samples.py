@@ -40,6 +40,8 @@ def ike_record(ike_id: int = 1, *, children: int = 2, **changes: Any) -> IkeReco
         own_outstanding=False,
         last_request_digest=os.urandom(32),
         last_response=(b"the first fragment", b"", b"the last"),
+        fragments=True,
+        fragment_bytes=1280,
         children=tuple(child_record(ike_id * 100 + n) for n in range(children)),
         created_at=12.5,
         authenticated_at=None,

@@ -37,6 +37,8 @@ class Exchange:
     type: ClassVar[ExchangeType]
     priority: ClassVar[int] = 0  # higher ones leave the queue first: deletes
     makes_child: ClassVar[bool] = False
+    probe_sizes: tuple[int, ...] = ()  # of probe.Probe: IP datagram sizes, the largest first and whole
+    probe_wait_s: float = 0.0
 
     def is_wanted(self, sa: IkeSA) -> bool:
         """Asked when its turn has come: is there still a reason to send it?"""

@@ -24,6 +24,7 @@ from .collide import Doing, Nonces
 from .exchange import Exchange
 from .keymat import IkeKeymat
 from .lifetime import start_ike_timers
+from .reassembly import Reassembly, drop
 from .states import AUTHENTICATED, ChildState, State, check_transition
 from .window import Window
 
@@ -94,6 +95,10 @@ class IkeSA:
     own_rekey: RekeyIke | None = None
     peer_rekey: PeerIkeRekey | None = None
     rekey_failures: int = 0
+    fragments: bool = False  # both sides have announced IKE fragmentation
+    fragment_bytes: int = 0  # the largest IP datagram that its path is known to carry; 0: the setting
+    reply_bytes: int = 0  # the largest IP datagram of the request that is being worked on, if it came in fragments
+    reassemblies: dict[bool, Reassembly] = field(default_factory=dict)  # by "is a response"
     peers_rekeys: Allowance = field(default_factory=lambda: Allowance(PEERS_REKEYS, PEERS_REKEYS_PER_S))
     replaced: tuple[IkeSA, ...] = ()  # by this one, in a row, and not closed by the peer yet
     reauthenticates: int | None = None  # the IKE SA that this one is to replace (as responder: probably)
@@ -227,6 +232,8 @@ class IkeSA:
         self.active, self.queue, self.put_off = None, [], []
         for exchange in own:
             exchange.failed(self, reason)
+        for response in tuple(self.reassemblies):
+            drop(self, response=response)
         self.core.bury(self)
         self.core.forget(self)
         self._close_secrets()
@@ -357,6 +364,8 @@ class IkeSA:
             own_outstanding=self.window.outstanding is not None,
             last_request_digest=self.window.last_digest,
             last_response=self.window.last_response,
+            fragments=self.fragments,
+            fragment_bytes=self.fragment_bytes,
             children=tuple(child.record() for child in stored),
             created_at=self.created_at,
             authenticated_at=self.authenticated_at,

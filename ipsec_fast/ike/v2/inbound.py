@@ -1,10 +1,15 @@
 """How a message for a known IKE SA comes in: window, ICV, payload rules, handler (RFC 7296 sections 2.1, 2.2, 2.21).
 
+One in fragments (RFC 7383) passes the same window, fragment by fragment, and the rules when it is whole (reassembly.py).
 Nothing that is not protected changes an IKE SA's state; a bad ICV is counted and never deletes one. Called by the
 endpoint, which has found the SA by its SPIs and has one guard around all of this.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeVar
 
 from ...errors import IntegrityError, IpsecFastError, LocalError, ParseError, RemoteError
 from ...iana import ExchangeType, NotifyType, name_of
@@ -15,20 +20,36 @@ from ..timers import TimerKind
 from . import sa_init
 from .dispatch import Handler, find_row
 from .exchange import Exchange, Reply
+from .fragments import least_bytes, overhead
 from .hints import is_hint
 from .ike_sa import IkeSA
 from .informational import DeleteIke
 from .liveness import note_heard, take_hint
 from .message import Message, decode_message
-from .outbound import end_active, respond, start_next, submit
-from .payloads import EncryptedPayload, NotifyPayload
-from .protect import open_message
+from .outbound import end_active, note_size, repeat_response, respond, start_next, submit
+from .payloads import EncryptedPayload, FragmentPayload, NotifyPayload
+from .protect import open_content, open_message
+from .reassembly import drop, keep, refusal
 from .rules import check_payloads
 from .states import State
 from .window import Arrival, digest_of
 
 BAD_ICVS_HALF_OPEN = 3
 DEAF_S = 1.0
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class _Opened:
+    """`what`: the message with its inner payloads, or an error that the ICV vouches for. `digest`: of it, or of its first fragment.
+
+    `longest`: its largest fragment, 0 where it came whole.
+    """
+
+    what: Message | RemoteError
+    digest: bytes
+    longest: int = 0
 
 
 def receive(sa: IkeSA, header: IkeHeader, data: bytes, path: Path) -> None:
@@ -58,18 +79,50 @@ def _receive_request(sa: IkeSA, header: IkeHeader, data: bytes, path: Path, hand
     digest = digest_of(data)
     arrival = sa.window.classify(header.message_id, digest)
     if arrival is Arrival.REPEATED:
-        sa.core.counters["requests_repeated"] += 1
-        sa.core.send(path, sa.window.last_response, sa.ike_id)
+        repeat_response(sa, path)
+        return
+    if arrival is Arrival.WRONG and sa.window.is_last(header.message_id):
+        _receive_last_again(sa, header, data, path)
         return
     if arrival is not Arrival.NEW or handler is None:
         sa.core.counters["wrong_message_id" if arrival is Arrival.WRONG else "requests_resting"] += 1
         return
-    opened = _open(sa, data)
+    opened = _open(sa, header, data)
     if opened is None:
         return
     sa.core.count_message(sa.name, header.exchange, inbound=True, response=False)
-    sa.window.accept(digest)
-    sa.core.run(sa, _answer(sa, header.exchange, opened, path, handler))
+    sa.window.accept(opened.digest)
+    # the answer takes the peer's size: who cuts a request small has a reason
+    sa.reply_bytes = max(opened.longest + overhead(path), least_bytes(path)) if opened.longest else 0
+    sa.core.run(sa, _answer(sa, header.exchange, opened.what, path, handler))
+
+
+def _receive_last_again(sa: IkeSA, header: IkeHeader, data: bytes, path: Path) -> None:
+    """The last request in other bytes: by RFC 7383 section 2.6.1 its first fragment asks for the response again, and no other does.
+
+    The very bytes of the first fragment before were known by their digest; those of another set, or of the message whole after it was
+    tried in fragments (probe.py), must show their ICV.
+    """
+    sealed = _sealed_in(data)
+    reason = "wrong_message_id" if sealed is None or not sa.fragments else None
+    if isinstance(sealed, FragmentPayload):
+        is_old = sa.fragments and sealed.number > 1
+        reason = "fragments_old" if is_old else refusal(sa, header, sealed)
+    if reason is None and sa.core.now < sa.deaf_until:
+        reason = "deaf"
+    if reason is not None or sealed is None:
+        sa.core.counters[reason or "wrong_message_id"] += 1
+    elif _unseal(sa, lambda: open_content(data, sealed, sa.keys.inbound)) is not None:
+        asked_bytes = len(data) + overhead(path) if isinstance(sealed, FragmentPayload) else None
+        repeat_response(sa, path, asked_bytes)
+
+
+def _sealed_in(data: bytes) -> FragmentPayload | EncryptedPayload | None:
+    try:
+        message = decode_message(data)
+    except RemoteError:
+        return None
+    return message.get(FragmentPayload) or message.get(EncryptedPayload)
 
 
 def _answer(sa: IkeSA, exchange: int, opened: Message | RemoteError, path: Path, handler: Handler) -> Steps[None]:
@@ -112,14 +165,15 @@ def _receive_response(sa: IkeSA, header: IkeHeader, data: bytes) -> None:
     if own is None or exchange is None or not sa.window.awaits(header.message_id, header.exchange):
         sa.core.counters["wrong_message_id"] += 1
         return
-    opened = _open(sa, data)
+    opened = _open(sa, header, data)
     if opened is None:
         return
     sa.core.count_message(sa.name, header.exchange, inbound=True, response=True)
+    note_size(sa, own)
     own.answered = True
     sa.set_timer(TimerKind.RETRANSMIT, None)
     sa.set_timer(TimerKind.SILENT, None)
-    sa.core.run(sa, _take(sa, exchange, opened))
+    sa.core.run(sa, _take(sa, exchange, opened.what))
 
 
 def _take(sa: IkeSA, exchange: Exchange, opened: Message | RemoteError) -> Steps[None]:
@@ -154,11 +208,11 @@ def _take(sa: IkeSA, exchange: Exchange, opened: Message | RemoteError) -> Steps
     end_active(sa)
 
 
-# --- SK{}
+# --- SK{} and SKF{}
 
 
-def _open(sa: IkeSA, data: bytes) -> Message | RemoteError | None:
-    """The message with its inner payloads; None for what must be dropped; a RemoteError that the ICV vouches for."""
+def _open(sa: IkeSA, header: IkeHeader, data: bytes) -> _Opened | None:
+    """A whole message, or the one that this fragment completes; None for what must be dropped or waits for the rest."""
     core = sa.core
     if core.now < sa.deaf_until:
         core.counters["deaf"] += 1
@@ -168,22 +222,50 @@ def _open(sa: IkeSA, data: bytes) -> Message | RemoteError | None:
     except RemoteError:
         core.counters["malformed"] += 1
         return None
+    fragment = message.get(FragmentPayload)
+    if fragment is not None:
+        return _open_fragment(sa, header, fragment, data)
     if message.get(EncryptedPayload) is None:
         core.counters["unprotected"] += 1
         if is_hint(message):
             take_hint(sa)
         return None
+    payloads = _unseal(sa, lambda: open_message(data, message, sa.keys.inbound))
+    if payloads is None:
+        return None
+    if drop(sa, response=header.response):  # it came whole after all
+        core.counters["fragments_superseded"] += 1
+    what = payloads if isinstance(payloads, RemoteError) else Message(message.header, payloads)
+    return _Opened(what, digest_of(data))
+
+
+def _open_fragment(sa: IkeSA, header: IkeHeader, fragment: FragmentPayload, data: bytes) -> _Opened | None:
+    reason = refusal(sa, header, fragment)
+    if reason is not None:
+        sa.core.counters[reason] += 1
+        return None
+    content = _unseal(sa, lambda: open_content(data, fragment, sa.keys.inbound))
+    if content is None:
+        return None
+    if isinstance(content, RemoteError):  # its padding lies
+        sa.core.counters["fragments_malformed"] += 1
+        return None
+    joined = keep(sa, header, fragment, content, data)
+    return None if joined is None else _Opened(joined.opened, joined.digest, joined.longest)
+
+
+def _unseal(sa: IkeSA, open_it: Callable[[], T]) -> T | RemoteError | None:
+    """None where the ICV is bad; behind a good one the peer has been heard, whatever it said."""
     try:
-        payloads = open_message(data, message, sa.keys.inbound)
+        opened: T | RemoteError = open_it()
     except IntegrityError:
         _count_bad_icv(sa)
         return None
     except ParseError as error:
-        note_heard(sa, core.now)
-        return error
-    note_heard(sa, core.now)
+        opened = error
+    note_heard(sa, sa.core.now)
     sa.bad_icvs = 0
-    return Message(message.header, payloads)
+    return opened
 
 
 def _count_bad_icv(sa: IkeSA) -> None:

@@ -1,7 +1,7 @@
 """An IKEv2 message as header and payloads, and the chain of generic payload headers (RFC 7296 sections 3.1, 3.2).
 
 SK{} ends the clear part: it stays closed here (EncryptedPayload), v2/protect.py opens it and gives its inside to
-`parse_chain`. SKF (RFC 7383) ends it too and is kept as UnknownPayload; we never announce fragmentation. Nothing here
+`parse_chain`. SKF (RFC 7383) ends it too; v2/reassembly.py judges it and puts the message together. Nothing here
 judges which payloads an exchange may hold (v2/rules.py). Any input gives a value, ParseError or INVALID_MAJOR_VERSION.
 """
 
@@ -15,7 +15,7 @@ from ...errors import ParseError, UsageError
 from ...iana import ExchangeType, PayloadType
 from ..header import HEADER_BYTES, IkeHeader
 from ..reader import Reader
-from .payloads import EncryptedPayload, NotifyPayload, Payload, UnknownPayload, decode_payload
+from .payloads import EncryptedPayload, FragmentPayload, NotifyPayload, Payload, UnknownPayload, decode_payload
 
 GENERIC_HEADER_BYTES = 4
 MAX_PAYLOADS = 64
@@ -105,7 +105,7 @@ def _types_after(payloads: Sequence[Payload]) -> Iterable[int]:
         yield payload.type
     if payloads:
         last = payloads[-1]
-        yield last.next_payload if isinstance(last, EncryptedPayload) else PayloadType.NONE
+        yield last.next_payload if isinstance(last, EncryptedPayload | FragmentPayload) else PayloadType.NONE
 
 
 def _decode_chain(next_payload: int, data: bytes, start: int, *, is_clear: bool) -> tuple[Payload, ...]:
@@ -126,7 +126,7 @@ def _decode_chain(next_payload: int, data: bytes, start: int, *, is_clear: bool)
         if payload_type == PayloadType.SK:
             payloads.append(EncryptedPayload(next_payload, body, position))
         else:
-            payloads.append(UnknownPayload(payload_type, bool(flags & _CRITICAL), body))
+            payloads.append(FragmentPayload.decode(body, next_payload, position))
         break  # what follows in the chain is inside; the end of the datagram is checked below
     reader.expect_end()
     return tuple(payloads)

@@ -2,6 +2,10 @@
 
 RFC 7296 sections 2.1 to 2.3. A response goes to where its request came from, a request to the IKE SA's path. Datagrams
 only reach the outbox of Core; the shell sends them once the records are stored.
+
+Where the path may lose what is large (RFC 7383 section 2.5.2): a request that stays unanswered for SENDS_PER_SIZE sends goes out again
+in fragments of the next smaller size (fragments.py), a response when it was asked for as often again, or at once when the peer asks in
+smaller fragments. What cannot be fragmented then leaves without DF. The size that was answered is kept for the IKE SA.
 """
 
 from __future__ import annotations
@@ -12,16 +16,19 @@ from ...errors import IpsecFastError
 from ...iana import ExchangeType
 from ...model import Path
 from ..asks import Steps
+from ..events import Outer
 from ..header import IkeHeader
 from ..timers import TimerKind
 from .exchange import Exchange
+from .fragments import LEAST_BYTES, cut, cut_smaller, least_bytes, longest, may_fragment, next_step, room_in, size_of
 from .ike_sa import IkeSA
 from .liveness import expect_answer
-from .message import encode_message
+from .message import encode_chain, encode_message, first_type
 from .payloads import Payload
-from .protect import seal_message
 from .states import AUTHENTICATED, State
-from .window import Datagrams, retransmit_wait
+from .window import Datagrams, Outstanding, retransmit_wait
+
+SENDS_PER_SIZE = 2  # of one request or response, until it is tried smaller
 
 # --- the queue
 
@@ -66,7 +73,11 @@ def _start(sa: IkeSA, exchange: Exchange) -> Steps[None]:
         exchange.failed(sa, str(error))
         start_next(sa)
         return
-    if not sa.is_closed:
+    if sa.is_closed:
+        return
+    if exchange.probe_sizes:
+        _send_probe(sa, exchange, payloads)
+    else:
         send_request(sa, exchange.type, payloads)
 
 
@@ -85,7 +96,7 @@ def end_active(sa: IkeSA) -> None:
 
 def send_request(sa: IkeSA, exchange: ExchangeType, payloads: Sequence[Payload]) -> Datagrams:
     header = _header(sa, exchange, sa.window.next_own, response=False)
-    datagrams = _encode(sa, header, payloads)
+    datagrams = _encode(sa, header, payloads, size_of(sa), sa.path)
     if sa.window.outstanding is None:
         sa.window.open_request(exchange, datagrams)
     else:
@@ -97,8 +108,22 @@ def send_request(sa: IkeSA, exchange: ExchangeType, payloads: Sequence[Payload])
     return datagrams
 
 
-def retransmit(sa: IkeSA) -> None:
-    """The timer has run out: the same bytes again, or the peer is given up."""
+def _send_probe(sa: IkeSA, exchange: Exchange, payloads: Sequence[Payload]) -> None:
+    """Whole, whatever its size is; each of its other sizes gets one send."""
+    header = _header(sa, exchange.type, sa.window.next_own, response=False)
+    datagrams = cut(header, first_type(payloads), encode_chain(payloads), sa.keys, None)
+    sa.window.open_request(exchange.type, datagrams)
+    own = sa.window.outstanding
+    if own is not None:
+        own.sizes, own.wait_s, own.probe = exchange.probe_sizes[1:], exchange.probe_wait_s, datagrams
+    sa.core.mark_changed(sa)
+    sa.core.send(sa.path, datagrams, sa.ike_id, Outer.NEVER)
+    sa.set_timer(TimerKind.RETRANSMIT, exchange.probe_wait_s)
+    expect_answer(sa)
+
+
+def retransmit(sa: IkeSA, *, as_it_is: bool = False) -> None:
+    """The timer has run out: the same bytes again, the same message in smaller fragments, or the peer is given up."""
     own = sa.window.outstanding
     if own is None or own.answered:
         return
@@ -109,11 +134,79 @@ def retransmit(sa: IkeSA) -> None:
         reason = f"{sa.path.remote} does not answer ({own.sends} sends of {what})"
         sa.close(reason, failed=sa.state is not State.DELETING and sa.state is not State.REKEYED)
         return
+    if own.probe:
+        _probe_again(sa, own, as_it_is=as_it_is)
+        return
+    if not as_it_is:
+        _fit_again(sa, own)
+    _count_send(sa, own)
+    sa.core.send(sa.path, own.datagrams, sa.ike_id, _outer(sa, own.datagrams, own.sends))
+    _arm(sa, own.sends)
+
+
+def _count_send(sa: IkeSA, own: Outstanding) -> None:
     own.sends += 1
     sa.core.counters["retransmits"] += 1
-    sa.progress(f"retransmit {own.sends - 1} of request with message ID {own.message_id}", group="net")
-    sa.core.send(sa.path, own.datagrams, sa.ike_id)
-    _arm(sa, own.sends)
+    parts = f" in {len(own.datagrams)} fragments" if len(own.datagrams) > 1 else ""
+    sa.progress(f"retransmit {own.sends - 1} of request with message ID {own.message_id}{parts}", group="net")
+
+
+def _probe_again(sa: IkeSA, own: Outstanding, *, as_it_is: bool) -> None:
+    """The next of its sizes. Behind the last one it must be answered in whatever form, or the IKE SA could send nothing more.
+
+    Then it leaves without DF too, the very bytes of the first send: not everybody takes an INFORMATIONAL in SKF (charon, where it was
+    built with its mediation extension, does not).
+    """
+    while not as_it_is and own.sizes and not refragment(sa, own.sizes[0]):
+        own.sizes = own.sizes[1:]
+    is_next = own.since > own.sends
+    _count_send(sa, own)
+    if len(own.datagrams) > 1:
+        sa.core.send(sa.path, own.datagrams, sa.ike_id, Outer.NEVER)
+    if is_next:
+        sa.set_timer(TimerKind.RETRANSMIT, own.wait_s)
+        return
+    own.tried_all = True
+    sa.core.send(sa.path, own.probe, sa.ike_id, Outer.CUT)
+    _arm(sa, own.sends - own.since)
+
+
+def _fit_again(sa: IkeSA, own: Outstanding) -> None:
+    """The next size, where this one has had its sends."""
+    if own.sends - own.since + 1 < SENDS_PER_SIZE or not may_fragment(sa):
+        return
+    step = next_step(longest(own.datagrams, sa.path), sa.path)
+    if step is not None and refragment(sa, step):
+        sa.core.counters["fragments_for_silence"] += 1
+        sa.progress(
+            f"no answer: message ID {own.message_id} goes out in datagrams of at most {step} bytes", group="net"
+        )
+
+
+def refragment(sa: IkeSA, size: int) -> bool:
+    """From its next send on the outstanding request leaves in IP datagrams of at most `size`; whether it had longer ones."""
+    own = sa.window.outstanding
+    smaller = None if own is None else cut_smaller(own.datagrams, sa.keys, room_in(size, sa.path))
+    if own is None or smaller is None:
+        return False
+    own.refit(smaller)
+    own.sizes = tuple(later for later in own.sizes if later < size)
+    sa.core.counters["fragments_sent"] += len(smaller)
+    sa.core.mark_changed(sa)  # for its IVs
+    return True
+
+
+def note_size(sa: IkeSA, own: Outstanding) -> None:
+    """Its response has come: what had to be made smaller for it is what the path carries. A probe's finding is the shell's to judge."""
+    if own.since > 1 and not own.probe:
+        sa.fragment_bytes = max(longest(own.datagrams, sa.path), least_bytes(sa.path))
+
+
+def _outer(sa: IkeSA, datagrams: Datagrams, sends: int) -> Outer:
+    """What has not come through with DF in its smallest form is left to the routers."""
+    is_lost = sends > SENDS_PER_SIZE and longest(datagrams, sa.path) > LEAST_BYTES
+    is_smallest = not may_fragment(sa) or datagrams[0][18] == ExchangeType.IKE_SA_INIT
+    return Outer.CUT if is_lost and is_smallest else Outer.NEEDED
 
 
 def _arm(sa: IkeSA, sends: int) -> None:
@@ -126,11 +219,31 @@ def _arm(sa: IkeSA, sends: int) -> None:
 def respond(sa: IkeSA, exchange: int, payloads: Sequence[Payload], path: Path) -> Datagrams:
     """The response to the request that is being worked on, stored for its repetitions."""
     header = _header(sa, exchange, sa.window.expected, response=True)
-    datagrams = _encode(sa, header, payloads)
+    size = min(size_of(sa), sa.reply_bytes) if sa.reply_bytes else size_of(sa)
+    datagrams = _encode(sa, header, payloads, size, path)
+    sa.reply_bytes = 0
     sa.window.store_response(datagrams)
     sa.core.mark_changed(sa)
     sa.core.send(path, datagrams, sa.ike_id)
     return datagrams
+
+
+def repeat_response(sa: IkeSA, path: Path, asked_bytes: int | None = None) -> None:
+    """The stored response again. `asked_bytes`: the request came again in another form, in datagrams of that size."""
+    window = sa.window
+    sa.core.counters["requests_repeated"] += 1
+    window.repeats += 1
+    size = longest(window.last_response, path)
+    wanted = next_step(size, path) if window.repeats % SENDS_PER_SIZE == 0 else None
+    if asked_bytes is not None and asked_bytes < size:
+        wanted = max(asked_bytes, least_bytes(path))
+    if wanted is not None and may_fragment(sa):
+        smaller = cut_smaller(window.last_response, sa.keys, room_in(wanted, path))
+        if smaller is not None:
+            window.last_response = smaller
+            sa.core.counters["fragments_sent"] += len(smaller)
+            sa.core.mark_changed(sa)
+    sa.core.send(path, window.last_response, sa.ike_id, _outer(sa, window.last_response, window.repeats + 1))
 
 
 def _header(sa: IkeSA, exchange: int, message_id: int, *, response: bool) -> IkeHeader:
@@ -138,7 +251,11 @@ def _header(sa: IkeSA, exchange: int, message_id: int, *, response: bool) -> Ike
     return IkeHeader.make(sa.spi_i, sa.spi_r, exchange, message_id, initiator=sa.initiator, response=response)
 
 
-def _encode(sa: IkeSA, header: IkeHeader, payloads: Sequence[Payload]) -> Datagrams:
+def _encode(sa: IkeSA, header: IkeHeader, payloads: Sequence[Payload], size: int, path: Path) -> Datagrams:
     if header.exchange == ExchangeType.IKE_SA_INIT:
         return (encode_message(header, payloads),)
-    return (seal_message(header, payloads, sa.keys.outbound, sa.keys.next_iv()),)
+    room = room_in(size, path) if may_fragment(sa) else None
+    datagrams = cut(header, first_type(payloads), encode_chain(payloads), sa.keys, room)
+    if len(datagrams) > 1:
+        sa.core.counters["fragments_sent"] += len(datagrams)
+    return datagrams

@@ -13,6 +13,7 @@ from ...iana import PayloadType
 from .payloads_basic import (
     AuthPayload,
     EncryptedPayload,
+    FragmentPayload,
     IdPayload,
     KePayload,
     NoncePayload,
@@ -27,6 +28,7 @@ __all__ = [
     "AuthPayload",
     "DeletePayload",
     "EncryptedPayload",
+    "FragmentPayload",
     "IdPayload",
     "KePayload",
     "NoncePayload",
@@ -50,6 +52,7 @@ Payload = (
     | VendorPayload
     | TsPayload
     | EncryptedPayload
+    | FragmentPayload
     | UnknownPayload
 )
 

@@ -168,3 +168,36 @@ class EncryptedPayload:
 
     def encode(self) -> bytes:
         return self.body
+
+
+@dataclass(frozen=True, slots=True)
+class FragmentPayload:
+    """SKF, one fragment of a message, as it stands in the datagram (RFC 7383 section 2.5); opened by v2/protect.py.
+
+    +-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+
+    |        Fragment Number        |        Total Fragments        |
+    +-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+
+    ~        Initialization Vector, Encrypted content, ICV          ~
+    +-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+
+
+    `body` is IV | ciphertext | ICV, `data[:aad_length]` what stands before it, both numbers included. `next_payload` is the type of
+    the message's first payload in fragment 1. Whether the numbers make sense is for v2/reassembly.py to judge.
+    """
+
+    type: ClassVar[PayloadType] = PayloadType.SKF
+    next_payload: int
+    number: int
+    total: int
+    body: bytes
+    aad_length: int
+
+    @classmethod
+    def decode(cls, body: bytes, next_payload: int, position: int) -> FragmentPayload:
+        """`position`: where `body` begins in the datagram."""
+        reader = Reader(body, "SKF payload")
+        number, total = reader.u16(), reader.u16()
+        aad_length = position + reader.position
+        return cls(next_payload, number, total, reader.rest(), aad_length)
+
+    def encode(self) -> bytes:
+        return self.number.to_bytes(2, "big") + self.total.to_bytes(2, "big") + self.body

@@ -221,6 +221,7 @@ def _make(old: IkeSA, proposal: Proposal, shared: Secret, nonces: Nonces, *, own
     new.connection, new.proposal = old.connection, replace(proposal, spi=b"")
     new.local_id, new.remote_id = old.local_id, old.remote_id
     new.nat, new.nat_fake = old.nat, old.nat_fake
+    new.fragments = old.fragments  # RFC 7383 section 2.3: negotiated once, for all that rekeys make
     new.peers_rekeys = old.peers_rekeys
     new.replaced = (*_still_open(old), old)
     new.keymat = IkeKeymat(suite, keys, initiator=initiator, random=core.random)

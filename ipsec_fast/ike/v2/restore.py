@@ -61,6 +61,7 @@ def make(core: Core, record: IkeRecord, connection: ConnectionConfig) -> IkeSA:
     )
     sa.proposal, sa.local_id, sa.remote_id = record.proposal, record.local_id, record.remote_id
     sa.nat, sa.nat_fake, sa.began_here = record.nat, record.nat_fake, record.began_here
+    sa.fragments, sa.fragment_bytes = record.fragments, record.fragment_bytes
     sa.created_at, sa.authenticated_at = record.created_at, record.authenticated_at
     sa.established_at, sa.last_inbound_at, sa.was_announced = record.established_at, core.now, True
     core.keep_id("ike", record.ike_id)

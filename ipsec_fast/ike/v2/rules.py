@@ -92,7 +92,9 @@ def check_payloads(exchange: int, response: bool, payloads: Sequence[Payload], *
 def _check_shape(exchange: int, payloads: Sequence[Payload], encrypted: bool) -> None:
     name = name_of(ExchangeType, exchange)
     if any(p.type == PayloadType.SKF for p in payloads):
-        raise RemoteError(f"{name}: an SKF payload (RFC 7383), but we did not announce fragmentation")
+        raise RemoteError(
+            f"{name}: an SKF payload (RFC 7383), whose place is behind the header of a message in fragments"
+        )
     wants_clear = exchange == ExchangeType.IKE_SA_INIT
     if encrypted == wants_clear or any(isinstance(p, EncryptedPayload) for p in payloads):
         where = "in clear" if wants_clear else "inside SK"

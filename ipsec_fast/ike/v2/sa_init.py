@@ -72,7 +72,8 @@ def start(sa: IkeSA, child_names: tuple[str, ...]) -> Steps[None]:
 
 
 def _send(sa: IkeSA, attempt: Attempt, group: int) -> Steps[None]:
-    """HDR, [N(COOKIE),] SAi1, KEi, Ni, N(NAT_DETECTION_SOURCE_IP), N(NAT_DETECTION_DESTINATION_IP) -->"""
+    """HDR, [N(COOKIE),] SAi1, KEi, Ni, N(NAT_DETECTION_SOURCE_IP), N(NAT_DETECTION_DESTINATION_IP),
+    [N(IKEV2_FRAGMENTATION_SUPPORTED)] -->"""
     if attempt.key_pair is None or attempt.key_pair.group != group:
         attempt.groups_tried.add(group)
         try:
@@ -89,6 +90,7 @@ def _send(sa: IkeSA, attempt: Attempt, group: int) -> Steps[None]:
         KePayload(attempt.key_pair.group, attempt.key_pair.public),
         NoncePayload(attempt.ni),
         *nat_payloads(sa, sa.path),
+        *fragmentation_payloads(announced=sa.config.fragmentation.announces),
     )
     attempt.request = send_request(sa, ExchangeType.IKE_SA_INIT, payloads)[0]
 
@@ -100,6 +102,11 @@ def nat_payloads(sa: IkeSA, path: Path) -> Payloads:
         NotifyPayload(NotifyType.NAT_DETECTION_SOURCE_IP, source),
         NotifyPayload(NotifyType.NAT_DETECTION_DESTINATION_IP, destination),
     )
+
+
+def fragmentation_payloads(*, announced: bool) -> Payloads:
+    """RFC 7383 section 2.3: no protocol, no SPI, no data."""
+    return (NotifyPayload(NotifyType.IKEV2_FRAGMENTATION_SUPPORTED),) if announced else ()
 
 
 def receive_response(sa: IkeSA, data: bytes, path: Path) -> None:
@@ -192,7 +199,7 @@ def _retry_with_group(sa: IkeSA, attempt: Attempt, data: bytes) -> Steps[None]:
 
 
 def _complete(sa: IkeSA, attempt: Attempt, message: Message, data: bytes, path: Path) -> Steps[None]:
-    """<-- HDR, SAr1, KEr, Nr, N(NAT_DETECTION_SOURCE_IP), N(NAT_DETECTION_DESTINATION_IP)"""
+    """<-- HDR, SAr1, KEr, Nr, N(NAT_DETECTION_SOURCE_IP), N(NAT_DETECTION_DESTINATION_IP), [N(IKEV2_FRAGMENTATION_SUPPORTED)]"""
     answer, ke, nonce = message.get(SaPayload), message.get(KePayload), message.get(NoncePayload)
     if answer is None or ke is None or nonce is None or attempt.key_pair is None:
         raise NegotiationError("an IKE_SA_INIT response without SA, KE or nonce")
@@ -216,6 +223,8 @@ def _complete(sa: IkeSA, attempt: Attempt, message: Message, data: bytes, path: 
         shared.close()
     sa.peer_spi = spi_r
     sa.proposal, sa.nat = proposal, nat
+    is_supported = message.notify(NotifyType.IKEV2_FRAGMENTATION_SUPPORTED) is not None
+    sa.fragments = sa.config.fragmentation.announces and is_supported
     sa.keymat = IkeKeymat(suite, keys, initiator=True, random=sa.core.random)
     sa.init = InitOctets(nonces, attempt.request, data)
     attempt.close()

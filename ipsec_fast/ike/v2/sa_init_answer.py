@@ -26,13 +26,13 @@ from .negotiate import wanted_group
 from .outbound import respond
 from .payloads import KePayload, NoncePayload, NotifyPayload, Payload, SaPayload
 from .rules import check_payloads
-from .sa_init import NONCE_BYTES, detect, nat_payloads
+from .sa_init import NONCE_BYTES, detect, fragmentation_payloads, nat_payloads
 from .states import State
 from .window import digest_of
 
 
 def receive_request(core: Core, header: IkeHeader, data: bytes, path: Path) -> None:
-    """HDR, [N(COOKIE),] SAi1, KEi, Ni, [N(NAT_DETECTION_SOURCE_IP), N(NAT_DETECTION_DESTINATION_IP)] -->"""
+    """HDR, [N(COOKIE),] SAi1, KEi, Ni, [N(NAT_DETECTION_SOURCE_IP), N(NAT_DETECTION_DESTINATION_IP), ...] -->"""
     if not header.initiator or header.message_id != 0:
         core.counters["wrong_state"] += 1
         return
@@ -138,13 +138,16 @@ def _accept(sa: IkeSA, message: Message, data: bytes, path: Path) -> Steps[None]
         shared.close()
     sa.proposal = proposal
     sa.keymat = IkeKeymat(suite, keys, initiator=False, random=sa.core.random)
+    is_supported = message.notify(NotifyType.IKEV2_FRAGMENTATION_SUPPORTED) is not None
+    sa.fragments = is_supported and sa.candidates[0].fragmentation.announces
     sa.enter(State.CONNECTING)
-    # <-- HDR, SAr1, KEr, Nr, N(NAT_DETECTION_SOURCE_IP), N(NAT_DETECTION_DESTINATION_IP)
+    # <-- HDR, SAr1, KEr, Nr, N(NAT_DETECTION_SOURCE_IP), N(NAT_DETECTION_DESTINATION_IP), [N(IKEV2_FRAGMENTATION_SUPPORTED)]
     payloads = (
         SaPayload((replace(proposal, spi=b""),)),
         KePayload(ke.group, public),
         NoncePayload(nr),
         *nat_payloads(sa, path),
+        *fragmentation_payloads(announced=sa.fragments),
     )
     response = respond(sa, ExchangeType.IKE_SA_INIT, payloads, path)
     sa.init = InitOctets(nonces, data, response[0])

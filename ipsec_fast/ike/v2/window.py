@@ -1,7 +1,8 @@
 """Message IDs and retransmission of one IKE SA (RFC 7296 sections 2.1-2.3), with a window of 1 in both directions.
 
-Pure: it decides, others send. The stored response and the stored request are tuples of datagrams, because a message may
-later be fragmented. Not here: what a message means, and the larger windows that SET_WINDOW_SIZE would allow.
+Pure: it decides, others send. The stored response and the stored request are tuples of datagrams, because a message may be
+fragmented; its digest is then that of its first fragment. Not here: what a message means, and the larger windows that
+SET_WINDOW_SIZE would allow.
 """
 
 from __future__ import annotations
@@ -39,6 +40,15 @@ class Outstanding:
     datagrams: Datagrams
     sends: int = 1
     answered: bool = False  # its response is being worked on; further copies are dropped
+    since: int = 1  # the send from which on it has had these datagrams
+    sizes: tuple[int, ...] = ()  # of a probe: those still to be tried
+    wait_s: float = 0.0  # of a probe: for how long each is
+    tried_all: bool = False  # of a probe: it was left to the routers
+    probe: Datagrams = ()  # of a probe: it as it was first sent, whole
+
+    def refit(self, datagrams: Datagrams) -> None:
+        """The same message in smaller fragments, from the next send on."""
+        self.datagrams, self.since = datagrams, self.sends + 1
 
 
 @dataclass(slots=True)
@@ -49,6 +59,7 @@ class Window:
     last_digest: bytes = b""
     last_response: Datagrams = ()
     resting_digest: bytes = b""
+    repeats: int = 0  # how often the last response was asked for again
 
     # --- requests of ours
 
@@ -75,6 +86,10 @@ class Window:
 
     # --- requests of the peer
 
+    def is_last(self, message_id: int) -> bool:
+        """The request that was answered last, whatever bytes it comes in."""
+        return message_id == self.expected - 1 and bool(self.last_response)
+
     def classify(self, message_id: int, digest: bytes) -> Arrival:
         if message_id == self.expected:
             return Arrival.RESTING if self.resting_digest else Arrival.NEW
@@ -89,6 +104,7 @@ class Window:
     def store_response(self, datagrams: Datagrams) -> None:
         self.last_digest, self.resting_digest = self.resting_digest, b""
         self.last_response = datagrams
+        self.repeats = 0
         self.expected += 1
 
 

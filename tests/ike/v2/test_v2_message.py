@@ -22,6 +22,7 @@ from ipsec_fast.ike.v2.message import (
 )
 from ipsec_fast.ike.v2.payloads import (
     EncryptedPayload,
+    FragmentPayload,
     IdPayload,
     NoncePayload,
     NotifyPayload,
@@ -106,9 +107,17 @@ def test_sk_must_be_the_last_payload() -> None:
         decode_message(datagram(46, generic(43, b"sealed") + generic(0, b"id")))
 
 
-def test_skf_is_kept_for_the_rules_to_refuse() -> None:
-    message = decode_message(datagram(53, generic(35, b"\0\1\0\2sealed")))
-    assert message.payloads == (UnknownPayload(53, False, b"\0\1\0\2sealed"),)
+def test_skf_stays_closed_with_its_numbers_and_what_is_authenticated() -> None:
+    data = datagram(53, generic(35, b"\0\1\0\2sealed"))
+    message = decode_message(data)
+    assert message.payloads == (FragmentPayload(35, 1, 2, b"sealed", 36),)
+    assert encode_message(message.header, message.payloads) == data
+
+
+@pytest.mark.parametrize("body", [b"", b"\0", b"\0\1\0"])
+def test_an_skf_without_its_numbers_is_malformed(body: bytes) -> None:
+    with pytest.raises(ParseError, match="SKF"):
+        decode_message(datagram(53, generic(35, body)))
 
 
 @pytest.mark.parametrize("payload_type", [PayloadType.SK, PayloadType.SKF])
