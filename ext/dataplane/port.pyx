@@ -356,7 +356,8 @@ cdef uint32_t send_run(
         done += sent
         if done == count:
             break
-        if slots[done].count > 1 and (error == EIO or error == EINVAL):
+        # EMSGSIZE: since Linux 6.14 it is said where EINVAL was, of a slot whose first packet alone is too long
+        if slots[done].count > 1 and (error == EIO or error == EINVAL or error == EMSGSIZE):
             apart = send_apart(queue, slots[done], port, stop_fd)
             packets += apart
             if apart == slots[done].count:  # so it was UDP_SEGMENT that was refused, not a length
