@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
+from dataclasses import replace
 from ipaddress import ip_address, ip_network
 from typing import Any
 
@@ -379,3 +380,17 @@ def test_selectors_cut_into_thousands_of_routes_or_policies_are_refused():
         assert isinstance(refused, NegotiationError)
         assert refused.notify == 38
     assert not site.routes.routed
+
+
+def test_a_group_is_idle_when_nothing_passed_on_any_of_it():
+    """RFC 9611: with one Child SA for each worker the fallback is silent all the time."""
+    site = Site()
+    other = (TrafficSelector.parse("10.9.0.0/24"),)
+    site.hear(ask(1))
+    site.hear(replace(ask(2), resource=0))
+    site.hear(ask(3, remote_ts=other))
+    fallback, own, apart = site.children.all()
+    own.used_before_s, apart.used_before_s = 50.0, 70.0
+    assert [site.children.last_used_s(child_id) for child_id in (1, 2, 3)] == [50.0, 50.0, 70.0]
+    assert [child.resource for child in (fallback, own, apart)] == [None, 0, None]
+    assert [child.worker(4) for child in (fallback, own, apart)] == [1001 % 4, 1002 % 4, 1003 % 4]

@@ -27,7 +27,7 @@ from .message import Message
 from .negotiate import wanted_group
 from .outbound import submit
 from .payloads import KePayload, NoncePayload, NotifyPayload, SaPayload
-from .resources import has_group, info, speaks
+from .resources import has_fallback, info, speaks
 
 if TYPE_CHECKING:
     from ...crypto.exchange import KeyPair
@@ -66,8 +66,8 @@ class CreateChild(Exchange):
         return None
 
     def _place(self, sa: IkeSA) -> Place:
-        """In a group of RFC 9611: the fallback of a new one, unless this child has one already."""
-        return FALLBACK if speaks(sa, self.config) and not has_group(sa, self.config) else ORDINARY
+        """In a group of RFC 9611: its fallback, unless this child has one already."""
+        return FALLBACK if speaks(sa, self.config) and not has_fallback(sa, self.config) else ORDINARY
 
     def _proposed(self) -> ChildConfig:
         return self.config

@@ -59,9 +59,10 @@ def fallback_of(sa: IkeSA, config: ChildConfig, local_ts: Selectors, remote_ts: 
     return next((child for child in found if child.resource is None and child.state is not ChildState.INSTALLING), None)
 
 
-def has_group(sa: IkeSA, config: ChildConfig) -> bool:
-    """A group of this child stands, for whatever selectors."""
-    return any(c.name == config.name and c.place.in_group and c.state in STANDING for c in sa.children.values())
+def has_fallback(sa: IkeSA, config: ChildConfig) -> bool:
+    """The fallback of a group of this child stands, for whatever selectors."""
+    named = (child for child in sa.children.values() if child.name == config.name and child.resource is None)
+    return any(child.place.in_group and child.state in STANDING for child in named)
 
 
 # --- as responder of the exchange

@@ -22,6 +22,7 @@ from ipsec_fast.ike.v2.exchange import Payloads
 from ipsec_fast.ike.v2.outbound import submit
 from ipsec_fast.ike.v2.payloads import NotifyPayload
 from ipsec_fast.ike.v2.resources import limit_of
+from ipsec_fast.model import TrafficSelector
 
 
 def group(count: int = 2, *, up: bool = True, settings=workers(4), **options) -> Pair:
@@ -209,6 +210,21 @@ def test_other_selectors_are_a_group_of_their_own() -> None:
     third = pair.b.view.children[2]
     assert (third.resource, third.in_group) == (None, True)
     assert third.remote_ts == narrow.local_ts
+
+
+def test_the_packet_that_caused_it_may_stand_before_the_selectors() -> None:
+    """RFC 9611 section 4, RFC 7296 section 2.9: a peer that asks for each CPU's first packet names that one too."""
+    pair = group(1)
+    exchange = Forged(pair, NotifyPayload(NotifyType.SA_RESOURCE_INFO, bytes(4)))
+    config = pair.a.configs[0].children[0]
+    trigger = tuple(TrafficSelector.parse(f"{address}[udp/53]") for address in ("10.1.0.7", "10.2.0.9"))
+    wide = (config.local_ts, config.remote_ts)
+    exchange._selectors = lambda sa: tuple((one, *all) for one, all in zip(trigger, wide, strict=True))
+    submit(pair.a.endpoint._core.sas[1], exchange)
+    pair.flush()
+    pair.run(1)
+    pair.check_one_pair(children=3)
+    assert served(pair.b) == [None, 0, 1]
 
 
 # --- what the notify may say
@@ -433,22 +449,25 @@ def test_the_end_of_the_fallback_leaves_the_others_and_the_next_one_is_the_fallb
     assert served(pair.a) == served(pair.b) == [0, 1]
     pair.call("a", "initiate_child", 1, pair.a.configs[0].children[0])
     pair.run(1)
-    # we do not say of it that it is one more, so nobody takes it for one
     pair.check_one_pair(children=3)
     assert served(pair.a) == served(pair.b) == [None, 0, 1]
+    assert fallback(pair.a).in_group
+    more(pair, 2)
+    assert served(pair.a) == served(pair.b) == [None, 0, 1, 2]
 
 
 def test_a_fallback_past_its_life_is_made_anew_and_one_of_a_resource_is_not() -> None:
-    pair = group(1)
+    pair = group(2)
     pair.call("a", "child_expired", 2, "its lifetime is over")
     pair.run(1)
-    assert served(pair.a) == served(pair.b) == [None]
+    assert served(pair.a) == [None, 1]
     pair.call("a", "child_expired", 1, "its lifetime is over")
     pair.run(1)
-    assert served(pair.a) == served(pair.b) == [None]
+    assert served(pair.a) == [None, 1]
     assert fallback(pair.a).in_group
     more(pair, 3)
-    assert served(pair.a) == [None, 3]
+    assert served(pair.a) == [None, 1, 3]
+    assert len(served(pair.b)) == 3
 
 
 def test_what_waits_for_a_fallback_that_is_gone_is_not_asked() -> None:
