@@ -305,6 +305,20 @@ def test_at_the_limit_it_is_ts_max_queue_and_other_traffic_is_still_let_in() -> 
     assert len(served(pair.b)) == 4
 
 
+def test_what_is_replaced_or_being_deleted_takes_nobodys_place() -> None:
+    pair = group(2, per_resource_max=3)
+    pair.network = lambda sent: () if sent.data[18] == ExchangeType.INFORMATIONAL else perfect(sent)
+    pair.call("a", "rekey_child", 2)  # its DELETE is lost for now
+    pair.run(0.3)
+    assert len(pair.a.view.children) == 4
+    more(pair, 2, "b")
+    assert pair.b.of(ResourceFailed) == []
+    assert len(served(pair.a)) == 4
+    pair.network = perfect
+    pair.run(5)
+    pair.check_one_pair(children=4)
+
+
 def test_room_in_the_ike_sa_is_ts_max_queue_for_a_group_and_no_additional_sas_for_others(monkeypatch) -> None:
     monkeypatch.setattr(child_setup, "RESOURCE_CHILDREN_MAX", 1)
     monkeypatch.setattr(child_setup, "CHILDREN_MAX", 1)
