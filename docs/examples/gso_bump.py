@@ -3,10 +3,11 @@
     python gso_bump.py --inner lan0 --outer 192.0.2.1 --peer 192.0.2.2 --spi-out 0x1000 --spi-in 0x2000 --key-out HEX --key-in HEX \\
         --protect 10.1.0.0/24=10.2.0.0/24 --protect fd01::/64=fd02::/64
 
-The host sits behind --inner and takes an address of that interface as its next hop; nothing is asked of it, its offloads stay as they are. This box
-must not forward (net.ipv4.conf.lan0.forwarding=0, the same for ipv6), and its kernel needs a blackhole route to each remote network, or it would say
-"no route" to the host: the kernel answers ARP and ND, everything else between the networks goes through here. ESP in UDP (RFC 3948) to --peer, tunnel mode. Each --key-out with its --key-in makes a worker of its own, with SPIs and ports counted up, and the
-kernel spreads the flows over them. SIGTERM ends it and prints what was counted as JSON. Needs CAP_NET_RAW and CAP_NET_ADMIN.
+The host sits behind --inner and takes an address of that interface as its next hop; nothing is asked of it, its offloads stay as they are.
+This box must not forward (net.ipv4.conf.lan0.forwarding=0, the same for ipv6), and its kernel needs a blackhole route to each remote
+network, or it would say "no route" to the host: the kernel answers ARP and ND, everything else between the networks goes through here.
+ESP in UDP (RFC 3948) to --peer, tunnel mode. Each --key-out with its --key-in makes a worker of its own, with SPIs and ports counted
+up, and the kernel spreads the flows over them. SIGTERM ends it and prints what was counted as JSON. Needs CAP_NET_RAW and CAP_NET_ADMIN.
 
 Keys on a command line are for trying it out: numbers begin at 1 at every start, so a second start needs other keys.
 """
@@ -84,10 +85,14 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--peer", required=True, type=ip_address, help="its address")
     parser.add_argument("--protect", required=True, action="append", type=pair, metavar="LOCAL=REMOTE")
     for way in ("out", "in"):
-        parser.add_argument(f"--key-{way}", required=True, action="append", type=bytes.fromhex, help="20 bytes: AES-128 and salt")
+        parser.add_argument(
+            f"--key-{way}", required=True, action="append", type=bytes.fromhex, help="20 bytes: AES-128 and salt"
+        )
         parser.add_argument(f"--spi-{way}", required=True, type=lambda text: int(text, 0))
     parser.add_argument("--peer-mac", help="of the host; without it whoever was heard last")
-    parser.add_argument("--host", action="append", type=ip_address, help="an address of the host: it is asked for, so that it need not speak first")
+    parser.add_argument(
+        "--host", action="append", type=ip_address, help="an address of it, to ask for, so that it need not speak first"
+    )
     parser.add_argument("--path-mtu", type=int, default=1500, help="between the two boxes")
     parser.add_argument("--engine", default="auto")
     parser.add_argument("--promiscuous", action="store_true", help="take frames to other stations too")

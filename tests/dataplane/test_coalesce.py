@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import struct
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -171,3 +172,14 @@ def test_any_mix_arrives_whole_and_in_order_within_each_flow(plan: list[tuple[in
 
 def of(packet: bytes, version: int, protocol: int) -> bool:
     return packet[0] >> 4 == version and packet[9 if version == 4 else 6] == protocol
+
+
+@pytest.mark.parametrize(("ends", "header"), [(V4, 20), (V6, 40)])
+def test_merged_datagrams_say_of_themselves_what_the_kernel_demands(ends: tuple[str, str], header: int) -> None:
+    packets = [udp(*ends, bytes([n]) * (900 if n < 63 else 1), ident=n + 1) for n in range(64)]
+    (frame,) = frames_of(packets)
+    needs_csum, udp_l4, udp_check_at = 1, 5, 6
+    said = struct.unpack_from("=BBHHHH", frame)
+    assert said == (needs_csum, udp_l4, header + 8, 900, header, udp_check_at)
+    assert len(frame) - 10 - header - 8 <= 900 * 64
+    assert struct.unpack_from("!H", frame, 10 + header + 4)[0] == len(frame) - 10 - header

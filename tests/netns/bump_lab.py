@@ -1,7 +1,7 @@
 """Two bumps in the wire (docs/examples/gso_bump.py) in namespaces, a host with its default offloads behind each.
 
-    h 10.1.0.10 --- 10.1.0.1 lan a wan 192.0.2.1 ===== 192.0.2.2 wan b lan 10.2.0.1 --- 10.2.0.10 r
-      fd01::10      fd01::1                                               fd02::1       fd02::10
+h 10.1.0.10 --- 10.1.0.1 lan a wan 192.0.2.1 ===== 192.0.2.2 wan b lan 10.2.0.1 --- 10.2.0.10 r
+  fd01::10      fd01::1                                               fd02::1       fd02::10
 """
 
 from __future__ import annotations
@@ -39,7 +39,9 @@ class BumpLab:
             host, bump, (v4, v6), far = self.hosts[side].name, self.bumps[side].name, NET[side], NET[other]
             sh(f"ip link add eth0 netns {host} type veth peer name lan netns {bump}")
             for device in ("lan", "wan"):
-                sh(f"ip netns exec {bump} sysctl -qw net.ipv4.conf.{device}.forwarding=0 net.ipv6.conf.{device}.forwarding=0")
+                sh(
+                    f"ip netns exec {bump} sysctl -qw net.ipv4.conf.{device}.forwarding=0 net.ipv6.conf.{device}.forwarding=0"
+                )
             last = 1 if side == "a" else 2
             for line in (
                 f"-n {bump} address add 192.0.2.{last}/24 dev wan",
@@ -71,10 +73,11 @@ class BumpLab:
         other = "b" if side == "a" else "a"
         words = [
             *prefix.split(), sys.executable, str(EXAMPLE), "--inner", "lan", "--outer", f"192.0.2.{1 if side == 'a' else 2}",
-            "--peer", f"192.0.2.{2 if side == 'a' else 1}", "--spi-out", str(SPI[side]), "--spi-in", str(SPI[other]), "--host", f"{NET[side][0]}.10", *extra,
+            "--peer", f"192.0.2.{2 if side == 'a' else 1}", "--spi-out", str(SPI[side]),
+            "--spi-in", str(SPI[other]), "--host", f"{NET[side][0]}.10", *extra,
         ]  # fmt: skip
-        for i in range(2):
-            words += ["--protect", f"{NET[side][i]}{'.0/24' if i == 0 else ':/64'}={NET[other][i]}{'.0/24' if i == 0 else ':/64'}"]
+        for local, remote, rest in zip(NET[side], NET[other], (".0/24", ":/64"), strict=True):
+            words += ["--protect", f"{local}{rest}={remote}{rest}"]
         for number in range(workers):
             keys = {one: bytes([SPI[one] >> 8 & 0xFF, number, *range(18)]).hex() for one in "ab"}
             words += ["--key-out", keys[side], "--key-in", keys[other]]
