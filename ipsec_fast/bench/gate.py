@@ -1,16 +1,21 @@
 """Has a kernel become slower against its raw limit? Ratios ours / bare engine of one run, held against recorded ones (bench/baseline.json).
 
-A ratio is taken again, some time later, where it is too large, and the best of all tries counts: what else the machine does can only add,
-and not to every try, while a slower kernel is slow in each. On another machine than the baseline's ratios differ honestly, so the
-margin is wider there. `measure` is handed in, so that the judgement can be tested without a clock. Called by gate_face.py.
+A ratio that is too large is taken again, some time later and in another process, and the best of all tries counts: what else the machine
+does, and where in memory things happen to lie, is not the same for every try, while a slower kernel is slow in each. On another machine than
+the baseline's ratios differ honestly, so the margin is wider there. `measure` is handed in, so that the judgement can be tested without a
+clock. Called by gate_face.py.
 """
 
 from __future__ import annotations
 
 import json
 import statistics
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +29,7 @@ BATCH = 64
 SIZES = (64, 1400)
 SECONDS = 0.06  # of one try
 TRIES = 6
+PAUSE_S = 0.5  # before a further one
 RECORDED_TRIES = 7
 # above the recorded ratio; what repeated runs on busy shared cores came to is in docs/performance.md
 MARGIN, MARGIN_ELSEWHERE = 0.15, 0.60
@@ -93,20 +99,35 @@ def ratio_of(esp: EspCase, case: Case, seconds: float = SECONDS) -> float:
 
 
 def judge(
-    ratios: Mapping[Case, float], margin: float, measure: Measure, on_try: Callable[[Case], None] = lambda case: None
+    ratios: Mapping[Case, float],
+    margin: float,
+    measure: Measure,
+    afresh: Callable[[], AbstractContextManager[Measure]] | None = None,
+    on_try: Callable[[Case], None] = lambda case: None,
 ) -> list[Verdict]:
-    """A verdict for each; all are tried once before any is tried again."""
+    """A verdict for each; all are tried once before any is tried again. `afresh`: what measures each further round of tries."""
     tried: dict[Case, list[float]] = {case: [] for case in ratios}
     limits = {case: ratio * (1 + margin) for case, ratio in ratios.items()}
-    for _ in range(TRIES):
-        for case, found in tried.items():
-            if not found or min(found) > limits[case]:
+    for number in range(TRIES):
+        left = [case for case, found in tried.items() if not found or min(found) > limits[case]]
+        if not left:
+            break
+        with nullcontext(measure) if afresh is None or number == 0 else afresh() as one:
+            for case in left:
                 on_try(case)
-                found.append(measure(case))
+                tried[case].append(one(case))
     return [
         Verdict(case, round(min(found), 3), ratios[case], round(limits[case], 3), len(found))
         for case, found in tried.items()
     ]
+
+
+@contextmanager
+def in_another_process() -> Iterator[Measure]:
+    """`measure_ratio` in a process of its own: other pages, another layout of memory, and some time later."""
+    time.sleep(PAUSE_S)
+    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+        yield lambda case: pool.submit(measure_ratio, case).result()
 
 
 def record(

@@ -15,6 +15,7 @@ from .gate import (
     SAME,
     Case,
     Verdict,
+    in_another_process,
     judge,
     load_baseline,
     measure_ratio,
@@ -49,7 +50,7 @@ def main(arguments: argparse.Namespace) -> int:
         if cases:
             say(f"left out, {text}: {len(cases)} cases, the first {cases[0]}")
     with Meter(arguments, len(ratios)) as meter:
-        verdicts = judge(ratios, margin, measure_ratio, lambda case: _begin(meter, case))
+        verdicts = judge(ratios, margin, measure_ratio, in_another_process, lambda case: _begin(meter, case))
     if arguments.json:
         rows = [asdict(one.case) | _figures(one) for one in verdicts]
         print(json.dumps({"machine": where, "margin": margin, "results": rows}, indent=1))

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import pytest
@@ -72,6 +73,25 @@ def test_all_are_tried_before_any_is_tried_again() -> None:
     assert [one.is_slower for one in verdicts] == [True, False]
 
 
+def test_further_tries_are_taken_afresh() -> None:
+    _, first = handing_out(9.0, 1.0)
+    asked, later = handing_out(8.0, 1.0)
+    opened: list[None] = []
+
+    def afresh() -> AbstractContextManager[gate.Measure]:
+        opened.append(None)
+        return nullcontext(later)
+
+    verdicts = judge({CASE: 1.0, OTHER: 1.0}, MARGIN, first, afresh)
+    assert [(one.ratio, one.tries) for one in verdicts] == [(1.0, 3), (1.0, 1)]
+    assert (asked, len(opened)) == ([CASE, CASE], 2)
+
+
+def test_another_process_measures_the_same_thing() -> None:
+    with gate.in_another_process() as measure:
+        assert 0.5 < measure(CASE) < 50
+
+
 def test_a_faster_kernel_passes() -> None:
     _, measure = handing_out(0.9)
     assert not judge({CASE: 1.9}, MARGIN, measure)[0].is_slower
@@ -118,6 +138,7 @@ def test_a_real_kernel_that_is_slowed_down_fails_even_elsewhere(direction: str, 
 def test_the_command_fails_and_names_what_is_slower(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(gate, "PAUSE_S", 0.0)
     path = tmp_path / "baseline.json"
     path.write_text(text_of(machine(), {CASE: 0.2, OTHER: 900.0}))  # no kernel takes a fifth of the bare engine's time
     assert bench.main(parse("--baseline", str(path))) == 1
