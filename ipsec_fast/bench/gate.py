@@ -1,7 +1,7 @@
 """Has a kernel become slower against its raw limit? Ratios ours / bare engine of one run, held against recorded ones (bench/baseline.json).
 
 A ratio that is too large is taken again, some time later and in another process, and the best of all tries counts: what else the machine
-does, and where in memory things happen to lie, is not the same for every try, while a slower kernel is slow in each. On another machine than
+does, and where in memory things happen to lie, is not the same for every try, while a slower kernel is slow in each. On other machines than
 the baseline's ratios differ honestly, so the margin is wider there. `measure` is handed in, so that the judgement can be tested without a
 clock. Called by gate_face.py.
 """
