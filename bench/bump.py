@@ -1,6 +1,6 @@
 """TCP through two bumps in the wire on each engine, beside the plain route over the same veth pairs, in turn in one run: ratios carry over.
 
-    unshare -nm sh -c 'mount -t tmpfs tmpfs /run && exec python bench/bump.py --rounds 5 --seconds 1.5' > bench/results/bump.json
+    unshare -nm sh -c 'mount -t tmpfs tmpfs /run && exec python bench/bump.py --rounds 5 --seconds 1' > bench/results/bump.json
 
 Pinned as `bench gateway` is: host and bump A on CPU 0, bump B and host on CPU 1; the route, which has no process, then runs on CPU 0
 alone. Free: wherever the scheduler wants. Hosts have their default offloads; MTU 1500 on every link, so a packet of the bump holds 62 bytes
@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "netns"))
 from bump_lab import NET, BumpLab, sh
 from lab import wait_for
 
-from ipsec_fast.bench.esp import machine
+from ipsec_fast.bench.machine import machine
 from ipsec_fast.dataplane.engine import engines
 
 SERVER = "10.2.0.10"
@@ -55,7 +55,7 @@ def on_cpu(number: int, pinned: bool) -> str:
     return f"taskset -c {number}" if pinned else ""
 
 
-def tcp_gbit_per_s(lab: BumpLab, seconds: float, pinned: bool) -> float:
+def tcp_gbit_per_s(lab: BumpLab, seconds: int, pinned: bool) -> float:
     wait_for("the hosts reach each other", lambda: lab.h.ping(SERVER, count=1))
     server = subprocess.Popen(
         lab.r.command(*on_cpu(1, pinned).split(), "iperf3", "-s", "-1"), stdout=subprocess.DEVNULL
@@ -74,7 +74,14 @@ def tcp_gbit_per_s(lab: BumpLab, seconds: float, pinned: bool) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=1.5)
+    parser.add_argument(
+        "--seconds",
+        type=int,
+        choices=range(1, 61),
+        default=1,
+        metavar="1..60",
+        help="of each measurement: iperf3 counts in whole ones",
+    )
     given = parser.parse_args()
     paths: list[tuple[str, str | None]] = [("veth", None), *(("bump", engine) for engine in engines())]
     found: dict[tuple[str, str | None, bool], list[float]] = {
