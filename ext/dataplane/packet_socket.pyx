@@ -18,9 +18,11 @@ import os
 import socket
 import struct
 
+from libc.stdint cimport uint64_t
 from libc.string cimport memcpy
 
 from ipsec_fast.dataplane.inner cimport LINK_BYTES, MAC_BYTES, PEER_KNOWN
+from ipsec_fast.dataplane.net_io cimport atomic_get_u64
 
 from ..errors import HostError, StateError, UsageError
 from .offload import Offload
@@ -132,8 +134,9 @@ cdef class PacketSocket(InnerPort):
 
     @property
     def peer_mac(self):
-        word = int(self._peer.word).to_bytes(8, "little")
-        return word[:MAC_BYTES].hex(":") if word[MAC_BYTES] else None
+        cdef uint64_t word = atomic_get_u64(&self._peer.word)
+        cdef const char *at = <const char *>&word
+        return at[:MAC_BYTES].hex(":") if at[MAC_BYTES] == PEER_KNOWN else None
 
     @property
     def features(self):

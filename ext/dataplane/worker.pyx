@@ -1,4 +1,4 @@
-"""The worker: one thread without the GIL that moves packets between one TUN queue and the UDP sockets.
+"""The worker: one thread without the GIL that moves packets between its inner side (a TUN queue, a packet socket) and the UDP sockets.
 
     out: tun read -> ip parse -> spd -> clamp, or answer too-big, or fragment -> into slots -> esp_outbound per 64 -> one send per slot
     in : udp receive (GRO) -> split -> keepalive? marker? SPI? -> esp_inbound per batch -> selectors -> ECN -> clamp -> merge -> tun write

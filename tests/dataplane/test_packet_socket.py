@@ -257,3 +257,16 @@ def test_flows_of_a_fanout_group_stick_to_one_socket_and_keep_their_order(link: 
     assert len({flow[0][0] for flow in seen.values()}) == 3
     for opened in sockets:
         opened.close()
+
+
+@pytest.mark.netns
+def test_fragments_between_two_addresses_all_go_to_one_socket_of_the_group(link: Link) -> None:
+    first = PacketSocket(link.near, fanout=True)
+    sockets = [first, first.another(), first.another()]
+    for ident in range(40):
+        ports = (3000 + ident, 53)
+        for fragment in (0x2000, 0x2000 | 8, 16):  # each holds 64 bytes, more fragments but in the last
+            link.send(OWN + HOST + IPV4 + udp(*V4, b"x" * 56, ports=ports, ident=ident, df=False, fragment=fragment))
+    assert sorted(len(frames_of(opened)) for opened in sockets) == [0, 0, 120]
+    for opened in sockets:
+        opened.close()
