@@ -47,6 +47,7 @@ COUNTER_NAMES = (
     "icmp_too_big", "icmp_too_big_untold", "icmp_other", "probes_sent", "probes_unsent", "probes_answered",
     "mss_odd",
     "inner_refused", "inner_no_peer",
+    "handed_over", "taken_over",
 )
 assert len(COUNTER_NAMES) == COUNTER_COUNT
 

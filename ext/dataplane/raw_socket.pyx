@@ -6,8 +6,10 @@ IPv4 its header stands in front, over IPv6 it does not. There is no UDP_SEGMENT 
 A host's own kernel IPsec sees the same packets. Called by gateway, worker.
 """
 
+import ctypes
 import errno
 import socket
+import struct
 
 from ipsec_fast.dataplane.udp cimport udp_port
 
@@ -21,6 +23,7 @@ cdef extern from "net_io.h" nogil:
 # linux/in.h, in6.h, asm-generic/socket.h: what Python's socket module does not name
 cdef int IP_RECVERR = 11, IPV6_RECVERR = 25, IP_MTU_DISCOVER = 10, IPV6_MTU_DISCOVER = 23, IPV6_RECVPKTINFO = 49, IPV6_RECVTCLASS = 66, IPV6_HDRINCL = 36
 cdef int SO_SNDBUFFORCE = 32, SO_RCVBUFFORCE = 33, SO_MARK = 36, PMTUDISC_PROBE = 3
+cdef int SO_ATTACH_FILTER = 26, BPF_RETURN = 0x06
 BUFFER_BYTES = 8 << 20
 
 
@@ -30,7 +33,7 @@ cdef class RawSocket:
     def __cinit__(self):
         self.port_.fd = -1
 
-    def __init__(self, local, *, int protocol=50, int version=4, mark=None):
+    def __init__(self, local, *, int protocol=50, int version=4, mark=None, bint receive=True):
         if local is not None:
             version = local.version
         if version not in (4, 6) or protocol not in (50, 51):
@@ -45,6 +48,8 @@ cdef class RawSocket:
             ) from None
         try:
             _set_options(sock, version, mark)
+            if not receive:
+                _take_nothing(sock)
             if local is not None:
                 sock.bind((str(local), 0))
         except OSError as error:
@@ -84,6 +89,12 @@ cdef class RawSocket:
     @property
     def features(self):
         return {"udp_segment": False, "udp_gro": False}
+
+
+def _take_nothing(sock):
+    """Every raw socket of a protocol gets a copy of each packet; one that only sends wants none (classic BPF: return 0)."""
+    code = ctypes.create_string_buffer(struct.pack("=HBBI", BPF_RETURN, 0, 0, 0), 8)
+    sock.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, struct.pack("@HP", 1, ctypes.addressof(code)))
 
 
 def _set_options(sock, version, mark):

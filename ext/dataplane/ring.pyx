@@ -2,7 +2,7 @@
 
 A record is a 32-bit length and its bytes, padded to 8; a record that does not fit before the end of the memory leaves a skip mark and starts
 at the beginning. Full means counted and lost, never waited for. It does not know what a record means. Called by worker, up: punted
-packets, notices; and down: packets that control has made.
+packets, notices; down: packets that control has made; and across: packets of another worker's SAs (worker_hand.pxi).
 """
 
 from cpython.bytes cimport PyBytes_FromStringAndSize
@@ -31,8 +31,22 @@ cdef inline uint64_t padded(uint64_t size) noexcept nogil:
 cdef bint ring_push(
     record_ring *ring, const void *head, uint32_t head_bytes, const void *body, uint32_t body_bytes
 ) noexcept nogil:
+    if not ring_put(ring, head, head_bytes, body, body_bytes):
+        return False
+    ring_wake(ring)
+    return True
+
+
+cdef void ring_wake(record_ring *ring) noexcept nogil:
+    cdef uint64_t one = 1
+    write(ring.wake_fd, &one, 8)
+
+
+cdef bint ring_put(
+    record_ring *ring, const void *head, uint32_t head_bytes, const void *body, uint32_t body_bytes
+) noexcept nogil:
     cdef uint64_t need = padded(<uint64_t>head_bytes + body_bytes), at = ring.write_at, offset = at & (ring.size - 1)
-    cdef uint64_t to_end = ring.size - offset, skip = 0, one = 1
+    cdef uint64_t to_end = ring.size - offset, skip = 0
     cdef uint32_t length = head_bytes + body_bytes
     if need > to_end:
         skip = to_end
@@ -48,31 +62,42 @@ cdef bint ring_push(
     if body_bytes:
         memcpy(ring.memory + offset + LENGTH_BYTES + head_bytes, body, body_bytes)
     atomic_set_u64(&ring.write_at, at + need)
-    write(ring.wake_fd, &one, 8)
     return True
+
+
+cdef uint8_t *ring_next(record_ring *ring, uint64_t *at, uint32_t *length) noexcept nogil:
+    cdef uint64_t offset
+    while at[0] != atomic_get_u64(&ring.write_at):
+        offset = at[0] & (ring.size - 1)
+        memcpy(length, ring.memory + offset, LENGTH_BYTES)
+        if length[0] == SKIP:
+            at[0] += ring.size - offset
+            continue
+        at[0] += padded(length[0])
+        return ring.memory + offset + LENGTH_BYTES
+    return NULL
+
+
+cdef void ring_release(record_ring *ring, uint64_t at) noexcept nogil:
+    atomic_set_u64(&ring.read_at, at)
 
 
 cdef uint32_t ring_pop(record_ring *ring, uint8_t *to, uint32_t room) noexcept nogil:
     """The oldest record into `to`, its length; 0: none is there. What does not fit is cut."""
-    cdef uint64_t at = ring.read_at, until = atomic_get_u64(&ring.write_at), offset
-    cdef uint32_t length
-    while at != until:
-        offset = at & (ring.size - 1)
-        memcpy(&length, ring.memory + offset, LENGTH_BYTES)
-        if length == SKIP:
-            at += ring.size - offset
-            continue
-        memcpy(to, ring.memory + offset + LENGTH_BYTES, min(length, room))
-        atomic_set_u64(&ring.read_at, at + padded(length))
-        return min(length, room)
-    atomic_set_u64(&ring.read_at, at)
-    return 0
+    cdef uint64_t at = ring.read_at
+    cdef uint32_t length = 0
+    cdef uint8_t *record = ring_next(ring, &at, &length)
+    length = min(length, room) if record is not NULL else 0
+    if length:
+        memcpy(to, record, length)
+    ring_release(ring, at)
+    return length
 
 
 cdef class Ring:
     """Memory and eventfd of one ring; `fd` is readable while `take` may have something."""
 
-    def __cinit__(self, size_t size):
+    def __cinit__(self, size_t size, int wake_fd=-1):
         self.ring.wake_fd = -1
         if size < 64 or size & (size - 1):
             raise ValueError(f"a ring has a power of two of bytes, at least 64, not {size}")
@@ -80,12 +105,13 @@ cdef class Ring:
         if self.ring.memory is NULL:
             raise MemoryError
         self.ring.size = size
-        self.ring.wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self.shares_wake = wake_fd >= 0
+        self.ring.wake_fd = wake_fd if wake_fd >= 0 else os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
 
     def __dealloc__(self):
         free(self.ring.memory)
         self.ring.memory = NULL
-        if self.ring.wake_fd >= 0:
+        if self.ring.wake_fd >= 0 and not self.shares_wake:
             os.close(self.ring.wake_fd)
 
     @property

@@ -205,14 +205,16 @@ def accepts(SA sa not None, bytes packet):
 cdef class Policy:
     """One entry of the SPD for packets that leave."""
 
-    def __init__(self, str action, local, remote, SA outbound=None, tag=0):
+    def __init__(self, str action, local, remote, SA outbound=None, tag=0, owner=None):
         if action not in _ACTIONS:
             raise UsageError(f"policy action {action!r} is none of protect, bypass, discard")
         if local.version != remote.version:
             raise UsageError(f"policy {local} === {remote}: selectors of one IP version are needed")
         if outbound is not None and action != "protect":
             raise UsageError(f"policy {local} === {remote}: only protect has an SA, not {action}")
-        self.action, self.local, self.remote, self.outbound, self.tag = action, local, remote, outbound, tag
+        if owner is not None and not 0 <= owner < OWNER_ANY:
+            raise UsageError(f"policy {local} === {remote}: a worker's number is 0 to {OWNER_ANY - 1}, not {owner}")
+        self.action, self.local, self.remote, self.outbound, self.tag, self.owner = action, local, remote, outbound, tag, owner
 
     def __repr__(self):
         return f"<Policy {self.action} {self.local} === {self.remote}>"
@@ -264,6 +266,7 @@ cdef class Tables:
             fill_selector(&row.local, policy.local)
             fill_selector(&row.remote, policy.remote)
             row.action, row.tag = _ACTIONS[policy.action], policy.tag
+            row.owner = OWNER_ANY if policy.owner is None else policy.owner
             if policy.outbound is not None:
                 _check_for_worker(policy.outbound, SA_OUTBOUND)
                 row.sa = (<SA>policy.outbound).hot

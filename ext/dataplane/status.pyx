@@ -44,6 +44,7 @@ _ROWS = (
     (VERDICT_FRAGMENT_TIMEOUT, "fragment_timeout", "the other fragments of the packet did not come in time"),
     (VERDICT_FRAGMENT_EVICTED, "fragment_evicted", "the oldest fragments went to make room for newer ones"),
     (VERDICT_FRAGMENT_UNMATCHED, "fragment_unmatched", "a later fragment whose first one was not let through before it (RFC 4301 section 7)"),
+    (VERDICT_HANDOVER_FULL, "handover_full", "the worker that owns the SA did not keep up with what others handed to it"),
 )
 assert tuple(row[0] for row in _ROWS) == tuple(range(VERDICT_COUNT)), "status.pxd and status.pyx do not agree"
 

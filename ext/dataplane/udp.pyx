@@ -41,7 +41,7 @@ cdef class UdpSocket:
     def __cinit__(self):
         self.port_.fd = -1
 
-    def __init__(self, local, int port, *, int version=4, offload=Offload(), mark=None):
+    def __init__(self, local, int port, *, int version=4, offload=Offload(), mark=None, UdpSocket beside=None):
         if local is not None:
             version = local.version
         if version not in (4, 6) or not 0 <= port <= 65535:
@@ -50,6 +50,9 @@ cdef class UdpSocket:
         sock = socket.socket(socket.AF_INET if version == 4 else socket.AF_INET6, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
         try:
             _set_options(sock, version, mark)
+            if beside is not None:
+                beside._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
             _bind(sock, version, local, port)
         except BaseException:
             sock.close()
@@ -69,6 +72,10 @@ cdef class UdpSocket:
     @property
     def fd(self):
         return self.port_.fd
+
+    @property
+    def socket(self):
+        return self._socket
 
     @property
     def local(self):

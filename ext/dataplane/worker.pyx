@@ -6,7 +6,7 @@
 It sleeps in poll until a descriptor has something, or the stop eventfd. It holds no lock and no Python object, and allocates nothing after start. Each
 packet that does not go on is counted by its verdict, for the worker and for its SA; what control must know goes up the notify ring, what is not ESP the
 punt ring. One worker numbers an outbound SA and owns an inbound window (design decision 4): publish an SA to one worker only. Called by gateway.
-Here: the loop and the Python face; the rest of the one translation unit, so that it is inlined, stands in worker_{state,tell,path,out,in,raw,hold}.pxi.
+Here: the loop and the Python face; the rest of the one translation unit, so that it is inlined, stands in worker_{state,tell,path,out,in,raw,hold,hand}.pxi.
 """
 
 from libc.errno cimport EAGAIN, EINTR, ENETDOWN, errno
@@ -31,14 +31,14 @@ from ipsec_fast.dataplane.net_io cimport (
 from ipsec_fast.dataplane.pmtu cimport ANSWER_BYTES, MSS_CLAMPED, MSS_KEPT, answer_too_big, clamp_mss
 from ipsec_fast.dataplane.port cimport *
 from ipsec_fast.dataplane.raw_socket cimport RawSocket
-from ipsec_fast.dataplane.ring cimport Ring, record_ring, ring_pop, ring_push
+from ipsec_fast.dataplane.ring cimport Ring, record_ring, ring_next, ring_pop, ring_push, ring_put, ring_release, ring_wake
 from ipsec_fast.dataplane.sad cimport PROTOCOL_AH, PROTOCOL_ESP, esp_last_number, esp_sa, count_u64, load_u16, load_u64, store_u64
 from ipsec_fast.dataplane.sad_table cimport sad_find_spi, sad_prefetch_spi
 from ipsec_fast.dataplane.segment cimport (
     segment_fragmented, segment_header_length, segment_single, segment_super, segment_target
 )
 from ipsec_fast.dataplane.spd cimport (
-    FLOW_CACHE_SIZE, POLICY_BYPASS, POLICY_PROTECT, Tables, dataplane_tables, find_policy, find_sa, flow_entry, flow_key,
+    FLOW_CACHE_SIZE, OWNER_ANY, POLICY_BYPASS, POLICY_PROTECT, Tables, dataplane_tables, find_policy, find_sa, flow_entry, flow_key,
     make_flow_key, policy_row, selector_pair_list, selectors_match
 )
 from ipsec_fast.dataplane.status cimport *
@@ -63,6 +63,9 @@ from .status import NAMES
 
 WORKER_NICE = -5  # relative to the process
 
+cdef enum:
+    FIRST_SOCKET = 4  # in the list of poll, behind stop, TUN, what is handed over, and what control sends
+
 cdef extern from "stdlib.h" nogil:
     void *aligned_alloc(size_t alignment, size_t size) noexcept
 
@@ -73,24 +76,25 @@ include "worker_path.pxi"
 include "worker_in.pxi"
 include "worker_raw.pxi"
 include "worker_hold.pxi"
+include "worker_hand.pxi"
 
 
 cdef void worker_loop(worker_state *w) noexcept nogil:
-    cdef pollfd fds[3 + MAX_SOCKETS]
+    cdef pollfd fds[FIRST_SOCKET + MAX_SOCKETS]
     cdef uint32_t i
     cdef dataplane_tables *tables
     memset(fds, 0, sizeof(fds))
     fds[0].fd = w.stop_fd
-    fds[0].events = fds[1].events = POLLIN
+    fds[2].fd = w.hand_fd
+    fds[3].fd = w.inject.wake_fd
+    fds[0].events = fds[1].events = fds[2].events = fds[3].events = POLLIN
     for i in range(w.port_count):
-        fds[2 + i].fd = w.ports[i].fd
-        fds[2 + i].events = POLLIN
-    fds[2 + w.port_count].fd = w.inject.wake_fd
-    fds[2 + w.port_count].events = POLLIN
+        fds[FIRST_SOCKET + i].fd = w.ports[i].fd
+        fds[FIRST_SOCKET + i].events = POLLIN
     while True:
         fds[1].fd = w.tun_fd
         epoch_rest(w.epoch)
-        if poll(fds, 3 + w.port_count, HOLD_POLL_MS if w.held_bytes else -1) < 0 and errno != EINTR:
+        if poll(fds, FIRST_SOCKET + w.port_count, HOLD_POLL_MS if w.held_bytes else -1) < 0 and errno != EINTR:
             return
         if fds[0].revents:
             forget_held(w, UINT64_MAX)
@@ -103,19 +107,23 @@ cdef void worker_loop(worker_state *w) noexcept nogil:
         tables = <dataplane_tables *>atomic_get_pointer(&w.tables)
         if w.held_bytes:
             look_for_held(w, tables)
+        if fds[2].revents:
+            hand_turn(w, tables)
         if fds[1].revents:
             tun_turn(w, tables, (fds[1].revents & (POLLERR | POLLHUP | POLLNVAL)) != 0)
-        if fds[2 + w.port_count].revents:
+        if fds[3].revents:
             inject_turn(w, tables)
         for i in range(w.port_count):
-            if fds[2 + i].revents & POLLERR:
+            if fds[FIRST_SOCKET + i].revents & POLLERR:
                 drain_errors(w, i)
-            if fds[2 + i].revents and w.ports[i].raw:
+            if fds[FIRST_SOCKET + i].revents and w.ports[i].raw:
                 raw_turn(w, tables, i)
-            elif fds[2 + i].revents:
+            elif fds[FIRST_SOCKET + i].revents:
                 udp_turn(w, tables, i)
         if w.tun.down == INNER_DOWN_SEEN and tell(w, INNER_DOWN, 0):
             w.tun.down = INNER_DOWN_TOLD
+        if w.count > 1:
+            wake_owners(w)
 
 
 cdef class Worker:
@@ -125,14 +133,17 @@ cdef class Worker:
         self.state = <worker_state *>calloc(1, sizeof(worker_state))
         if self.state is NULL:
             raise MemoryError
-        self.state.stop_fd = -1
+        self.state.stop_fd = self.state.hand_fd = -1
 
-    def __init__(self, InnerPort tun not None, sockets, *, str engine="auto", offload=Offload()):
+    def __init__(self, InnerPort tun not None, sockets, *, str engine="auto", offload=Offload(), int index=0, int count=1):
         cdef worker_state *w = self.state
         sockets = tuple(sockets)
+        if not 0 < count <= WORKERS_MAX or not 0 <= index < count:
+            raise UsageError(f"worker {index} of {count}: there are 1 to {WORKERS_MAX}, counted from 0")
+        w.index, w.count = index, count
         if not 0 < len(sockets) <= MAX_SOCKETS:
             raise UsageError(f"a worker has 1 to {MAX_SOCKETS} sockets, not {len(sockets)}")
-        self._tun, self._sockets = tun, sockets
+        self._tun, self._sockets, self._to = tun, sockets, ()
         # what is shown is the engine that runs: the best one where nobody chose
         self.engine = next(iter(engines())) if engine == "auto" else engine
         self._punt, self._notify = Ring(PUNT_RING_BYTES), Ring(NOTIFY_RING_BYTES)
@@ -149,6 +160,8 @@ cdef class Worker:
         w.port_count = <uint32_t>len(sockets)
         self._allocate()
         w.stop_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        w.hand_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._from = {}
         w.epoch = epoch_join()
         self._tables = Tables((), ())
         w.tables = &(<Tables>self._tables).c
@@ -185,6 +198,8 @@ cdef class Worker:
             epoch_leave(w.epoch)
         if w.stop_fd >= 0:
             os.close(w.stop_fd)
+        if w.hand_fd >= 0:
+            os.close(w.hand_fd)
         tx_queue_free(&w.queue)
         esp_batch_ctx_free(w.esp)
         ah_batch_ctx_free(w.ah)
@@ -197,6 +212,23 @@ cdef class Worker:
         track_free(w.track_in)
         free(w)
         self.state = NULL
+
+    cdef record_ring *_ring_from(self, int index) except NULL:
+        """The ring into which worker `index` puts what is ours."""
+        self._from[index] = Ring(HAND_BYTES, self.state.hand_fd)
+        return &(<Ring>self._from[index]).ring
+
+    def receive_from(self, Worker other not None):
+        """Let `other` hand packets over to this worker. Before either starts."""
+        cdef worker_state *w = self.state
+        cdef worker_state *o = other.state
+        if self._thread is not None or other._thread is not None:
+            raise StateError("workers are told of each other before they start")
+        if w.count != o.count or w.index == o.index:
+            raise UsageError(f"worker {o.index} of {o.count} cannot hand packets to worker {w.index} of {w.count}")
+        w.hand_from[o.index] = self._ring_from(o.index)
+        o.hand_to[w.index] = w.hand_from[o.index]
+        other._to = (*other._to, self._from[o.index])
 
     def start(self):
         if self._thread is not None:

@@ -28,7 +28,7 @@ cdef inline uint32_t held_size(uint32_t length) noexcept nogil:
 
 
 cdef bint hold(
-    worker_state *w, uint32_t index, mmsghdr *message, uint8_t tos, uint32_t spi_be, const uint8_t *data, uint32_t length
+    worker_state *w, uint8_t remote_version, const uint8_t *remote, uint8_t tos, uint32_t spi_be, const uint8_t *data, uint32_t length
 ) noexcept nogil:
     """A copy of the datagram, where there is room."""
     cdef held_head *head
@@ -40,7 +40,8 @@ cdef bint hold(
     head.spi_be = spi_be
     head.length = length
     head.tos = tos
-    head.remote_version = copy_sender(w, index, message, head.remote)
+    head.remote_version = remote_version
+    memcpy(head.remote, remote, 16)
     memcpy(<uint8_t *>head + sizeof(held_head), data, length)
     w.held_bytes += held_size(length)
     w.held_count += 1

@@ -81,11 +81,41 @@ cdef void punt(
         w.counters.value[C_PUNT_OVERFLOW] += 1
 
 
-cdef void drop_stranger(worker_state *w, uint32_t index, mmsghdr *message, uint32_t spi_be) noexcept nogil:
-    cdef uint8_t remote[16]
-    memset(remote, 0, sizeof(remote))
+cdef void drop_stranger(worker_state *w, uint8_t remote_version, const uint8_t *remote, uint32_t spi_be) noexcept nogil:
     drop(w, NULL, VERDICT_UNKNOWN_SPI)
-    tell_unknown_spi(w, spi_number(spi_be), copy_sender(w, index, message, remote), remote)
+    tell_unknown_spi(w, spi_number(spi_be), remote_version, remote)
+
+
+cdef inline bint take_known(
+    worker_state *w, dataplane_tables *tables, uint8_t *data, uint32_t length, uint8_t tos
+) noexcept nogil:
+    """ESP into the batch; False: nobody has its SPI."""
+    cdef uint32_t spi_be, seq_be
+    cdef esp_packet *packet
+    memcpy(&spi_be, data, 4)
+    memcpy(&seq_be, data + 4, 4)
+    if w.in_count == IN_PACKETS:
+        open_batch(w)
+    packet = &w.in_packets[w.in_count]
+    packet.sa = find_sa(tables, spi_be)
+    if packet.sa is NULL:
+        return False
+    packet.data = data
+    packet.length = length
+    w.in_tos[w.in_count] = tos
+    w.in_seqs[w.in_count] = <uint32_t>spi_number(seq_be)
+    w.in_count += 1
+    return True
+
+
+cdef void take_esp(
+    worker_state *w, dataplane_tables *tables, uint8_t *data, uint32_t length, uint8_t tos, uint8_t remote_version, const uint8_t *remote
+) noexcept nogil:
+    """ESP of whatever SPI; who comes before its SA does is held."""
+    cdef uint32_t spi_be
+    memcpy(&spi_be, data, 4)
+    if not take_known(w, tables, data, length, tos) and not hold(w, remote_version, remote, tos, spi_be, data, length):
+        drop_stranger(w, remote_version, remote, spi_be)
 
 
 cdef inline void handle_datagram(
@@ -93,8 +123,8 @@ cdef inline void handle_datagram(
     uint8_t *data, uint32_t length
 ) noexcept nogil:
     """One datagram of those that the kernel may have joined: keepalive, IKE or ESP (RFC 3948 section 2)."""
-    cdef uint32_t spi_be, seq_be
-    cdef esp_packet *packet
+    cdef uint32_t spi_be
+    cdef uint8_t remote[16]
     cdef uint8_t tos = <uint8_t>view.tos if view.tos >= 0 else 0
     if length == 1 and data[0] == KEEPALIVE_BYTE:
         w.counters.value[C_KEEPALIVES_IN] += 1
@@ -103,26 +133,18 @@ cdef inline void handle_datagram(
         drop(w, NULL, VERDICT_RUNT)
         return
     memcpy(&spi_be, data, 4)
-    memcpy(&seq_be, data + 4, 4)
     if spi_be == 0:
         if length < 4 + IKE_HEADER_BYTES:
             drop(w, NULL, VERDICT_RUNT)
             return
         punt(w, index, message, view, data + 4, length - 4)
         return
-    if w.in_count == IN_PACKETS:
-        open_batch(w)
-    packet = &w.in_packets[w.in_count]
-    packet.sa = find_sa(tables, spi_be)
-    if packet.sa is NULL:
-        if not hold(w, index, message, tos, spi_be, data, length):
-            drop_stranger(w, index, message, spi_be)
+    if w.count > 1 and spi_number(spi_be) % w.count != w.index:
+        if not hand_over_inbound(w, <uint32_t>spi_number(spi_be), index, message, tos, data, length):
+            drop(w, NULL, VERDICT_HANDOVER_FULL)
         return
-    packet.data = data
-    packet.length = length
-    w.in_tos[w.in_count] = tos
-    w.in_seqs[w.in_count] = <uint32_t>spi_number(seq_be)
-    w.in_count += 1
+    if not take_known(w, tables, data, length, tos):
+        take_esp(w, tables, data, length, tos, copy_sender(w, index, message, remote), remote)
 
 
 cdef inline void prefetch_sas(worker_state *w, const dataplane_tables *tables, uint32_t count, uint32_t size) noexcept nogil:

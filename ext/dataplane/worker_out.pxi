@@ -68,7 +68,7 @@ cdef uint8_t send_protected(
 
 
 cdef inline void handle_from_tun(
-    worker_state *w, dataplane_tables *tables, const vnet_header *vnet, uint8_t *packet, uint32_t length
+    worker_state *w, dataplane_tables *tables, const vnet_header *vnet, uint8_t *packet, uint32_t length, uint8_t hops
 ) noexcept nogil:
     cdef ip_info info
     cdef flow_key key
@@ -90,6 +90,10 @@ cdef inline void handle_from_tun(
             w.counters.value[C_BYPASS_NOT_ROUTABLE] += 1
         else:
             drop(w, NULL, VERDICT_POLICY_DISCARD)
+        return
+    if row.owner != w.index and row.owner != OWNER_ANY:
+        if not hand_over_outbound(w, row.owner, hops, vnet, packet, length):
+            drop(w, NULL, VERDICT_HANDOVER_FULL)
         return
     if row.sa is NULL:
         drop(w, NULL, VERDICT_POLICY_NO_SA)
@@ -139,7 +143,7 @@ cdef void tun_turn(worker_state *w, dataplane_tables *tables, bint broken) noexc
         if got <= before:
             break
         w.counters.value[C_TUN_READ_BYTES] += got - before
-        handle_from_tun(w, tables, <const vnet_header *>frame, frame + before, <uint32_t>(got - before))
+        handle_from_tun(w, tables, <const vnet_header *>frame, frame + before, <uint32_t>(got - before), 0)
         if w.queue.bytes >= FLUSH_BYTES:
             flush_queue(&w.queue)
     if w.queue.used:

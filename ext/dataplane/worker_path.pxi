@@ -73,11 +73,14 @@ cdef void drain_errors(worker_state *w, uint32_t index) noexcept nogil:
                 w.counters.value[C_ICMP_OTHER] += 1
 
 
-cdef esp_sa *outbound_with_tag(dataplane_tables *tables, uint64_t tag) noexcept nogil:
+cdef esp_sa *outbound_with_tag(worker_state *w, dataplane_tables *tables, uint64_t tag) noexcept nogil:
+    """Of this worker: what another one owns it alone numbers."""
     cdef uint32_t i
+    cdef policy_row *row
     for i in range(tables.policy_count):
-        if tables.policies[i].sa is not NULL and tables.policies[i].sa.tag == tag:
-            return tables.policies[i].sa
+        row = &tables.policies[i]
+        if row.sa is not NULL and row.sa.tag == tag and (row.owner == w.index or row.owner == OWNER_ANY):
+            return row.sa
     return NULL
 
 
@@ -97,7 +100,7 @@ cdef void inject_turn(worker_state *w, dataplane_tables *tables) noexcept nogil:
         if length == 0:
             break
         memcpy(&tag, packet - 8, 8)
-        target.sa = outbound_with_tag(tables, tag)
+        target.sa = outbound_with_tag(w, tables, tag)
         if length <= 8 or target.sa is NULL or ip_parse(packet, length - 8, &info) != IP_OK:
             w.counters.value[C_PROBES_UNSENT] += 1
             continue

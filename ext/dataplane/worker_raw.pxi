@@ -39,6 +39,8 @@ cdef void handle_raw(
     """One packet; 40 bytes before `data` are ours."""
     cdef udp_port *port = w.ports[index]
     cdef uint8_t *upper = data
+    cdef uint8_t remote[16]
+    cdef uint8_t remote_version
     cdef uint32_t left = length, spi_be, seq_be
     cdef uint8_t tos = 0
     cdef ip_info info
@@ -62,6 +64,10 @@ cdef void handle_raw(
         drop(w, NULL, VERDICT_RUNT)
         return
     memcpy(&spi_be, upper + (4 if port.raw == PROTOCOL_AH else 0), 4)
+    if w.count > 1 and port.raw == PROTOCOL_ESP and spi_number(spi_be) % w.count != w.index:
+        if not hand_over_inbound(w, <uint32_t>spi_number(spi_be), index, message, tos, upper, left):
+            drop(w, NULL, VERDICT_HANDOVER_FULL)
+        return
     memcpy(&seq_be, upper + (8 if port.raw == PROTOCOL_AH else 4), 4)
     if w.in_count == IN_PACKETS:
         open_batch(w)
@@ -69,8 +75,9 @@ cdef void handle_raw(
     packet.sa = sad_find_spi(tables.sad, spi_be, port.raw)
     if packet.sa is NULL:
         # SPIs below 256 are reserved, 0 is IKE's on port 4500 alone
-        if port.raw == PROTOCOL_AH or spi_number(spi_be) < 256 or not hold(w, index, message, tos, spi_be, upper, left):
-            drop_stranger(w, index, message, spi_be)
+        remote_version = copy_sender(w, index, message, remote)
+        if port.raw == PROTOCOL_AH or spi_number(spi_be) < 256 or not hold(w, remote_version, remote, tos, spi_be, upper, left):
+            drop_stranger(w, remote_version, remote, spi_be)
         return
     if port.raw == PROTOCOL_AH:  # its kernel reads the outer header, ECN included
         packet.data, packet.length, tos, w.in_has_ah = data, length, 0, True

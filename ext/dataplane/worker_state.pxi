@@ -24,6 +24,7 @@ cdef enum:
     TOLD_ERRORS_PER_S = 200
     KEEPALIVE_BYTE = 0xFF
     IKE_HEADER_BYTES = 28
+    WORKERS_MAX = 64
 
 # kinds of notice.py
 cdef enum:
@@ -79,6 +80,12 @@ cdef struct worker_state:
     record_ring *inject      # packets that control made, for an outbound SA by its tag
     int stop_fd
     int tun_fd               # -1 once the device is gone
+    int hand_fd              # readable when another worker handed something over
+    uint32_t index           # of this worker among `count`
+    uint32_t count
+    record_ring *hand_to[WORKERS_MAX]
+    record_ring *hand_from[WORKERS_MAX]
+    uint8_t hand_wake[WORKERS_MAX]
     uint64_t now_ns
     uint64_t unknown_told_ns
     uint64_t no_sa_told_ns[TOLD_POLICIES]

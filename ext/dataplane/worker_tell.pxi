@@ -35,6 +35,7 @@ cdef inline void note_big(worker_state *w, esp_sa *sa) noexcept nogil:
 cdef inline uint8_t copy_sender(worker_state *w, uint32_t index, mmsghdr *message, uint8_t *address) noexcept nogil:
     """The address that a message of a socket came from, and its version."""
     cdef uint8_t *name = <uint8_t *>message.msg_hdr.msg_name
+    memset(address, 0, 16)
     if w.ports[index].family == AF_INET:
         memcpy(address, name + 4, 4)
         return 4

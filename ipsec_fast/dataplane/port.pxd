@@ -66,6 +66,8 @@ cdef enum:
     C_MSS_ODD
     C_INNER_REFUSED
     C_INNER_NO_PEER
+    C_HANDED_OVER
+    C_TAKEN_OVER
     COUNTER_COUNT
 
 cdef struct io_counters:

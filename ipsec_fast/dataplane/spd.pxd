@@ -12,6 +12,7 @@ cdef enum:
     POLICY_PROTECT = 2
     FLOW_CACHE_SIZE = 1024
     FLOW_CACHE_POLICIES = 4  # up to so many a look at each is faster than the cache
+    OWNER_ANY = 0xFFFF       # no worker owns what the policy names
 
 # An address as two numbers; IPv4 stands in `low`.
 cdef struct wide_address:
@@ -49,6 +50,7 @@ cdef struct policy_row:
     selector remote
     esp_sa *sa
     uint64_t tag
+    uint16_t owner           # the worker that sends on `sa`
     uint8_t action
 
 cdef struct dataplane_tables:
@@ -79,7 +81,7 @@ cdef inline esp_sa *find_sa(const dataplane_tables *tables, uint32_t spi_be) noe
 cdef class Policy:
     cdef readonly object local, remote, outbound
     cdef readonly str action
-    cdef readonly object tag
+    cdef readonly object tag, owner
 
 cdef class Tables:
     cdef dataplane_tables c

@@ -8,7 +8,8 @@ class Policy:
     """One entry of the SPD (RFC 4301 section 4.4.1) for packets that leave: the first match counts, none: discard.
 
     `protect` without `outbound` drops (`policy_no_sa`) and reports `tag` (NoticeKind.NO_SA). What says `bypass` cannot leave
-    through a TUN: dropped, counted as `bypass_not_routable`.
+    through a TUN: dropped, counted as `bypass_not_routable`. `owner` is the worker that sends on `outbound`; the others hand
+    their packets to it. None: whichever worker has the tables.
     """
 
     action: str
@@ -16,6 +17,7 @@ class Policy:
     remote: TrafficSelector
     outbound: SA | None
     tag: int
+    owner: int | None
     def __init__(
         self,
         action: Literal["protect", "bypass", "discard"],
@@ -23,6 +25,7 @@ class Policy:
         remote: TrafficSelector,
         outbound: SA | None = None,
         tag: int = 0,
+        owner: int | None = None,
     ) -> None: ...
 
 class Tables:

@@ -45,6 +45,8 @@ cdef enum:
     VERDICT_FRAGMENT_TIMEOUT = 34
     VERDICT_FRAGMENT_EVICTED = 35
     VERDICT_FRAGMENT_UNMATCHED = 36
-    VERDICT_COUNT = 37
+    # said by the worker, of a packet that another worker's SA would carry
+    VERDICT_HANDOVER_FULL = 37
+    VERDICT_COUNT = 38
     # room for more without a change of esp_sa
     VERDICT_SLOTS = 48

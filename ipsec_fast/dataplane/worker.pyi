@@ -19,8 +19,20 @@ class Worker:
     tables: Tables
     running: bool
     def __init__(
-        self, tun: InnerPort, sockets: Sequence[UdpSocket | RawSocket], *, engine: str = "auto", offload: Offload = ...
-    ) -> None: ...
+        self,
+        tun: InnerPort,
+        sockets: Sequence[UdpSocket | RawSocket],
+        *,
+        engine: str = "auto",
+        offload: Offload = ...,
+        index: int = 0,
+        count: int = 1,
+    ) -> None:
+        """Worker `index` of `count`, of which each has its own queue and sockets, in the same order: see dataplane.workers."""
+
+    def receive_from(self, other: Worker) -> None:
+        """Let `other` hand over what this worker's SAs carry; before either starts."""
+
     def start(self) -> None: ...
     def stop(self) -> None:
         """Ends the thread (within 100 ms) and waits for it; twice is fine."""

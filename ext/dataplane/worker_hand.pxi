@@ -1,0 +1,94 @@
+"""From worker to worker: what another one's SA carries is put into that one's ring. Included by worker.pyx.
+
+One worker numbers and sends on an SA and owns its window (design decision 4), so a packet that the kernel gave to another one goes to the owner,
+whole and unsealed, or still sealed. The owner of an inbound SA is its SPI modulo the number of workers, which every worker knows without a table, and
+the kernel too (system/steering); that of an outbound one stands in the policy. There is a ring for each pair, so that what one flow's packets were
+read by in order is handed over in order; a full ring is a counted drop.
+"""
+
+cdef enum:
+    HAND_OUT = 0             # an inner packet
+    HAND_IN = 1              # an ESP packet
+    HAND_HOPS = 3            # while tables change two workers may each take the other for the owner
+    HAND_BYTES = 1 << 21     # of one ring
+
+cdef struct hand_head:
+    uint8_t kind
+    uint8_t hops
+    uint8_t tos
+    uint8_t remote_version
+    uint8_t remote[16]       # HAND_IN
+    vnet_header vnet         # HAND_OUT
+    uint16_t zero
+
+
+cdef inline bint hand_over(worker_state *w, uint32_t owner, hand_head *head, const void *data, uint32_t length) noexcept nogil:
+    """False: no room, or there is no such worker."""
+    if owner >= w.count or w.hand_to[owner] is NULL or not ring_put(w.hand_to[owner], head, sizeof(hand_head), data, length):
+        return False
+    w.hand_wake[owner] = 1
+    w.counters.value[C_HANDED_OVER] += 1
+    return True
+
+
+cdef bint hand_over_outbound(
+    worker_state *w, uint32_t owner, uint8_t hops, const vnet_header *vnet, const uint8_t *packet, uint32_t length
+) noexcept nogil:
+    cdef hand_head head
+    memset(&head, 0, sizeof(head))
+    head.kind, head.hops, head.vnet = HAND_OUT, <uint8_t>(hops + 1), vnet[0]
+    return hops < HAND_HOPS and hand_over(w, owner, &head, packet, length)
+
+
+cdef bint hand_over_inbound(
+    worker_state *w, uint32_t spi, uint32_t index, mmsghdr *message, uint8_t tos, const uint8_t *data, uint32_t length
+) noexcept nogil:
+    cdef hand_head head
+    memset(&head, 0, sizeof(head))
+    head.kind, head.tos = HAND_IN, tos
+    head.remote_version = copy_sender(w, index, message, head.remote)
+    return hand_over(w, spi % w.count, &head, data, length)
+
+
+cdef void wake_owners(worker_state *w) noexcept nogil:
+    """Once a turn, whoever was handed something in it."""
+    cdef uint32_t i
+    for i in range(w.count):
+        if w.hand_wake[i]:
+            w.hand_wake[i] = 0
+            ring_wake(w.hand_to[i])
+
+
+cdef void take_over(worker_state *w, dataplane_tables *tables, uint8_t *record, uint32_t length) noexcept nogil:
+    cdef hand_head *head = <hand_head *>record
+    cdef uint8_t *data = record + sizeof(hand_head)
+    w.counters.value[C_TAKEN_OVER] += 1
+    length -= sizeof(hand_head)
+    if head.kind == HAND_IN:
+        take_esp(w, tables, data, length, head.tos, head.remote_version, head.remote)
+        return
+    handle_from_tun(w, tables, &head.vnet, data, length, head.hops)
+    if w.queue.bytes >= FLUSH_BYTES:
+        flush_queue(&w.queue)
+
+
+cdef void hand_turn(worker_state *w, dataplane_tables *tables) noexcept nogil:
+    """What others handed to us. A record is let go of when its packet has left or was written: until then it lies in the ring."""
+    cdef uint64_t at, woken
+    cdef uint32_t i, length = 0
+    cdef uint8_t *record
+    read(w.hand_fd, &woken, sizeof(woken))
+    for i in range(w.count):
+        if w.hand_from[i] is NULL:
+            continue
+        at = w.hand_from[i].read_at
+        while True:
+            record = ring_next(w.hand_from[i], &at, &length)
+            if record is NULL:
+                break
+            take_over(w, tables, record, length)
+        open_batch(w)
+        merge_flush(&w.merge)
+        if w.queue.used:
+            flush_queue(&w.queue)
+        ring_release(w.hand_from[i], at)

@@ -1,0 +1,75 @@
+"""All workers of a gateway as one: each has a TUN queue and sockets of its own, and hands to the others what their SAs carry.
+
+Which worker owns a Child SA follows from its inbound SPI: `owner_of`. The kernel steers by the same rule (system/steering), so that handing over is the
+exception; it is what keeps every packet right where the kernel cannot know. One worker is the ordinary case and costs nothing. Called by gateway.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+
+from .notice import Notice, Punted
+from .spd import Tables
+from .worker import Worker
+
+
+def owner_of(spi_in: int, workers: int) -> int:
+    """The worker that owns the SAs of a child: it opens what arrives with this SPI, and numbers and sends the other way."""
+    return spi_in % workers
+
+
+class Workers:
+    """`make` gets (index, count) and returns the worker; descriptors stay the caller's."""
+
+    def __init__(self, count: int, make: Callable[[int, int], Worker]) -> None:
+        self.all: Sequence[Worker] = tuple(make(index, count) for index in range(count))
+        for one in self.all:
+            for other in self.all:
+                if one is not other:
+                    one.receive_from(other)
+
+    @property
+    def count(self) -> int:
+        return len(self.all)
+
+    @property
+    def engine(self) -> str:
+        return self.all[0].engine
+
+    def start(self) -> None:
+        for one in self.all:
+            one.start()
+
+    def stop(self) -> None:
+        """Twice is fine."""
+        for one in self.all:
+            one.stop()
+
+    def publish(self, tables: Callable[[int], Tables]) -> None:
+        """Each worker gets its own; what is under way between two of them is not lost meanwhile."""
+        fresh = [tables(index) for index in range(len(self.all))]
+        for one, its in zip(self.all, fresh, strict=True):
+            one.publish(its)
+
+    def inject(self, owner: int, packet: bytes) -> bool:
+        """An inner packet out through this worker; False: no room just now."""
+        return self.all[owner].inject(packet)
+
+    @property
+    def fds(self) -> list[tuple[int, int]]:
+        """(punt_fd, notify_fd) of each."""
+        return [(one.punt_fd, one.notify_fd) for one in self.all]
+
+    def take_punted(self) -> list[Punted]:
+        return [punted for one in self.all for punted in one.take_punted()]
+
+    def take_notices(self) -> list[Notice]:
+        return [notice for one in self.all for notice in one.take_notices()]
+
+    def counters(self) -> dict[str, int]:
+        """Sums over all of them, by name."""
+        total: Counter[str] = Counter()
+        for one in self.all:
+            total.update(one.counters())
+        return dict(total)
