@@ -1,6 +1,6 @@
 """The dataplane's half of every Child SA: its two SAs, its policies, its grants, its routes (design.md, "The way of a rekey").
 
-`install`, `switch_outbound` and `remove` change the books; the tables that the worker reads are made anew by `tables` whenever
+`install`, `switch_outbound` and `remove` change the books; the tables that each worker reads are made anew by `tables` whenever
 `changed` says so. Packets leave on the child that was switched to last among those whose selectors match, the narrowest selectors
 first. A child that goes stops sending at once and receives for its grace. Left out: anything that speaks IKE.
 Called by control.manager and the views.
@@ -25,6 +25,7 @@ from ..ike.events import AskInstallChild
 from ..model import Address, OuterHeader, Path, TrafficSelector
 from .grants import Grants
 from .mtu import LEAST_LINK_MTU, MAX_MTU, Encapsulation, Finding, Mss, Source, TunnelMtu
+from .resources import sending_child
 from .routing import Routing
 from .spi import SpiPool, worker_of
 from .store import GrantMark
@@ -244,14 +245,36 @@ class Children:
 
     # --- what others look at
 
-    def tables(self) -> Tables:
-        """What the worker shall do from now on."""
-        self.changed = False
-        sending = sorted((child for child in self._children.values() if child.order), key=lambda child: -child.order)
-        policies = [p for child in sending for p in _policies(child.local_ts, child.remote_ts, child.sa_out, 0)]
+    def tables(self, worker: int = 0) -> Tables:
+        """What this worker shall do from now on: it receives on the SAs that it owns, and hands over what leaves on another one's."""
+        workers = self._host.workers
+        policies = [
+            p
+            for child in self._sending(worker)
+            for p in _policies(child.local_ts, child.remote_ts, child.sa_out, 0, child.worker(workers))
+        ]
         waiting = [policy for policies in self._waiting.values() for policy in policies]
         policies = sorted([*policies, *waiting], key=_narrowness)
-        return Tables([child.sa_in for child in self._children.values()], policies)
+        return Tables([c.sa_in for c in self._children.values() if c.worker(workers) == worker], policies)
+
+    def owners(self) -> list[tuple[TrafficSelector, int | None]]:
+        """Remote selectors, and the one worker that sends to them; None: each worker sends by itself."""
+        workers = self._host.workers
+        found: dict[TrafficSelector, set[int]] = {}
+        for worker in range(workers):
+            for child in self._sending(worker):
+                for ts in child.remote_ts:
+                    found.setdefault(ts, set()).add(child.worker(workers))
+        return [(ts, owners.pop() if len(owners) == 1 else None) for ts, owners in found.items()]
+
+    def _sending(self, worker: int) -> list[InstalledChild]:
+        """Of each group the one that this worker's packets leave on, those switched to last first."""
+        groups: dict[tuple[object, ...], list[InstalledChild]] = {}
+        for child in self._children.values():
+            if child.order:
+                groups.setdefault(child.group, []).append(child)
+        chosen = (sending_child(group, worker, self._host.workers) for group in groups.values())
+        return sorted((child for child in chosen if child is not None), key=lambda child: -child.order)
 
     def get(self, child_id: int) -> InstalledChild | None:
         return self._children.get(child_id)
@@ -405,10 +428,14 @@ def _highest(esn: bool) -> int:
 
 
 def _policies(
-    local_ts: Iterable[TrafficSelector], remote_ts: Sequence[TrafficSelector], outbound: SA | None, tag: int
+    local_ts: Iterable[TrafficSelector],
+    remote_ts: Sequence[TrafficSelector],
+    outbound: SA | None,
+    tag: int,
+    owner: int | None = None,
 ) -> list[Policy]:
     pairs = [(local, remote) for local in local_ts for remote in remote_ts if local.version == remote.version]
-    return [Policy("protect", local, remote, outbound, tag) for local, remote in pairs]
+    return [Policy("protect", local, remote, outbound, tag, owner) for local, remote in pairs]
 
 
 def _selectors(

@@ -41,9 +41,9 @@ Listener = Callable[[Notice, IkeView | None], None]
 
 
 class Dataplane(Protocol):
-    """What we need of a worker."""
+    """What we need of the workers: `tables` gives each its own, by number."""
 
-    def publish(self, tables: Tables) -> None: ...
+    def publish(self, tables: Callable[[int], Tables]) -> None: ...
 
 
 class Manager:
@@ -96,7 +96,8 @@ class Manager:
         if seen:
             self._views = {view.ike_id: view for view in self._endpoint.views()}
         if self._children.changed:
-            self._dataplane.publish(self._children.tables())
+            self._children.changed = False
+            self._dataplane.publish(self._children.tables)
             self._resize(self._children.max_inner_bytes())
 
     def take_notices(self, notices: Iterable[WorkerNotice], now: float) -> None:

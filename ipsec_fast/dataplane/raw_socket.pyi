@@ -15,6 +15,14 @@ class RawSocket:
     port: int  # 0
     features: dict[str, bool]
     def __init__(
-        self, local: Address | None, *, protocol: Literal[50, 51] = 50, version: int = 4, mark: int | None = None
-    ) -> None: ...
+        self,
+        local: Address | None,
+        *,
+        protocol: Literal[50, 51] = 50,
+        version: int = 4,
+        mark: int | None = None,
+        receive: bool = True,
+    ) -> None:
+        """Without `receive` it only sends: the kernel gives every raw socket a copy of each packet."""
+
     def close(self) -> None: ...

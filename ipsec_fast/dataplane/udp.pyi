@@ -1,3 +1,4 @@
+from socket import socket
 from typing import Literal
 
 from ..model import Address
@@ -12,13 +13,23 @@ class UdpSocket:
     """
 
     fd: int
+    socket: socket
     local: Address | None
     port: int
     version: int
     features: dict[str, bool]  # udp_segment, udp_gro as they are now
     def __init__(
-        self, local: Address | None, port: int, *, version: int = 4, offload: Offload = ..., mark: int | None = None
-    ) -> None: ...
+        self,
+        local: Address | None,
+        port: int,
+        *,
+        version: int = 4,
+        offload: Offload = ...,
+        mark: int | None = None,
+        beside: UdpSocket | None = None,
+    ) -> None:
+        """`beside` the first socket of a port, for another worker: both are then of one SO_REUSEPORT group, and no other program's."""
+
     def sendto(
         self,
         data: bytes | bytearray | memoryview,

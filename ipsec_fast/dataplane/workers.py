@@ -1,7 +1,8 @@
 """All workers of a gateway as one: each has a TUN queue and sockets of its own, and hands to the others what their SAs carry.
 
-Which worker owns a Child SA follows from its inbound SPI: `owner_of`. The kernel steers by the same rule (system/steering), so that handing over is the
-exception; it is what keeps every packet right where the kernel cannot know. One worker is the ordinary case and costs nothing. Called by gateway.
+Which worker owns an inbound SA is its SPI modulo their number; the kernel steers by the same rule (system/steering), so that handing
+over is the exception; it is what keeps every packet right where the kernel cannot know. One worker is the ordinary case and costs
+nothing. Called by gateway.
 """
 
 from __future__ import annotations
@@ -12,11 +13,6 @@ from collections.abc import Callable, Sequence
 from .notice import Notice, Punted
 from .spd import Tables
 from .worker import Worker
-
-
-def owner_of(spi_in: int, workers: int) -> int:
-    """The worker that owns the SAs of a child: it opens what arrives with this SPI, and numbers and sends the other way."""
-    return spi_in % workers
 
 
 class Workers:

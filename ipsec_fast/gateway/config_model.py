@@ -43,6 +43,7 @@ from .config_state import parse_key_file, parse_state_path
 from .vici import DEFAULT_SOCKET
 
 MAX_SOCKET_PATH_BYTES = 107  # sun_path, less its zero byte
+WORKERS_MAX = 64
 MSS_MIN, MSS_MAX = 88, 65495
 FRAGMENT_MIN, FRAGMENT_MAX = 576, 65535
 Mss = int | Literal["auto", "off"]
@@ -70,9 +71,13 @@ def _parse_tun(value: object) -> str:
 
 
 def _parse_workers(value: object) -> int:
-    if isinstance(value, bool) or str(value).strip() != "1":
-        raise ValueError("this version runs one worker; write 1 or leave it out")
-    return 1
+    """How many; 0 stands for "auto"."""
+    text = str(value).strip()
+    if text == "auto":
+        return 0
+    if isinstance(value, bool) or not re.fullmatch(r"[0-9]{1,3}", text) or not 1 <= int(text) <= WORKERS_MAX:
+        raise ValueError(f'must be "auto" (one for each processor we may run on) or a number from 1 to {WORKERS_MAX}')
+    return int(text)
 
 
 def _parse_engine(value: object) -> str:

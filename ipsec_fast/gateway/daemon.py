@@ -2,8 +2,8 @@
 
 After every input the order is: the endpoint's events are acted on, its records stored, its datagrams sent, the timer set anew
 (`_pump`). What the process before us stored goes on before anything else is begun. What cannot be opened (a port in use, no TUN
-device) is one line on stderr and exit code 1, with nothing left behind. A failed connection never ends the gateway. Left out: more
-than one worker. Called by cli (`ipsec-fast gateway`).
+device) is one line on stderr and exit code 1, with nothing left behind. A failed connection never ends the gateway.
+Called by cli (`ipsec-fast gateway`).
 """
 
 from __future__ import annotations
@@ -34,10 +34,7 @@ from ..control.store_open import OpenedStore, open_store
 from ..crypto.secret import harden_process
 from ..dataplane.engine import engines
 from ..dataplane.offload import Offload
-from ..dataplane.raw_socket import RawSocket
-from ..dataplane.tun import Tun
-from ..dataplane.udp import UdpSocket
-from ..dataplane.worker import Worker
+from ..dataplane.spd import Tables
 from ..errors import ConfigError, HostError, IpsecFastError, Problem
 from ..ike.config import ConnectionConfig, EndpointSettings
 from ..ike.endpoint import Endpoint
@@ -49,8 +46,9 @@ from ..system.routes import MARK, Routes
 from .config import LoadedConfig
 from .configuration import Configuration, Surroundings
 from .exchange_counters import ExchangeCounters
+from .forwarding import Forwarding, worker_count
 from .ike_cut import CutSender
-from .ike_io import KEEPALIVE, NAT_PORT, NON_ESP_MARKER, IkeSockets, NatSockets, listening_addresses
+from .ike_io import KEEPALIVE, NAT_PORT, NON_ESP_MARKER, IkeSockets, listening_addresses
 from .keepalive import Keepalives
 from .log import Log, Narrator
 from .operations import Operations
@@ -125,17 +123,16 @@ class Gateway:
         # first what another gateway may have, so that we fail before we touch a route
         self._ike = self._closing.enter_context(contextlib.closing(IkeSockets(self._receive)))
         self._ike.open(addresses)
-        self._nat = self._closing.enter_context(contextlib.closing(NatSockets()))
         self._cut = self._closing.enter_context(contextlib.closing(CutSender()))
-        self._nat.open(addresses, lambda address: _nat_socket(address, offload))
-        self._nat.open_raw(addresses, _raw_socket)
-        tun = self._closing.enter_context(contextlib.closing(Tun(settings.tun, offload=offload)))
+        self._forwarding = self._closing.enter_context(Forwarding(worker_count(settings), offload, self._engine))
+        self._forwarding.open(addresses, settings.tun)
+        self._nat, tun = self._forwarding.nat, self._forwarding.tun_name
         netlink = self._closing.enter_context(Netlink())
-        self._links, self._tun_name, self._tun_mtu = Links(netlink), tun.name, tun_mtu([], DEFAULT_MTU)
-        index = self._links.set_up(tun.name, self._tun_mtu)
-        routes = Routes(netlink, tun.name)
-        routing = Routing(routes, index, lambda: self._links.addresses(but=tun.name), self._widen_tun)
-        self._worker = Worker(tun, [*self._nat.sockets, *self._nat.raw], engine=self._engine, offload=offload)
+        self._links, self._tun_name, self._tun_mtu = Links(netlink), tun, tun_mtu([], DEFAULT_MTU)
+        index = self._links.set_up(tun, self._tun_mtu)
+        routes = Routes(netlink, tun)
+        routing = Routing(routes, index, lambda: self._links.addresses(but=tun), self._widen_tun)
+        self._workers = self._forwarding.workers
         opened = self._open_store()
         self._build(routing, opened)
         vici = ViciServer(settings.socket, self.operations)
@@ -144,12 +141,11 @@ class Gateway:
         self._closing.callback(routes.close)
         self._waiting.start(config.connections)
         self._restorer.restore(opened.stored, config.connections, self._now())
-        self._closing.callback(self._worker.stop)
-        self._worker.start()
+        self._forwarding.start()
         self._listen()
         where = ", ".join(str(address) for address in addresses)
         self._log(
-            f"listening on {where}; device {tun.name}, engine {self._worker.engine}, control socket {settings.socket}"
+            f"listening on {where}; device {tun}, engine {self._workers.engine}, control socket {settings.socket}"
         )
         self._starter.start(self._now())
         self._pump()
@@ -167,7 +163,7 @@ class Gateway:
     def _build(self, routing: Routing, opened: OpenedStore) -> None:
         """The parts above the descriptors; nothing here can fail."""
         config = self._config
-        workers = config.settings.workers
+        workers = self._workers.count
         fragment_bytes = config.settings.ike_fragment_bytes
         self._endpoint = Endpoint(EndpointSettings(resources=workers, fragment_bytes=fragment_bytes), os.urandom)
         spis = SpiPool(os.urandom, workers)
@@ -190,7 +186,7 @@ class Gateway:
             self._endpoint,
             answers,
             self._children,
-            self._worker,
+            self,
             log=self._log,
             resize=self._resize_tun,
             acquire=lambda connection, child: self._starter.acquire(connection, child, self._now()),
@@ -235,9 +231,10 @@ class Gateway:
 
     def _listen(self) -> None:
         self._ike.start(self._loop)
-        for fd, callback in ((self._worker.punt_fd, self._take_punted), (self._worker.notify_fd, self._take_notices)):
-            self._loop.add_reader(fd, callback)
-            self._closing.callback(self._loop.remove_reader, fd)
+        for punt_fd, notify_fd in self._workers.fds:
+            for fd, callback in ((punt_fd, self._take_punted), (notify_fd, self._take_notices)):
+                self._loop.add_reader(fd, callback)
+                self._closing.callback(self._loop.remove_reader, fd)
 
     async def say_goodbye(self) -> None:
         """Delete every IKE SA, and give the peers a second to say that they heard it."""
@@ -304,11 +301,11 @@ class Gateway:
         self._pump()
 
     def _take_punted(self) -> None:
-        for punted in self._worker.take_punted():
+        for punted in self._workers.take_punted():
             self._receive(punted.data, self._nat.path_of(punted))
 
     def _take_notices(self) -> None:
-        self._manager.take_notices(self._worker.take_notices(), self._now())
+        self._manager.take_notices(self._workers.take_notices(), self._now())
         self._pump()
 
     def _handle_timer(self) -> None:
@@ -402,6 +399,10 @@ class Gateway:
 
     # --- what the parts ask of the host
 
+    def publish(self, tables: Callable[[int], Tables]) -> None:
+        """What the children have come to, for every worker and for the kernel before them."""
+        self._forwarding.publish(tables, self._children.owners())
+
     def _path_mtu(self, remote: Address) -> int:
         return self._links.path_mtu(remote, MARK, DEFAULT_MTU)
 
@@ -424,11 +425,11 @@ class Gateway:
         self._tun_mtu = mtu
 
     def _stats(self) -> GatewayStats:
-        counters = {**self._worker.counters(), **{f"ike_{name}": n for name, n in self._endpoint.counters.items()}}
+        counters = {**self._workers.counters(), **{f"ike_{name}": n for name, n in self._endpoint.counters.items()}}
         return {
             "state": "stopping" if self._stopping else "running",
-            "engine": self._worker.engine,
-            "workers": self._config.settings.workers,
+            "engine": self._workers.engine,
+            "workers": self._workers.count,
             "state_store": self._keeper.keeps,
             "uptime_s": self._now() - self._started_at,
             "counters": counters,
@@ -448,15 +449,6 @@ def _pick_engine(wanted: str) -> str:
     if wanted not in known:
         raise HostError(f"engine {wanted} is not available here; there is {', '.join(known)}")
     return wanted
-
-
-def _nat_socket(address: Address, offload: Offload) -> UdpSocket:
-    local = None if address.is_unspecified else address
-    return UdpSocket(local, NAT_PORT, version=address.version, offload=offload, mark=MARK)
-
-
-def _raw_socket(address: Address) -> RawSocket:
-    return RawSocket(None if address.is_unspecified else address, version=address.version, mark=MARK)
 
 
 @contextlib.contextmanager

@@ -89,11 +89,12 @@ class IkeSockets:
 
 
 class NatSockets:
-    """Port 4500 on the same addresses, then raw sockets for ESP: the worker's sockets, in the order that the worker counts them by."""
+    """Port 4500 on the same addresses, then raw sockets for ESP: a worker's sockets, in the order that every worker counts them by."""
 
     def __init__(self) -> None:
         self.sockets: list[UdpSocket] = []
         self.raw: list[RawSocket] = []
+        self._more: list[list[UdpSocket | RawSocket]] = []  # of the second worker on
         self._no_raw = "this gateway has no raw sockets"
 
     def open(self, addresses: Iterable[Address], make: Callable[[Address], UdpSocket]) -> None:
@@ -110,6 +111,18 @@ class NatSockets:
             for one in self.raw:
                 one.close()
             self.raw.clear()
+
+    def open_more(self, beside: Callable[[UdpSocket], UdpSocket], raw: Callable[[RawSocket], RawSocket]) -> None:
+        """The same again for one more worker."""
+        row: list[UdpSocket | RawSocket] = []
+        self._more.append(row)
+        for one in self.sockets:
+            row.append(beside(one))
+        for other in self.raw:
+            row.append(raw(other))
+
+    def of_worker(self, index: int) -> list[UdpSocket | RawSocket]:
+        return [*self.sockets, *self.raw] if index == 0 else self._more[index - 1]
 
     def raw_index_of(self, local: Address) -> int:
         """Which raw socket sends from this address; HostError if none does."""
@@ -144,12 +157,10 @@ class NatSockets:
         )
 
     def close(self) -> None:
-        for one in self.sockets:
+        for one in (*self.sockets, *self.raw, *(one for row in self._more for one in row)):
             one.close()
-        for raw in self.raw:
-            raw.close()
-        self.sockets.clear()
-        self.raw.clear()
+        for kept in (self.sockets, self.raw, self._more):
+            kept.clear()
 
 
 def listening_addresses(wanted: Sequence[tuple[Address, ...]]) -> list[Address]:

@@ -1,9 +1,10 @@
 """Which worker's socket and which worker's TUN queue the kernel gives a packet to (SO_REUSEPORT with classic BPF, TUNSETSTEERINGEBPF).
 
-Outside: the sockets of one port form a group, and a program of three instructions picks the one whose number is the SPI modulo their count; IKE (SPI 0)
-comes to the first. Inside: a program made from the selectors sends what one worker's SA carries to that worker's queue, and what every
-worker has an SA for to a queue by its flow, the same one for both directions, so that a flow's packets stay in order. Where the kernel refuses such a program
-it picks queues by its own hash, and workers hand packets over: slower, never wrong. Called by gateway.
+Outside: the sockets of one port form a group, and a program of three instructions picks the one whose number is the SPI modulo their
+count; IKE (SPI 0) comes to the first. Inside: a program made from the selectors sends what one worker's SA carries to that worker's
+queue, and what every worker has an SA for to a queue by its flow, the same one for both directions, so that a flow's packets stay in
+order. Where the kernel refuses such a program it picks queues by its own hash, and workers hand packets over: slower, never wrong.
+Called by gateway.
 """
 
 from __future__ import annotations

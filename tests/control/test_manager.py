@@ -129,7 +129,7 @@ class Site:
         )
 
     def publish(self, tables) -> None:
-        self.tables.append(tables)
+        self.tables.append(tables(0))
 
     def hear(self, *events, now: float = 0.0):
         """Let the endpoint say this; the answer to the last ask among it."""
