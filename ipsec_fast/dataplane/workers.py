@@ -48,9 +48,9 @@ class Workers:
         for one, its in zip(self.all, fresh, strict=True):
             one.publish(its)
 
-    def inject(self, owner: int, packet: bytes) -> bool:
-        """An inner packet out through this worker; False: no room just now."""
-        return self.all[owner].inject(packet)
+    def inject(self, owner: int, tag: int, packet: bytes) -> bool:
+        """See Worker.inject; the worker must own the SA."""
+        return self.all[owner].inject(tag, packet)
 
     @property
     def fds(self) -> list[tuple[int, int]]:

@@ -3,7 +3,8 @@
 argv[1] is a JSON document: tun, mtu, inner (addresses with prefix of the TUN), routes, outer, remote, policies [[local, remote]],
 spi_out, spi_in; if wanted: algorithm, offload, mss, max_inner, port, wildcard, grant, traps, bypass, spares (so many SAs each way, of the
 SPIs that follow, for `switch`), raw (50 or 51: ESP or AH without UDP), outer_mtu (outer fragments, DF clear),
-outside_mtu (outer fragments for what must pass and does not fit), mss6. A command is {"do": ...} with "counters" | "notices" |
+outside_mtu (outer fragments for what must pass and does not fit), mss6, workers (how many; the SPI
+says which of them owns the SAs), steer (the kernel is told of that). A command is {"do": ...} with "counters" | "notices" |
 "news" (notices in full) | "echo" | "punted" | "publish" | "switch" | "grant" | "sendto" | "set mtu" | "stop" | "quit".
 """
 
@@ -17,6 +18,7 @@ import time
 from ipaddress import ip_address
 from typing import Any, Literal
 
+from ipsec_fast.control.spi import worker_of
 from ipsec_fast.dataplane.echo import echo_request
 from ipsec_fast.dataplane.epoch import retired
 from ipsec_fast.dataplane.offload import Offload
@@ -27,7 +29,9 @@ from ipsec_fast.dataplane.spd import Policy, Tables, last_received_s, last_sent_
 from ipsec_fast.dataplane.tun import Tun
 from ipsec_fast.dataplane.udp import UdpSocket, set_endpoint, set_raw_endpoint
 from ipsec_fast.dataplane.worker import Worker
+from ipsec_fast.dataplane.workers import Workers
 from ipsec_fast.model import OuterHeader, TrafficSelector
+from ipsec_fast.system.steering import steer_by_spi
 
 KEY_BYTES = {
     "sha256": 32,
@@ -57,7 +61,16 @@ class HandGateway:
         sockets: list[UdpSocket | RawSocket] = [self.socket]
         if self.raw or mtu or outside_mtu:
             sockets.append(RawSocket(local, protocol=self.raw or 50, mark=0x1F5))
-        self.worker = Worker(self.tun, sockets, offload=offload)
+        self.count = settings.get("workers", 1)
+        self.more: list[tuple[Tun, UdpSocket]] = []
+        for _ in range(1, self.count):
+            one = self.socket
+            beside = UdpSocket(one.local, one.port, version=one.version, offload=offload, mark=0x1F5, beside=one)
+            self.more.append((Tun(settings["tun"], offload=offload), beside))
+        self.workers = Workers(self.count, lambda index, count: self.make_worker(index, count, sockets, offload))
+        self.worker = self.workers.all[0]
+        if settings.get("steer"):
+            steer_by_spi(self.socket.socket, self.count)
         algorithm = settings.get("algorithm", "aes128gcm16")
         protocol: Literal["esp", "ah"] = "ah" if self.raw == 51 else "esp"
         key = bytes(range(KEY_BYTES[algorithm]))
@@ -91,26 +104,41 @@ class HandGateway:
         for spare in self.spares:
             set_selectors(spare, [a for a, _ in pairs], [b for _, b in pairs])
         self.pairs, self.algorithm, self.key = pairs, algorithm, key
-        self.policies = [Policy("protect", a, b, self.outbound) for a, b in pairs]
+        self.policies = [self.protect(a, b) for a, b in pairs]
         self.policies += [Policy("protect", a, b, None, tag=77) for a, b in map(self.parse, settings.get("traps", []))]
         self.policies += [Policy("bypass", a, b) for a, b in map(self.parse, settings.get("bypass", []))]
         self.publish()
         self.configure()
-        self.worker.start()
+        self.workers.start()
+
+    def make_worker(self, index: int, count: int, sockets: list[UdpSocket | RawSocket], offload: Offload) -> Worker:
+        if index == 0:
+            return Worker(self.tun, sockets, offload=offload, index=index, count=count)
+        tun, beside = self.more[index - 1]
+        return Worker(tun, [beside], offload=offload, index=index, count=count)
+
+    def protect(self, local: TrafficSelector, remote: TrafficSelector) -> Policy:
+        owner = worker_of(self.inbound.spi, self.count) if self.count > 1 else None
+        return Policy("protect", local, remote, self.outbound, owner=owner)
 
     @staticmethod
     def parse(pair: list[str]) -> tuple[TrafficSelector, TrafficSelector]:
         return TrafficSelector.parse(pair[0]), TrafficSelector.parse(pair[1])
 
     def publish(self) -> None:
-        self.worker.publish(Tables([self.inbound, *self.spares], self.policies))
+        self.publish_inbound([self.inbound, *self.spares])
+
+    def publish_inbound(self, inbound: list[SA]) -> None:
+        self.workers.publish(
+            lambda index: Tables([sa for sa in inbound if worker_of(sa.spi, self.count) == index], self.policies)
+        )
 
     def switch(self) -> None:
         """A fresh outbound SA in place of the one in use, as a rekey does it; the old one goes as soon as the worker lets it."""
         settings = self.settings
         self.outbound = SA("out", self.outbound.spi + 1, self.algorithm, self.key)
         set_endpoint(self.outbound, 0, None, ip_address(settings["remote"]), settings.get("port", 4500))
-        self.policies = [Policy("protect", a, b, self.outbound) for a, b in self.pairs]
+        self.policies = [self.protect(a, b) for a, b in self.pairs]
         self.publish()
 
     def configure(self) -> None:
@@ -130,7 +158,8 @@ class HandGateway:
         if do == "counters":
             usage = resource.getrusage(resource.RUSAGE_SELF)
             return {
-                "worker": self.worker.counters(),
+                "worker": self.workers.counters(),
+                "each": [one.counters() for one in self.workers.all],
                 "in": self.inbound.counters(),
                 "out": self.outbound.counters(),
                 "features": self.tun.features | self.socket.features,
@@ -140,9 +169,9 @@ class HandGateway:
                 "last": [last_sent_s(self.outbound), last_received_s(self.inbound)],
             }
         if do == "notices":
-            return [[notice.kind.name, notice.spi] for notice in self.worker.take_notices()]
+            return [[notice.kind.name, notice.spi] for notice in self.workers.take_notices()]
         if do == "news":
-            return [[n.kind.name, n.spi, str(n.remote), n.number, n.size] for n in self.worker.take_notices()]
+            return [[n.kind.name, n.spi, str(n.remote), n.number, n.size] for n in self.workers.take_notices()]
         if do == "echo":
             for number, length in command["echoes"]:
                 packet = echo_request(*map(ip_address, command["ends"]), number, length)
@@ -150,7 +179,7 @@ class HandGateway:
         if do == "punted":
             return [
                 [p.data.hex(), str(p.local), p.local_port, str(p.remote), p.remote_port]
-                for p in self.worker.take_punted()
+                for p in self.workers.take_punted()
             ]
         if do == "publish":
             for _ in range(command["times"]):
@@ -162,9 +191,9 @@ class HandGateway:
             for _ in range(self.settings["spares"]):
                 self.switch()
                 time.sleep(command["pause_s"])
-            self.worker.counters()  # lets go of what the worker passed
+            self.workers.counters()  # lets go of what the worker passed
         if do == "come late":  # the inbound SA is not there for so long, as before control has read a response
-            self.worker.publish(Tables(self.spares, self.policies))
+            self.publish_inbound(self.spares)
             time.sleep(command["pause_s"])
             self.publish()
         if do == "set mtu":  # as control does it where the path changes
@@ -172,7 +201,7 @@ class HandGateway:
                 sa.max_inner, sa.mss_ipv4, sa.mss_ipv6 = command["max_inner"], command["mss"], command["mss"] - 20
         if do == "stop":
             before = time.monotonic()
-            self.worker.stop()
+            self.workers.stop()
             return time.monotonic() - before
         if do == "grant":
             self.outbound.set_grant(command["granted"])
@@ -186,7 +215,10 @@ class HandGateway:
             if command["do"] == "quit":
                 break
             print(json.dumps(self.answer(command)), flush=True)
-        self.worker.stop()
+        self.workers.stop()
+        for tun, beside in self.more:
+            beside.close()
+            tun.close()
         self.socket.close()
         self.tun.close()
 

@@ -1,0 +1,144 @@
+"""A tunnel on several workers: a Child SA for each with a peer that speaks RFC 9611, one owner with others; no number used twice."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import vici
+from site_pair import Gateway, SitePair, sh, site_pair, wait_until
+
+pytestmark = pytest.mark.netns
+
+TWO = "workers = 2"
+# (SPI, sequence number) of every ESP packet in UDP that leaves `out`, which must split large sends before (tx-udp-segmentation off)
+WATCH = """
+import collections, select, signal, socket, struct
+s = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, socket.htons(3))
+s.setsockopt(socket.SOL_SOCKET, 33, 1 << 28)  # SO_RCVBUFFORCE
+s.bind(("out", 3))
+stop = []
+signal.signal(signal.SIGTERM, lambda *_: stop.append(1))
+print("ready", flush=True)
+seen = collections.Counter()
+while select.select([s], [], [], 0.1)[0] or not stop:
+    try:
+        data, sender = s.recvfrom(64, socket.MSG_DONTWAIT)
+    except BlockingIOError:
+        continue
+    if sender[2] == 4 and data[9] == 17 and data[22:24] == b"\\x11\\x94" and data[28:32] != bytes(4) and len(data) >= 36:
+        seen[data[28:36]] += 1
+print(len(seen), max(seen.values(), default=0), len({key[:4] for key in seen}), struct.unpack("II", s.getsockopt(263, 6, 8))[1])
+"""
+
+
+@pytest.fixture
+def pair() -> Iterator[SitePair]:
+    directory = Path(tempfile.mkdtemp(prefix="gw-"))
+    try:
+        with site_pair("gc", directory) as found:
+            yield found
+    finally:
+        shutil.rmtree(directory)
+
+
+def two_gateways(pair: SitePair, a: str = TWO, b: str = TWO, **changes: str) -> tuple[Gateway, Gateway]:
+    other = pair.gateway("b", gateway=b, **changes).wait_for("listening")
+    one = pair.gateway("a", gateway=a, start="start", **changes).wait_for("listening")
+    wait_until("a child stands", lambda: children(one) and children(other), 30)
+    return one, other
+
+
+def children(gateway: Gateway) -> list[dict]:
+    return [child for sa in gateway.sas() for child in sa["child-sas"]]
+
+
+def spis_of(gateway: Gateway) -> set[str]:
+    return {child["spi-in"] for child in children(gateway)}
+
+
+def carry_tcp(pair: SitePair, *, streams: int = 4, megabytes: int = 128) -> None:
+    server = subprocess.Popen(
+        ["ip", "netns", "exec", pair.netns("b"), "iperf3", "-s", "-1", "-B", "10.2.0.1"], stdout=subprocess.DEVNULL
+    )
+    try:
+        line = f"ip netns exec {pair.netns('a')} iperf3 -B 10.1.0.1 -c 10.2.0.1 -n {megabytes}M -P {streams} -C cubic"
+        wait_until("iperf3 is through", lambda: "iperf Done" in sh(line, check=False), 90)
+    finally:
+        server.kill()
+        server.wait()
+
+
+def test_each_worker_gets_a_child_sa_and_they_carry_the_flows(pair: SitePair) -> None:
+    one, other = two_gateways(pair)
+    for gateway in (one, other):
+        wait_until("fallback and one for each worker", lambda g=gateway: len(children(g)) == 3, 30)
+    assert pair.ping(count=10) == 10
+    carry_tcp(pair, streams=8)
+    for gateway in (one, other):
+        status = json.loads(gateway.command("status", "--json"))
+        assert status["gateway"]["workers"] == 2
+        assert {int(child["spi-in"], 16) % 2 for child in children(gateway) if child["packets-out"] > 1} == {0, 1}
+
+
+def test_no_number_is_used_twice_by_two_workers(pair: SitePair) -> None:
+    sh(f"ip netns exec {pair.netns('a')} ethtool -K out tx-udp-segmentation off", check=False)
+    one, _ = two_gateways(pair)
+    wait_until("one for each worker", lambda: len(children(one)) == 3, 30)
+    watch = subprocess.Popen(
+        ["ip", "netns", "exec", pair.netns("a"), sys.executable, "-c", WATCH], stdout=subprocess.PIPE, text=True
+    )
+    assert watch.stdout is not None
+    assert watch.stdout.readline() == "ready\n"
+    before = spis_of(one)
+    carry_tcp(pair, streams=4, megabytes=24)
+    with socket.socket(socket.AF_UNIX) as control:
+        control.connect(str(one.config.with_suffix(".vici")))
+        vici.Session(control).rekey({"child": "net"})
+    wait_until("all are rekeyed", lambda: before.isdisjoint(spis_of(one)), 30)
+    carry_tcp(pair, streams=4, megabytes=24)
+    watch.terminate()
+    packets, most, spis, dropped = map(int, watch.communicate(timeout=30)[0].split())
+    assert packets > 10_000
+    assert (most, dropped) == (1, 0)
+    assert spis >= 4
+
+
+def test_a_peer_with_one_worker_gets_one_owner(pair: SitePair) -> None:
+    one, other = two_gateways(pair, b="workers = 1")
+    assert pair.ping(count=10) == 10
+    carry_tcp(pair)
+    assert len(children(one)) == len(children(other)) == 1
+
+
+def test_a_crash_takes_no_flow_down_for_good_and_every_worker_comes_back(pair: SitePair) -> None:
+    one, _ = two_gateways(pair)
+    wait_until("one for each worker", lambda: len(children(one)) == 3, 30)
+    one.kill()
+    one.log.unlink()
+    again = pair.gateway("a", gateway=TWO, start="start").wait_for("listening")
+    wait_until("one for each worker again", lambda: len(children(again)) == 3, 60)
+    wait_until("packets pass", lambda: pair.ping(count=1) == 1, 30)
+    assert pair.ping(count=10) == 10
+
+
+def test_an_orderly_stop_leaves_nothing(pair: SitePair) -> None:
+    one, _ = two_gateways(pair)
+    wait_until("one for each worker", lambda: len(children(one)) == 3, 30)
+    assert one.stop() == 0
+    assert pair.leftovers("a") == ""
+
+
+def test_a_second_gateway_on_the_host_is_refused_though_the_port_is_shared(pair: SitePair) -> None:
+    pair.gateway("a", gateway=TWO).wait_for("listening")
+    sh(f"ip netns exec {pair.netns('a')} ip link show ipsec0")
+    second = pair.gateway("a", gateway='workers = 2\ntun = "ipsec1"')
+    assert second.exit_code() == 1
+    assert "another program has it" in second.text()
