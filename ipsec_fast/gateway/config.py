@@ -40,7 +40,7 @@ SectionT = TypeVar("SectionT", bound=BaseModel)
 class GatewaySettings:
     socket: str = DEFAULT_SOCKET
     tun: str = "ipsec0"
-    workers: int = 1  # 0: one for each processor
+    workers: int = 0  # 0: one for each processor
     engine: str = "auto"
     offload: Offload = field(default_factory=Offload)
     state_dir: str = DEFAULT_STATE_DIR

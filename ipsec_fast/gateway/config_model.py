@@ -183,7 +183,7 @@ class OffloadSection(Section):
 class GatewaySection(Section):
     socket: Annotated[str, PlainValidator(_parse_socket)] = DEFAULT_SOCKET
     tun: Annotated[str, PlainValidator(_parse_tun)] = "ipsec0"
-    workers: Annotated[int, PlainValidator(_parse_workers)] = 1
+    workers: Annotated[int, PlainValidator(_parse_workers)] = 0
     engine: Annotated[str, PlainValidator(_parse_engine)] = "auto"
     offload: OffloadSection = OffloadSection()
     ike_fragment_bytes: Annotated[int, PlainValidator(_parse_fragment_bytes)] = 1280

@@ -85,7 +85,7 @@ def test_negative_timeout(run: Run, gateway: tuple[FakeControl, str]) -> None:
 
 def test_config_errors_are_a_line_each(run: Run, tmp_path: Path) -> None:
     file = tmp_path / "x.toml"
-    file.write_text('[gateway]\nworkers = 2\n[connections.a]\nlocal = { auth = "psk" }\nfoo = 1\n')
+    file.write_text('[gateway]\nworkers = 65\n[connections.a]\nlocal = { auth = "psk" }\nfoo = 1\n')
     status, out, err = run("check-config", str(file))
     assert (status, out) == (2, "")
     assert [line.split(": ")[2] for line in err.splitlines()] == [

@@ -11,18 +11,24 @@ from __future__ import annotations
 import contextlib
 import json
 import signal
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from ipaddress import IPv4Network
 from pathlib import Path
+
+from ipsec_fast.bench.wiretap import Wiretap
+from ipsec_fast.demo.namespaces import in_namespace
 
 PSK = "a long shared secret, swordfish"
 SIDES = {"a": ("1", "2", "b"), "b": ("2", "1", "a")}
 OUTER = {"4": "192.0.2.", "6": "2001:db8::"}
 INNER = {"4": "10.{}.0.0/24", "6": "fd00:{}::/64"}
 INNER_ADDRESS = {"4": "10.{}.0.1", "6": "fd00:{}::1"}
+INNER_NETWORKS = (IPv4Network("10.1.0.0/24"), IPv4Network("10.2.0.0/24"))
 
 
 def sh(line: str, *, check: bool = True) -> str:
@@ -212,6 +218,24 @@ def site_pair(prefix: str, directory: Path) -> Iterator[SitePair]:
                 gateway.kill()
         for name in names:
             sh(f"ip netns del {name}", check=False)
+
+
+@contextlib.contextmanager
+def watched(pair: SitePair) -> Iterator[Wiretap]:
+    """Everything on the wire, at b's end of it."""
+    raw = in_namespace(
+        f"/run/netns/{pair.netns('b')}", lambda: socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3))
+    )
+    tap = Wiretap(raw, "out", INNER_NETWORKS)
+    try:
+        yield tap
+    finally:
+        tap.close()
+    found = tap.findings
+    assert tap.dropped == 0
+    assert (found.repeated_numbers, found.repeated_ike_ivs, found.repeated_message_ids) == (0, 0, 0), found
+    assert found.clear_packets == 0
+    assert found.esp_packets
 
 
 # not tcpdump: it insists on setgroups(), which a user namespace refuses

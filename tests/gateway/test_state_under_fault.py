@@ -6,23 +6,18 @@ import contextlib
 import json
 import os
 import shutil
-import socket
 import tempfile
 import time
 from collections.abc import Iterator
-from ipaddress import IPv4Network
 from pathlib import Path
 
 import pytest
-from site_pair import Gateway, SitePair, one_pair, sh, site_pair, wait_until
+from site_pair import Gateway, SitePair, one_pair, sh, site_pair, wait_until, watched
 
-from ipsec_fast.bench.wiretap import Wiretap
-from ipsec_fast.demo.namespaces import in_namespace
 from ipsec_fast.gateway.vici.client import ViciClient
 
 pytestmark = [pytest.mark.netns, pytest.mark.timeout(120)]
 STATE = 'state_key = "state.key"'
-INNER = (IPv4Network("10.1.0.0/24"), IPv4Network("10.2.0.0/24"))
 DISK_BYTES = 64 << 10
 
 
@@ -51,24 +46,6 @@ def small_disk(pair: SitePair) -> Iterator[Path]:
             with contextlib.suppress(Exception):
                 gateway.kill()
         sh(f"umount -l {disk}")
-
-
-@contextlib.contextmanager
-def watched(pair: SitePair) -> Iterator[Wiretap]:
-    """Everything on the wire, at b's end of it."""
-    raw = in_namespace(
-        f"/run/netns/{pair.netns('b')}", lambda: socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3))
-    )
-    tap = Wiretap(raw, "out", INNER)
-    try:
-        yield tap
-    finally:
-        tap.close()
-    found = tap.findings
-    assert tap.dropped == 0
-    assert (found.repeated_numbers, found.repeated_ike_ivs, found.repeated_message_ids) == (0, 0, 0), found
-    assert found.clear_packets == 0
-    assert found.esp_packets
 
 
 def fill(disk: Path) -> None:
