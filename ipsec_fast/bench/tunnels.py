@@ -115,7 +115,8 @@ def _start(tunnel: Tunnel, path: Kind, folder: Path) -> None:
         kind = NullGateway if path.name == "null" else DemoGateway
         settings = "" if path.name == "null" else f'engine = "{path.engine}"'
         initiating, answering = (
-            kind(net, node, folder / node, psk, cipher=CIPHER, gateway=settings) for node in ("gw1", "gw2")
+            kind(net, node, folder / node, psk, cipher=CIPHER, gateway=settings, workers=1 if tunnel.pinned else "auto")
+            for node in ("gw1", "gw2")
         )
     tunnel.gateways = [initiating.process, answering.process]
     for gateway in (initiating, answering):

@@ -5,6 +5,7 @@ gw1 is London and initiates, gw2 is Paris and answers. Called by main.py and the
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -33,6 +34,7 @@ CONFIG = """\
 socket = "{folder}/vici"
 state_dir = "{folder}/state"
 state_key = "{folder}/state.key"
+workers = {workers}
 {gateway}
 
 [connections.{connection}]
@@ -68,7 +70,7 @@ def write_secret(path: Path) -> Path:
 
 
 class DemoGateway:
-    """One gateway process in its node; `folder` holds its configuration, socket, state and log."""
+    """One gateway process in its node; `folder` holds its configuration, socket, state and log. One worker, unless `workers` says more."""
 
     command: tuple[str, ...] = ("-m", "ipsec_fast", "gateway")
 
@@ -81,6 +83,7 @@ class DemoGateway:
         *,
         cipher: str,
         gateway: str = "",
+        workers: int | str = 1,
         proposals: Sequence[str] = PROPOSALS,
     ) -> None:
         self.node = node
@@ -93,6 +96,7 @@ class DemoGateway:
             CONFIG.format(
                 folder=folder,
                 gateway=gateway,
+                workers=json.dumps(workers),
                 proposals=", ".join(f'"{proposal}"' for proposal in proposals),
                 connection=self.connection,
                 local=local,

@@ -40,7 +40,7 @@ def sh(line: str, *, check: bool = True) -> str:
 
 def write_config(directory: Path, side: str, *, start: str = "none", psk: str = PSK, **changes: str) -> Path:
     """`gateway`, `connection`, `child` are more lines of those sections; other
-    `changes`: outer and inner ("4" or "6"), local_id, remote_id, local_ts, remote_ts, proposals, esp."""
+    `changes`: workers (one; "" for the default), outer and inner ("4" or "6"), local_id, remote_id, local_ts, remote_ts, proposals, esp."""
     own, other, peer = SIDES[side]
     outer, inner = OUTER[changes.get("outer", "4")], INNER[changes.get("inner", "4")]
     values = {
@@ -51,6 +51,7 @@ def write_config(directory: Path, side: str, *, start: str = "none", psk: str = 
         "proposals": "aes128gcm16-prfsha256-x25519",
         "esp": "aes128gcm16",
         "gateway": "",
+        "workers": "workers = 1",
         "connection": "",
         "child": "",
     } | changes
@@ -61,6 +62,7 @@ def write_config(directory: Path, side: str, *, start: str = "none", psk: str = 
     file.write_text(f"""
 [gateway]
 socket = "{directory}/{side}.vici"
+{values["workers"]}
 {values["gateway"]}
 [connections.site]
 local_addrs = ["{outer}{own}"]

@@ -30,8 +30,8 @@ def pair() -> Iterator[SitePair]:
 
 
 def two_gateways(pair: SitePair, a: str = TWO, b: str = TWO, **changes: str) -> tuple[Gateway, Gateway]:
-    other = pair.gateway("b", gateway=b, **changes).wait_for("listening")
-    one = pair.gateway("a", gateway=a, start="start", **changes).wait_for("listening")
+    other = pair.gateway("b", workers=b, **changes).wait_for("listening")
+    one = pair.gateway("a", workers=a, start="start", **changes).wait_for("listening")
     wait_until("a child stands", lambda: children(one) and children(other), 30)
     return one, other
 
@@ -94,7 +94,7 @@ def test_a_crash_takes_no_flow_down_for_good_and_every_worker_comes_back(pair: S
     wait_until("one for each worker", lambda: len(children(one)) == 3, 30)
     one.kill()
     one.log.unlink()
-    again = pair.gateway("a", gateway=TWO, start="start").wait_for("listening")
+    again = pair.gateway("a", workers=TWO, start="start").wait_for("listening")
     wait_until("one for each worker again", lambda: len(children(again)) == 3, 60)
     wait_until("packets pass", lambda: pair.ping(count=1) == 1, 30)
     assert pair.ping(count=10) == 10
@@ -108,8 +108,8 @@ def test_an_orderly_stop_leaves_nothing(pair: SitePair) -> None:
 
 
 def test_a_second_gateway_on_the_host_is_refused_though_the_port_is_shared(pair: SitePair) -> None:
-    pair.gateway("a", gateway=TWO).wait_for("listening")
+    pair.gateway("a", workers=TWO).wait_for("listening")
     sh(f"ip netns exec {pair.netns('a')} ip link show ipsec0")
-    second = pair.gateway("a", gateway='workers = 2\ntun = "ipsec1"')
+    second = pair.gateway("a", workers='workers = 2\ntun = "ipsec1"')
     assert second.exit_code() == 1
     assert "another program has it" in second.text()

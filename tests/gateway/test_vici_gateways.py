@@ -33,7 +33,7 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SitePair]:
 def bare_gateway(pair: SitePair, side: str, gateway_options: str = "") -> Gateway:
     """One that knows nothing but its socket, and what `gateway_options` adds to its section."""
     file = pair.directory / f"{side}.toml"
-    file.write_text(f'[gateway]\nsocket = "{pair.directory}/{side}.vici"\n{gateway_options}\n')
+    file.write_text(f'[gateway]\nsocket = "{pair.directory}/{side}.vici"\nworkers = 1\n{gateway_options}\n')
     gateway = Gateway(pair.netns(side), file)
     pair.gateways.append(gateway)
     return gateway.wait_for("listening")
