@@ -48,7 +48,7 @@ def many(pair: SitePair, side: str, start: str) -> Gateway:
     secret = pair.directory / "both.psk"
     secret.write_text(PSK)
     secret.chmod(0o600)
-    lines = [f'[gateway]\nsocket = "{pair.directory}/{side}.vici"', f'[secrets.ike-1]\nfile = "{secret}"']
+    lines = [f'[gateway]\nworkers = 1\nsocket = "{pair.directory}/{side}.vici"', f'[secrets.ike-1]\nfile = "{secret}"']
     for n in range(COUNT):
         lines.append(f"""
 [connections.c{n}]
