@@ -14,7 +14,7 @@ from libc.string cimport memcpy, memmove, memset
 from ipsec_fast.dataplane.engine cimport crypto_op, engine_suite
 from ipsec_fast.dataplane.esp cimport esp_packet
 from ipsec_fast.dataplane.ip cimport (
-    IP_OK, csum_add, csum_fold, csum_ipv4_header, csum_pseudo6, ecn_combined, ip_info, ip_parse, ip_set_tos, ip_tos, transport_close_header,
+    IP_OK, csum_add, csum_fold, csum_pseudo6, ecn_combined, ip_info, ip_parse, ip_set_tos, ip_tos, transport_close_header,
     transport_split,
 )
 from ipsec_fast.dataplane.last_drop cimport last_drop_arrived, last_drop_clear, last_drop_numbered
@@ -33,12 +33,48 @@ cdef extern from *:
     static inline void store_be64(uint8_t *p, uint64_t v) { v = htobe64(v); memcpy(p, &v, 8); }
     static inline uint16_t load_be16(const uint8_t *p) { uint16_t v; memcpy(&v, p, 2); return be16toh(v); }
     static inline uint32_t load_be32(const uint8_t *p) { uint32_t v; memcpy(&v, p, 4); return be32toh(v); }
+    /* Short stretches whose length is known at run time alone: in whole words that may overlap. A compiler makes a slow loop of memcpy here. */
+    static inline void copy_header(uint8_t *to, const uint8_t *from, uint32_t length)
+    {
+        if (length == 20)
+            memcpy(to, from, 20);
+        else if (length == 40)
+            memcpy(to, from, 40);
+        else
+            memcpy(to, from, length);
+    }
+    static inline void copy_icv(uint8_t *to, const uint8_t *from, uint32_t length) /* 8 to 32 bytes */
+    {
+        uint32_t word = length >= 16 ? 16 : 8;
+        if (word == 16) {
+            memcpy(to, from, 16);
+            memcpy(to + length - 16, from + length - 16, 16);
+        } else {
+            memcpy(to, from, 8);
+            memcpy(to + length - 8, from + length - 8, 8);
+        }
+    }
+    static inline void zero_icv(uint8_t *to, uint32_t length) /* 8 to 48 bytes */
+    {
+        if (length >= 16) {
+            memset(to, 0, 16);
+            if (length > 32)
+                memset(to + 16, 0, 16);
+            memset(to + length - 16, 0, 16);
+        } else {
+            memset(to, 0, 8);
+            memset(to + length - 8, 0, 8);
+        }
+    }
     """
     void store_be16(uint8_t *p, uint16_t v) noexcept nogil
     void store_be32(uint8_t *p, uint32_t v) noexcept nogil
     void store_be64(uint8_t *p, uint64_t v) noexcept nogil
     uint16_t load_be16(const uint8_t *p) noexcept nogil
     uint32_t load_be32(const uint8_t *p) noexcept nogil
+    void copy_header(uint8_t *to, const uint8_t *from_, uint32_t length) noexcept nogil
+    void copy_icv(uint8_t *to, const uint8_t *from_, uint32_t length) noexcept nogil
+    void zero_icv(uint8_t *to, uint32_t length) noexcept nogil
 
 cdef extern from "stdlib.h" nogil:
     void *aligned_alloc(size_t alignment, size_t size) noexcept
@@ -141,15 +177,17 @@ cdef inline void run_crypto(ah_batch_ctx *ctx, uint32_t n, bint seal) noexcept n
 cdef inline bint clear_and_cover(
     esp_sa *sa, uint8_t *packet, kept_packet *kept, crypto_op *op, bint sending, const uint8_t *test_iv
 ) noexcept nogil:
-    """The packet as it is authenticated: mutable fields and ICV zero, the high half of ESN behind it. False: it cannot be; all is as before."""
+    """The packet as it is authenticated: mutable fields and ICV zero (when sending it is already), the high half of ESN behind it. False: it cannot be; all
+    is as before."""
     cdef uint8_t *iv = packet + kept.header + AH_FIXED_LENGTH
     cdef uint8_t *icv = iv + sa.iv_length
-    memcpy(kept.copy, packet, kept.header)
+    copy_header(kept.copy, packet, kept.header)
     if not ah_clear_header(packet, kept.header, sending):
         memcpy(packet, kept.copy, kept.header)
         return False
-    memcpy(kept.icv, icv, sa.icv_length)
-    memset(icv, 0, sa.icv_length)
+    if not sending:
+        copy_icv(kept.icv, icv, sa.icv_length)
+        zero_icv(icv, sa.icv_length)
     op.key = sa.key
     op.aad = packet
     # GMAC authenticates the AAD, then the 8 bytes before `data` where they stand; a MAC of its own all that is contiguous
@@ -237,7 +275,7 @@ cdef inline uint8_t prepare_outbound(ah_batch_ctx *ctx, esp_packet *packet, uint
     ah[2] = ah[3] = 0
     memcpy(ah + 4, &sa.spi_be, 4)
     store_be32(ah + 8, <uint32_t> kept.seq)
-    memset(ah + AH_FIXED_LENGTH, 0, kept.length - AH_FIXED_LENGTH)
+    zero_icv(ah + AH_FIXED_LENGTH, kept.length - AH_FIXED_LENGTH)
     if not clear_and_cover(sa, start, kept, &ctx.ops[slot], True, ctx.test_iv):
         if sa.mode != MODE_TUNNEL:
             memcpy(packet.data, before, kept.header)
@@ -284,7 +322,7 @@ cdef void outbound_chunk(ah_batch_ctx *ctx, esp_packet *packets, uint32_t n) noe
             last_drop_numbered(sa, VERDICT_CRYPTO_FAILED, ctx.now_ns, <uint32_t> ctx.kept[i].seq)
             count_u64(&sa.bytes, 0 - <uint64_t> ctx.inner_lengths[i])
             continue
-        memcpy(packet.data, ctx.kept[i].copy, ctx.kept[i].header)
+        copy_header(packet.data, ctx.kept[i].copy, ctx.kept[i].header)
         count_u64(&sa.packets, 1)
 
 

@@ -13,7 +13,7 @@ import contextlib
 from ipsec_fast.errors import AlgorithmError, IntegrityError, UsageError
 
 cdef enum:
-    MAX_SUITES = 512
+    MAX_SUITES = 512         # 71 algorithms, three times, and what a benchmark adds
 
 cdef const engine_suite *registered[MAX_SUITES]
 cdef uint32_t registered_count = 0
@@ -45,7 +45,7 @@ cdef const engine_suite *find_suite(str name, str engine) except NULL:
     load_engines()
     wanted = name.encode()
     for i in range(registered_count):
-        if registered[i].name == wanted and engine in ("auto", registered[i].engine.decode()):
+        if registered[i].name == wanted and (engine == "auto" or (engine == registered[i].engine.decode() and not registered[i].is_choice)):
             if best == NULL or registered[i].priority > best.priority:
                 best = registered[i]
     if best == NULL:
@@ -59,6 +59,8 @@ def engines():
     order = sorted(range(registered_count), key=lambda i: -registered[i].priority)
     found = {}
     for i in order:
+        if registered[i].is_choice:
+            continue
         found.setdefault(registered[i].engine.decode(), []).append(registered[i].name.decode())
     return {name: tuple(suites) for name, suites in found.items()}
 

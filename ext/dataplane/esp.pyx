@@ -13,10 +13,10 @@ from libc.string cimport memcmp, memcpy, memmove, memset
 
 from ipsec_fast.dataplane.engine cimport IV_NONE, IV_RANDOM, IV_SEQUENCE, crypto_op, engine_suite
 from ipsec_fast.dataplane.ip cimport (
-    IP_OK, csum_add, csum_fold, csum_ipv4_header, csum_pseudo6, ecn_combined, ip_info, ip_parse, ip_set_tos, ip_tos, transport_close_header,
+    IP_OK, csum_add, csum_fold, csum_pseudo6, ecn_combined, ip_info, ip_parse, ip_set_tos, ip_tos, transport_close_header,
     transport_last_field, transport_mend_checksum, transport_split,
 )
-from ipsec_fast.dataplane.openssl cimport iv_generator, iv_generator_fill, iv_generator_free, iv_generator_new
+from ipsec_fast.dataplane.openssl cimport iv_fork_count, iv_generator, iv_generator_fill, iv_generator_free, iv_generator_new
 from ipsec_fast.dataplane.last_drop cimport last_drop_arrived, last_drop_clear, last_drop_numbered
 from ipsec_fast.dataplane.sad cimport (
     MODE_BEET, MODE_TRANSPORT, MODE_TUNNEL, NAT_ADJUST, NAT_NONE, OUTER_IPV4, PROTOCOL_ESP, RULE_DF_COPY, RULE_DSCP_IN, RULE_LABEL_COPY,
@@ -94,6 +94,8 @@ cdef struct esp_batch_ctx:
     uint8_t outer_tos[CHUNK]
     uint8_t ivs[IV_BYTES]
     uint32_t iv_used
+    uint32_t iv_forks        # when they were made: a child of fork has the same bytes here, and may not use them
+    const uint32_t *forks
     iv_generator *generator
     uint8_t *again           # in: the ciphertext of one packet of this chunk, of MAX_PACKET bytes
     uint32_t again_slot      # and whose; CHUNK: nobody's
@@ -108,6 +110,7 @@ cdef esp_batch_ctx *esp_batch_ctx_new() noexcept nogil:
         return NULL
     memset(ctx, 0, size)
     ctx.iv_used = IV_BYTES
+    ctx.forks = iv_fork_count()
     ctx.generator = iv_generator_new()
     ctx.again = <uint8_t *> malloc(MAX_PACKET)
     if ctx.generator == NULL or ctx.again == NULL:
@@ -148,6 +151,7 @@ cdef inline void run_crypto(esp_batch_ctx *ctx, uint32_t n, bint seal) noexcept 
 
 include "outer.pxi"
 include "esp_keep.pxi"
+include "esp_plain.pxi"
 
 
 # --- outbound --------------------------------------------------------------------------------------------------------------------------------------
@@ -164,10 +168,11 @@ cdef inline uint8_t inner_next_header(const uint8_t *inner, uint32_t length) noe
 cdef inline const uint8_t *next_cbc_iv(esp_batch_ctx *ctx) noexcept nogil:
     if ctx.test_iv != NULL:
         return ctx.test_iv
-    if ctx.iv_used == IV_BYTES:
+    if ctx.iv_used == IV_BYTES or ctx.iv_forks != ctx.forks[0]:
         if not iv_generator_fill(ctx.generator, ctx.ivs, IV_BYTES):
             return NULL
         ctx.iv_used = 0
+        ctx.iv_forks = ctx.forks[0]
     ctx.iv_used += 16
     return ctx.ivs + ctx.iv_used - 16
 
@@ -231,7 +236,10 @@ cdef inline uint8_t prepare_outbound(esp_batch_ctx *ctx, esp_packet *packet, cry
         memset(payload, 0, length)
     if filled > length:
         memset(payload + length, 0, filled - length)
-    memcpy(payload + filled, esp_padding_bytes, padding)
+    # a whole block, wherever it ends: trailer and ICV come over it, and all lies within the SA's tailroom
+    memcpy(payload + filled, esp_padding_bytes, 4)
+    if sa.align > 4:
+        memcpy(payload + filled + 4, esp_padding_bytes + 4, 12)
     payload[filled + padding] = <uint8_t> padding
     payload[filled + padding + 1] = next_header
     packet.next_header = next_header
@@ -306,10 +314,16 @@ cdef void esp_outbound_dummies(esp_batch_ctx *ctx, esp_packet *packets, uint32_t
 
 
 cdef inline void outbound_chunk(esp_batch_ctx *ctx, esp_packet *packets, uint32_t n, bint dummy) noexcept nogil:
-    cdef uint32_t i, length, used = 0
+    cdef uint32_t i = 0, length, plain, used = 0
     cdef esp_packet *packet
     cdef esp_sa *sa
-    for i in range(n):
+    while i < n:
+        if not dummy:
+            plain = prepare_plain_outbound(ctx, packets, n, i, used)
+            used += plain
+            i += plain
+            if i == n:
+                break
         packet = &packets[i]
         length = packet.length
         packet.verdict = prepare_outbound(ctx, packet, &ctx.ops[used], dummy)
@@ -321,6 +335,7 @@ cdef inline void outbound_chunk(esp_batch_ctx *ctx, esp_packet *packets, uint32_
         elif packet.sa != NULL:
             count_u64(&packet.sa.drops[packet.verdict], 1)
             last_drop_clear(packet.sa, packet.verdict, ctx.now_ns, <uint32_t> packet.sa.seq, packet.data, 0 if dummy else packet.length)
+        i += 1
     run_crypto(ctx, used, True)
     for i in range(used):
         packet = &packets[ctx.ops[i].index]
@@ -498,29 +513,47 @@ cdef void esp_inbound(esp_batch_ctx *ctx, esp_packet *packets, uint32_t n) noexc
 
 
 cdef void inbound_chunk(esp_batch_ctx *ctx, esp_packet *packets, uint32_t n) noexcept nogil:
-    cdef uint32_t i, slot = 0, used = 0
+    cdef uint32_t i, plain, slot = 0, used = 0
     cdef esp_packet *packet
     ctx.again_slot = CHUNK
-    for i in range(n):
+    i = 0
+    while i < n:
+        plain = prepare_plain_inbound(ctx, packets, n, i, used)
+        used += plain
+        i += plain
+        if i == n:
+            break
         packet = &packets[i]
         packet.verdict = prepare_inbound(ctx, packet, used, i)
         if packet.verdict == VERDICT_OK:
             ctx.ops[used].index = i
             ctx.suites[used] = packet.sa.suite
             used += 1
+        i += 1
     run_crypto(ctx, used, False)
-    for i in range(n):
-        packet = &packets[i]
+    i = 0
+    while i < n:
         if slot < used and ctx.ops[slot].index == i:
-            packet.verdict = finish_inbound(ctx, packet, slot)
-            slot += 1
-        else:
-            if packet.verdict == VERDICT_REPLAY_SEEN and packet.sa.esn:
-                packet.verdict = forget_unauthentic(ctx, packet, i)
-            if packet.sa != NULL:
-                last_drop_arrived(packet.sa, packet.verdict, ctx.now_ns, packet.data, packet.length)
-        if packet.verdict == VERDICT_OK:
-            count_u64(&packet.sa.packets, 1)
-            count_u64(&packet.sa.bytes, packet.length)
-        elif packet.sa != NULL:
-            count_u64(&packet.sa.drops[packet.verdict], 1)
+            plain = finish_plain_inbound(ctx, packets, n, i, slot, used)
+            slot += plain
+            i += plain
+            if i == n:
+                break
+        finish_one(ctx, &packets[i], i, &slot, used)
+        i += 1
+
+
+cdef inline void finish_one(esp_batch_ctx *ctx, esp_packet *packet, uint32_t i, uint32_t *slot, uint32_t used) noexcept nogil:
+    if slot[0] < used and ctx.ops[slot[0]].index == i:
+        packet.verdict = finish_inbound(ctx, packet, slot[0])
+        slot[0] += 1
+    else:
+        if packet.verdict == VERDICT_REPLAY_SEEN and packet.sa.esn:
+            packet.verdict = forget_unauthentic(ctx, packet, i)
+        if packet.sa != NULL:
+            last_drop_arrived(packet.sa, packet.verdict, ctx.now_ns, packet.data, packet.length)
+    if packet.verdict == VERDICT_OK:
+        count_u64(&packet.sa.packets, 1)
+        count_u64(&packet.sa.bytes, packet.length)
+    elif packet.sa != NULL:
+        count_u64(&packet.sa.drops[packet.verdict], 1)

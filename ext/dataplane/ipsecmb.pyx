@@ -1,9 +1,14 @@
-"""The optional engine: Intel ipsec-mb. AES-GCM, GMAC and ChaCha20-Poly1305 by its direct calls; CCM, and every cipher and MAC apart, by its jobs.
+"""The optional engine: Intel ipsec-mb. AES-GCM and GMAC by its direct calls; ChaCha20-Poly1305 and CCM by its jobs; CBC, CTR and HMAC in bursts of a
+cipher, then of a hash; XCBC and CMAC by its jobs.
 
-Where setup.py finds no library this module is not built, and where the library is gone it does not import; engine.pyx goes on without it. Jobs work
-on many packets at once, so a batch of one costs them more than OpenSSL: the AEADs are preferred where the processor has VAES or AVX2, the others
-run when they are asked for. A tag is computed aside and compared in constant time. Called by: the kernels, through engine.pyx.
+Where setup.py finds no library this module is not built, and where the library is gone it does not import; engine.pyx goes on without it. The AEADs but
+CCM win with every number of packets where the processor has AVX2. Hashes and CBC encryption need many packets at once: `auto` picks what stands here as
+"ipsecmb+openssl", which goes by the number of packets of each call (imb_plan in imb_glue.h): ipsec-mb's wide manager for many, its narrow one for few,
+libcrypto where one is left. A tag is computed aside and compared in constant time. Keys are only read, but the EVP context of a CBC key of that kind.
+Called by: the kernels, through engine.pyx.
 """
+
+import os
 
 from libc.stddef cimport size_t
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
@@ -11,7 +16,12 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 
 from ipsec_fast.algorithms import Mode, esp_suite, esp_suite_names
+from ipsec_fast.errors import UsageError
 from ipsec_fast.dataplane.engine cimport IV_NONE, IV_RANDOM, IV_SEQUENCE, crypto_op, engine_suite, register_suite
+from ipsec_fast.dataplane.libcrypto cimport (
+    CRYPTO_memcmp, EVP_CIPHER, EVP_CIPHER_CTX, EVP_CIPHER_CTX_free, EVP_CIPHER_CTX_new, EVP_CIPHER_CTX_set_padding, EVP_CIPHER_fetch,
+    EVP_EncryptInit_ex2, EVP_EncryptUpdate,
+)
 
 
 cdef extern from "imb_glue.h" nogil:
@@ -22,8 +32,9 @@ cdef extern from "imb_glue.h" nogil:
     struct gcm_key_data:
         pass
     enum:
+        IMB_ARCH_SSE
         IMB_ARCH_AVX2
-        IMB_FEATURE_VAES
+        IMB_ARCH_AVX512
         IMB_CIPHER_CBC
         IMB_CIPHER_CNTR
         IMB_CIPHER_NULL
@@ -38,8 +49,15 @@ cdef extern from "imb_glue.h" nogil:
     const char *imb_get_version_str() noexcept
     void imb_clear_mem(void *memory, size_t size) noexcept
     int imb_architecture
-    bint imb_start() noexcept
+    bint imb_has_sha
+    struct imb_plan:
+        uint32_t narrow_from
+    const imb_plan imb_plan_cbc
+    const imb_plan *imb_hash_plan(uint32_t mac) noexcept
+    uint32_t imb_wide_part(const imb_plan *plan, uint32_t n) noexcept
+    bint imb_start(int most) noexcept
     IMB_MGR *imb_manager() noexcept
+    IMB_MGR *imb_narrow_manager() noexcept
     void imb_gcm_key(IMB_MGR *m, uint32_t bytes, const uint8_t *key, gcm_key_data *expanded) noexcept
     void imb_gcm_seal(IMB_MGR *m, uint32_t bytes, const gcm_key_data *key, uint8_t *data, uint32_t length, const uint8_t *nonce,
                       const uint8_t *aad, uint32_t aad_length, uint8_t *tag, uint32_t tag_length) noexcept
@@ -47,7 +65,9 @@ cdef extern from "imb_glue.h" nogil:
                       const uint8_t *aad, uint32_t aad_length, uint8_t *tag, uint32_t tag_length) noexcept
     void imb_gmac(IMB_MGR *m, uint32_t bytes, const gcm_key_data *key, const uint8_t *nonce, const uint8_t *a, uint32_t a_length,
                   const uint8_t *b, uint32_t b_length, const uint8_t *c, uint32_t c_length, uint8_t *tag) noexcept
-    void imb_chacha(IMB_MGR *m, const uint8_t *key, uint8_t *data, uint32_t length, const uint8_t *nonce, const uint8_t *aad,
+    void imb_gmac_whole(IMB_MGR *m, uint32_t bytes, const gcm_key_data *key, const uint8_t *nonce, const uint8_t *a, uint32_t a_length,
+                        uint8_t *tag) noexcept
+    bint imb_chacha(IMB_MGR *m, const uint8_t *key, uint8_t *data, uint32_t length, const uint8_t *nonce, const uint8_t *aad,
                     uint32_t aad_length, uint8_t *tag, bint seal) noexcept
     struct imb_apart_key:
         uint8_t encrypt[1]
@@ -56,6 +76,8 @@ cdef extern from "imb_glue.h" nogil:
         uint32_t icv_length
         uint32_t mode
         uint32_t mac
+        uint32_t with_libcrypto
+        void *one
     void imb_aes_key(IMB_MGR *m, uint32_t bytes, const uint8_t *key, uint8_t *encrypt, uint8_t *decrypt) noexcept
     void imb_hmac_key(IMB_MGR *m, int hash, const uint8_t *key, uint32_t length, imb_apart_key *to) noexcept
     void imb_chain_key(IMB_MGR *m, int hash, const uint8_t *key, imb_apart_key *to) noexcept
@@ -83,19 +105,22 @@ cdef extern from *:
     #include <stdlib.h>
     /* what is authenticated is contiguous with what is not on the wire only in a copy, where AH has ESN; one thread, one such packet at a time */
     static _Thread_local uint8_t imb_gathered[IMB_SCRATCH];
+    static inline void imb_prefetch(const void *p) { __builtin_prefetch(p, 0, 3); }
     """
     uint8_t *imb_gathered
+    void imb_prefetch(const void *p) noexcept nogil
 
 cdef extern from "stdlib.h" nogil:
     void *aligned_alloc(size_t alignment, size_t size) noexcept
-
-cdef extern from "openssl/crypto.h" nogil:
-    int CRYPTO_memcmp(const void *a, const void *b, size_t length) noexcept
 
 
 cdef enum:
     GROUP = 64               # operations at once
     TAG = 32                 # the longest ICV
+    AHEAD = 3                # operations whose keys are on their way from memory
+    OWN_CACHE = 1 << 21
+    ROUND_KEYS = 240
+    GCM_AT = 128             # of a gcm_key_data in an aead_key
 
 cdef struct aead_key:
     gcm_key_data *gcm        # behind this struct, 64-byte aligned
@@ -116,14 +141,14 @@ cdef inline void *take(size_t size) noexcept nogil:
 
 cdef void *aead_key_new(const engine_suite *suite, const uint8_t *keymat, bint seal) noexcept nogil:
     cdef IMB_MGR *m = imb_manager()
-    cdef aead_key *key = <aead_key *> take(128 + sizeof(gcm_key_data))
+    cdef aead_key *key = <aead_key *> take(GCM_AT + sizeof(gcm_key_data))
     if key == NULL or m == NULL:
         free(key)
         return NULL
-    key.size = 128 + sizeof(gcm_key_data)
+    key.size = GCM_AT + sizeof(gcm_key_data)
     key.key_length = suite.key_length
     key.icv_length = suite.icv_length
-    key.gcm = <gcm_key_data *> (<uint8_t *> key + 128)
+    key.gcm = <gcm_key_data *> (<uint8_t *> key + GCM_AT)
     if suite.seal == chacha_seal:
         memcpy(key.chacha, keymat, 32)
     else:
@@ -137,13 +162,44 @@ cdef void aead_key_free(void *key) noexcept nogil:
         free(key)
 
 
+cdef inline bint are_many(const crypto_op *ops, uint32_t n) noexcept nogil:
+    """Whether keys come from memory: most operations have another one than their neighbour, and they lie further apart than a core's own cache is large.
+    Then the keys of the next operations are asked for while this one runs; with few SAs that would cost more than it gains."""
+    cdef size_t low = <size_t> ops[0].key, high = low, at
+    cdef uint32_t i, changes = 0
+    for i in range(1, n):
+        at = <size_t> ops[i].key
+        changes += at != <size_t> ops[i - 1].key
+        low = at if at < low else low
+        high = at if at > high else high
+    return n >= AHEAD and changes > n // 2 and high - low > OWN_CACHE
+
+
+cdef inline void ask_for_key(const crypto_op *op) noexcept nogil:
+    """Round keys, and of the powers of H as many as the packet has use for: they stand behind the round keys, the first powers last."""
+    cdef const uint8_t *key = <const uint8_t *> op.key
+    cdef uint32_t at = GCM_AT, end = GCM_AT + sizeof(gcm_key_data), powers = op.length + 64
+    imb_prefetch(key)
+    while at < GCM_AT + ROUND_KEYS:
+        imb_prefetch(key + at)
+        at += 64
+    if powers < end - at:
+        at = (end - powers) & ~<uint32_t> 63
+    while at < end:
+        imb_prefetch(key + at)
+        at += 64
+
+
 cdef void gcm_seal(crypto_op *ops, uint32_t n) noexcept nogil:
     cdef IMB_MGR *m = imb_manager()
     cdef crypto_op *op
     cdef aead_key *key
     cdef uint32_t i
+    cdef bint many = are_many(ops, n)
     for i in range(n):
         op = &ops[i]
+        if many and i + AHEAD < n:
+            ask_for_key(&ops[i + AHEAD])
         key = <aead_key *> op.key
         op.ok = m != NULL
         if op.ok:
@@ -156,8 +212,11 @@ cdef void gcm_open(crypto_op *ops, uint32_t n) noexcept nogil:
     cdef aead_key *key
     cdef uint8_t tag[TAG]
     cdef uint32_t i
+    cdef bint many = are_many(ops, n)
     for i in range(n):
         op = &ops[i]
+        if many and i + AHEAD < n:
+            ask_for_key(&ops[i + AHEAD])
         key = <aead_key *> op.key
         op.ok = m != NULL
         if op.ok:
@@ -167,6 +226,9 @@ cdef void gcm_open(crypto_op *ops, uint32_t n) noexcept nogil:
 
 cdef inline void gmac(IMB_MGR *m, crypto_op *op, aead_key *key, uint8_t *tag) noexcept nogil:
     # the IV stands before the data, and is authenticated there
+    if op.tail_length == 0 and op.aad + op.aad_length == op.data - 8:
+        imb_gmac_whole(m, key.key_length, key.gcm, op.nonce, op.aad, op.aad_length + 8 + op.length, tag)
+        return
     imb_gmac(
         m, key.key_length, key.gcm, op.nonce, op.aad, op.aad_length, op.data - 8, op.length + 8, op.tail, op.tail_length, tag
     )
@@ -202,7 +264,7 @@ cdef void chacha_seal(crypto_op *ops, uint32_t n) noexcept nogil:
         op = &ops[i]
         op.ok = m != NULL
         if op.ok:
-            imb_chacha(m, (<aead_key *> op.key).chacha, op.data, op.length, op.nonce, op.aad, op.aad_length, op.icv, True)
+            op.ok = imb_chacha(m, (<aead_key *> op.key).chacha, op.data, op.length, op.nonce, op.aad, op.aad_length, op.icv, True)
 
 
 cdef void chacha_open(crypto_op *ops, uint32_t n) noexcept nogil:
@@ -214,8 +276,8 @@ cdef void chacha_open(crypto_op *ops, uint32_t n) noexcept nogil:
         op = &ops[i]
         op.ok = m != NULL
         if op.ok:
-            imb_chacha(m, (<aead_key *> op.key).chacha, op.data, op.length, op.nonce, op.aad, op.aad_length, tag, False)
-            op.ok = CRYPTO_memcmp(tag, op.icv, 16) == 0
+            op.ok = imb_chacha(m, (<aead_key *> op.key).chacha, op.data, op.length, op.nonce, op.aad, op.aad_length, tag, False)
+            op.ok = op.ok and CRYPTO_memcmp(tag, op.icv, 16) == 0
 
 
 # --- keys of the rest ---------------------------------------------------------------------------------------------------------------------------
@@ -237,8 +299,30 @@ cdef void *apart_key_new(const engine_suite *suite, const uint8_t *keymat, bint 
     return key
 
 
-cdef void apart_key_free(void *key) noexcept nogil:
+cdef void *mixed_key_new(const engine_suite *suite, const uint8_t *keymat, bint seal) noexcept nogil:
+    """As apart_key_new; and what libcrypto needs of a key where it has one packet to encrypt. Its hashes start from the same states as the jobs'."""
+    cdef imb_apart_key *key = <imb_apart_key *> apart_key_new(suite, keymat, seal)
+    cdef EVP_CIPHER_CTX *one
+    if key == NULL:
+        return NULL
+    key.with_libcrypto = 1
+    if not seal or suite.mode != IMB_CIPHER_CBC:
+        return key
+    key.one = one = EVP_CIPHER_CTX_new()
+    if (
+        one == NULL
+        or EVP_EncryptInit_ex2(one, <const EVP_CIPHER *> suite.cipher, keymat, NULL, NULL) <= 0
+        or EVP_CIPHER_CTX_set_padding(one, 0) <= 0
+    ):
+        apart_key_free(key)
+        return NULL
+    return key
+
+
+cdef void apart_key_free(void *p) noexcept nogil:
+    cdef imb_apart_key *key = <imb_apart_key *> p
     if key != NULL:
+        EVP_CIPHER_CTX_free(<EVP_CIPHER_CTX *> key.one)  # wipes the expanded key
         imb_clear_mem(key, sizeof(imb_apart_key))
         free(key)
 
@@ -323,62 +407,125 @@ cdef inline bint mac_apart(IMB_MGR *m, const crypto_op *op, uint8_t *tag) noexce
     return imb_hmac_apart(key, op.aad, op.aad_length, op.tail, op.tail_length, tag)
 
 
+cdef uint32_t run_hashes(IMB_MGR *m, crypto_op *ops, const uint8_t *which, uint32_t n, uint8_t (*tags)[TAG]) noexcept nogil:
+    """One burst; how many of it have their tag."""
+    cdef IMB_JOB jobs[GROUP]
+    cdef crypto_op *op
+    cdef uint32_t i
+    if n == 0:
+        return 0
+    for i in range(n):
+        op = &ops[which[i]]
+        memset(&jobs[i], 0, sizeof(IMB_JOB))
+        imb_fill_hash(&jobs[i], <imb_apart_key *> op.key, op.aad, op.aad_length + op.tail_length, tags[which[i]])
+    return imb_run_hashes(m, jobs, n, <imb_apart_key *> ops[which[0]].key)
+
+
+cdef uint32_t run_few_hashes(IMB_MGR *m, crypto_op *ops, const uint8_t *which, uint32_t n, uint8_t (*tags)[TAG]) noexcept nogil:
+    """Too few for the wide manager `m`."""
+    cdef const imb_apart_key *key = <imb_apart_key *> ops[which[0]].key
+    cdef const imb_plan *plan = imb_hash_plan(key.mac)
+    cdef IMB_MGR *narrow = NULL
+    cdef crypto_op *op
+    cdef uint32_t i
+    if n >= plan.narrow_from or (not key.with_libcrypto and plan.narrow_from <= GROUP):
+        narrow = imb_narrow_manager()
+    if narrow != NULL or not key.with_libcrypto:
+        return run_hashes(narrow if narrow != NULL else m, ops, which, n, tags)
+    for i in range(n):
+        op = &ops[which[i]]
+        imb_hmac_apart(<imb_apart_key *> op.key, op.aad, op.aad_length + op.tail_length, NULL, 0, tags[which[i]])
+    return n
+
+
+cdef uint32_t run_macs(IMB_MGR *m, crypto_op *ops, const uint8_t *which, uint32_t n, uint8_t (*tags)[TAG]) noexcept nogil:
+    """As run_hashes, for every kind of MAC and wherever it is fastest."""
+    cdef const imb_apart_key *key = <imb_apart_key *> ops[which[0]].key
+    cdef crypto_op *op
+    cdef uint32_t i, wide, completed = 0
+    if is_chain(key):
+        for i in range(n):
+            op = &ops[which[i]]
+            imb_fill_mac_job(imb_next_job(m), <imb_apart_key *> op.key, op.aad, op.aad_length + op.tail_length, tags[which[i]])
+            imb_submit(m, &completed)
+        imb_flush(m, &completed)
+        return completed
+    wide = imb_wide_part(imb_hash_plan(key.mac), n)
+    completed = run_hashes(m, ops, which, wide, tags)
+    if wide < n:
+        completed += run_few_hashes(m, ops, which + wide, n - wide, tags)
+    return completed
+
+
 cdef void mac_group(IMB_MGR *m, crypto_op *ops, uint32_t n, uint8_t (*tags)[TAG]) noexcept nogil:
     """The high half of ESN stands where the ICV is, until the tags are there; what stood there comes back."""
-    cdef IMB_JOB jobs[GROUP]
+    cdef uint8_t which[GROUP]
     cdef uint8_t saved[GROUP][4]
-    cdef imb_apart_key *key
     cdef crypto_op *op
-    cdef uint32_t i, used = 0, completed = 0
+    cdef uint32_t i, used = 0
+    cdef bint all_there = True
     for i in range(n):
         op = &ops[i]
-        key = <imb_apart_key *> op.key
         if not op.ok or not fits_a_job(op):
             continue
         if op.tail_length:
             memcpy(saved[i], op.icv, 4)
             memcpy(op.icv, op.tail, 4)
-        if is_chain(key):
-            imb_fill_mac_job(imb_next_job(m), key, op.aad, op.aad_length + op.tail_length, tags[i])
-            imb_submit(m, &completed)
-        else:
-            memset(&jobs[used], 0, sizeof(IMB_JOB))
-            imb_fill_hash(&jobs[used], key, op.aad, op.aad_length + op.tail_length, tags[i])
+        which[used] = <uint8_t> i
         used += 1
-    if used and is_chain(<imb_apart_key *> ops[0].key):
-        imb_flush(m, &completed)
-    elif used:
-        completed = imb_run_hashes(m, jobs, used, <imb_apart_key *> ops[0].key)
-    for i in range(n):
-        op = &ops[i]
-        if not op.ok:
-            continue
-        if not fits_a_job(op):
-            op.ok = mac_apart(m, op, tags[i])
-            continue
+    if used:
+        all_there = run_macs(m, ops, which, used, tags) == used
+    for i in range(used):
+        op = &ops[which[i]]
         if op.tail_length:
-            memcpy(op.icv, saved[i], 4)
-        op.ok = completed == used
+            memcpy(op.icv, saved[which[i]], 4)
+        op.ok = all_there
+    if used == n:
+        return
+    for i in range(n):
+        if ops[i].ok and not fits_a_job(&ops[i]):
+            ops[i].ok = mac_apart(m, &ops[i], tags[i])
+
+
+cdef inline bint encrypt_alone(crypto_op *op) noexcept nogil:
+    cdef EVP_CIPHER_CTX *ctx = <EVP_CIPHER_CTX *> (<imb_apart_key *> op.key).one
+    cdef int written = 0
+    return (
+        EVP_EncryptInit_ex2(ctx, NULL, NULL, op.nonce, NULL) > 0
+        and EVP_EncryptUpdate(ctx, op.data, &written, op.data, <int> op.length) > 0
+        and <uint32_t> written == op.length
+    )
 
 
 cdef void cipher_group(IMB_MGR *m, crypto_op *ops, uint32_t n, bint seal) noexcept nogil:
     cdef IMB_JOB jobs[GROUP]
+    cdef uint8_t which[GROUP]
     cdef imb_apart_key *key = <imb_apart_key *> ops[0].key
-    cdef uint32_t i, used = 0
+    cdef crypto_op *op
+    cdef uint32_t i, used = 0, alone = 0
+    cdef bint all_there = True
     if key.mode == IMB_CIPHER_NULL:
         return
     for i in range(n):
-        ops[i].ok = ops[i].ok and ops[i].length <= IMB_LONGEST
-        if not ops[i].ok or ops[i].length == 0:
+        op = &ops[i]
+        op.ok = op.ok and op.length <= IMB_LONGEST
+        if not op.ok or op.length == 0:
             continue
         if key.mode == IMB_CIPHER_CNTR:  # nonce, IV, and a block counter that starts at 1 (RFC 3686 section 4)
-            ops[i].nonce[12] = ops[i].nonce[13] = ops[i].nonce[14] = 0
-            ops[i].nonce[15] = 1
-        imb_fill_cipher(&jobs[used], <imb_apart_key *> ops[i].key, ops[i].data, ops[i].length, ops[i].nonce)
+            op.nonce[12] = op.nonce[13] = op.nonce[14] = 0
+            op.nonce[15] = 1
+        imb_fill_cipher(&jobs[used], <imb_apart_key *> op.key, op.data, op.length, op.nonce)
+        which[used] = <uint8_t> i
         used += 1
-    if used and imb_run_ciphers(m, jobs, used, key, seal) != used:
-        for i in range(n):
-            ops[i].ok = 0
+    if key.one != NULL:  # CBC encryption alone is a chain of each packet's own
+        alone = used - imb_wide_part(&imb_plan_cbc, used)
+        used -= alone
+    if used:
+        all_there = imb_run_ciphers(m, jobs, used, key, seal) == used
+    for i in range(used, used + alone):
+        ops[which[i]].ok = encrypt_alone(&ops[which[i]])
+    for i in range(used):
+        ops[which[i]].ok = all_there
 
 
 cdef void apart_seal(crypto_op *ops, uint32_t n) noexcept nogil:
@@ -418,6 +565,8 @@ MACS = {
 }
 MODES = {Mode.CBC: IMB_CIPHER_CBC, Mode.CTR: IMB_CIPHER_CNTR, Mode.NULL: IMB_CIPHER_NULL, Mode.CCM: IMB_CIPHER_CCM}
 
+ARCHITECTURES = {"": 1 << 16, "sse": IMB_ARCH_SSE, "avx2": IMB_ARCH_AVX2, "avx512": IMB_ARCH_AVX512}
+
 _names = []  # keeps the C strings alive
 
 
@@ -438,6 +587,7 @@ cdef bint fill(engine_suite *suite, row) except -1:
     suite.iv_kind = IV_RANDOM if cipher.mode is Mode.CBC else IV_NONE if cipher.mode is Mode.NULL else IV_SEQUENCE
     suite.is_aead = cipher.is_aead
     suite.iv_in_place = not cipher.is_aead or cipher.mode is Mode.GMAC
+    suite.keys_are_shared = 1
     # direct calls win at every batch size from AVX2 on; jobs need many packets at once, and lose to OpenSSL with few
     suite.priority = 200 if is_direct and imb_architecture >= IMB_ARCH_AVX2 else 50
     if is_direct:
@@ -454,16 +604,47 @@ cdef bint fill(engine_suite *suite, row) except -1:
     return True
 
 
+cdef bint fill_mixed(engine_suite *suite, const engine_suite *alone, row) except -1:
+    """The same by the number of packets, where that is worth it: with 256 bits or more, and an HMAC."""
+    if imb_architecture < IMB_ARCH_AVX2 or row.integrity is None or row.integrity.digest not in ("sha1", "sha256", "sha384", "sha512"):
+        return False
+    suite[0] = alone[0]
+    suite.engine = "ipsecmb+openssl"
+    suite.priority = 150
+    suite.is_choice = 1
+    suite.key_new = mixed_key_new
+    if row.encryption.mode is Mode.CBC:
+        suite.keys_are_shared = 0
+        suite.cipher = EVP_CIPHER_fetch(NULL, f"AES-{row.encryption.key_bytes * 8}-CBC".encode(), NULL)  # for good
+        return suite.cipher != NULL
+    return True
+
+
+cdef int most_architecture() except -1:
+    """What IPSEC_FAST_IPSECMB_ARCH allows; everything where it is not set."""
+    wanted = os.environ.get("IPSEC_FAST_IPSECMB_ARCH", "")
+    if wanted not in ARCHITECTURES:
+        raise UsageError(f"IPSEC_FAST_IPSECMB_ARCH={wanted}: it is {', '.join(filter(None, ARCHITECTURES))}, or not set")
+    return ARCHITECTURES[wanted]
+
+
 cdef void register_all() except *:
     names = esp_suite_names()
-    if not imb_start():
+    if not imb_start(most_architecture()):
         raise ImportError(f"ipsec-mb {library_version()} is of another version than this was built for, or this processor lacks AES-NI")
-    cdef engine_suite *suites = <engine_suite *> calloc(len(names), sizeof(engine_suite))  # for good
+    cdef engine_suite *suites = <engine_suite *> calloc(2 * len(names), sizeof(engine_suite))  # for good
+    cdef engine_suite *free_one = suites
     if suites == NULL:
         raise MemoryError
-    for i, name in enumerate(names):
-        if fill(&suites[<int> i], esp_suite(name)):
-            register_suite(&suites[<int> i])
+    for name in names:
+        row = esp_suite(name)
+        if not fill(free_one, row):
+            continue
+        register_suite(free_one)
+        free_one += 1
+        if fill_mixed(free_one, free_one - 1, row):
+            register_suite(free_one)
+            free_one += 1
 
 
 def library_version() -> str:

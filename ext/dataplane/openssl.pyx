@@ -20,17 +20,34 @@ cdef EVP_CIPHER *aes256_ctr = EVP_CIPHER_fetch(NULL, "AES-256-CTR", NULL)
 
 # --- IVs -----------------------------------------------------------------------------------------------------------------------------------------
 
+cdef extern from *:
+    """
+    #include <pthread.h>
+    static uint32_t iv_forks;
+    static void iv_note_fork(void) { iv_forks++; }
+    """
+    uint32_t iv_forks
+    void iv_note_fork() noexcept nogil
+
+cdef extern from "pthread.h" nogil:
+    int pthread_atfork(void (*before)() noexcept nogil, void (*parent)() noexcept nogil, void (*child)() noexcept nogil) noexcept
+
+if pthread_atfork(NULL, NULL, iv_note_fork) != 0:
+    raise MemoryError
+
 cdef struct iv_generator:
     EVP_CIPHER_CTX *ctx
+    uint32_t forks           # when its key was made
 
 
-cdef iv_generator *iv_generator_new() noexcept nogil:
+cdef const uint32_t *iv_fork_count() noexcept nogil:
+    return &iv_forks
+
+
+cdef int take_key(iv_generator *generator) noexcept nogil:
     cdef uint8_t seed[48]
-    cdef iv_generator *generator = <iv_generator *> OPENSSL_zalloc(sizeof(iv_generator))
     cdef int ok
-    if generator == NULL:
-        return NULL
-    generator.ctx = EVP_CIPHER_CTX_new()
+    generator.forks = iv_forks
     ok = (
         generator.ctx != NULL
         and aes256_ctr != NULL
@@ -38,7 +55,15 @@ cdef iv_generator *iv_generator_new() noexcept nogil:
         and EVP_EncryptInit_ex2(generator.ctx, aes256_ctr, seed, seed + 32, NULL) > 0
     )
     OPENSSL_cleanse(seed, 48)
-    if not ok:
+    return ok
+
+
+cdef iv_generator *iv_generator_new() noexcept nogil:
+    cdef iv_generator *generator = <iv_generator *> OPENSSL_zalloc(sizeof(iv_generator))
+    if generator == NULL:
+        return NULL
+    generator.ctx = EVP_CIPHER_CTX_new()
+    if not take_key(generator):
         iv_generator_free(generator)
         return NULL
     return generator
@@ -52,6 +77,8 @@ cdef void iv_generator_free(iv_generator *generator) noexcept nogil:
 
 cdef bint iv_generator_fill(iv_generator *generator, uint8_t *out, uint32_t length) noexcept nogil:
     cdef int written
+    if generator.forks != iv_forks and not take_key(generator):
+        return False
     memset(out, 0, length)
     return EVP_EncryptUpdate(generator.ctx, out, &written, out, <int> length) > 0
 
@@ -109,6 +136,7 @@ cdef bint fill_work(engine_suite *suite, row) except -1:
         return True
     suite.mode, suite.mac = MODES[cipher.mode], MACS[row.integrity.digest]
     suite.mac_key_length = row.integrity.key_bytes
+    suite.keys_are_shared = cipher.mode is Mode.NULL and row.integrity.digest not in ("xcbc", "cmac")  # states that are copied
     suite.mac_cipher = fetched("AES-128-CBC")
     suite.key_new, suite.key_free, suite.seal, suite.open = combined_key_new, combined_key_free, combined_seal, combined_open
     return suite.mac_cipher != NULL

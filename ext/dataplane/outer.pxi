@@ -14,20 +14,10 @@ cdef inline void write_outer(esp_sa *sa, uint8_t *header, uint32_t total, const 
     cdef uint8_t tos = outer_tos(sa, ip_tos(inner))
     cdef bint is_v4 = inner[0] >> 4 == 4
     cdef uint8_t ttl = inner[8] if is_v4 else inner[7]
-    cdef uint16_t check
-    memcpy(header, sa.outer_header, sa.outer_length)
     if sa.outer == OUTER_IPV4:
-        header[1] = tos
-        store_be16(header + 2, <uint16_t> total)
-        sa.outer_id += 1
-        store_be16(header + 4, sa.outer_id)
-        if sa.rules & RULE_DF_COPY:
-            header[6] = inner[6] & 0x40 if is_v4 else 0x40  # nobody on the way may cut an IPv6 packet
-        if sa.rules & RULE_TTL_COPY and ttl:
-            header[8] = ttl
-        check = csum_ipv4_header(header, 20)
-        memcpy(header + 10, &check, 2)
+        write_outer4(sa, header, total, tos, ttl, inner[6] & 0x40 if is_v4 else 0x40)
     else:
+        memcpy(header, sa.outer_header, 40)
         header[0] |= tos >> 4
         header[1] |= <uint8_t> (tos << 4)
         if sa.rules & RULE_LABEL_COPY:
@@ -36,7 +26,28 @@ cdef inline void write_outer(esp_sa *sa, uint8_t *header, uint32_t total, const 
             header[7] = ttl
         store_be16(header + 4, <uint16_t> (total - 40))
     if sa.encap:
+        memcpy(header + ip_length, sa.outer_header + ip_length, 8)
         store_be16(header + ip_length + 4, <uint16_t> (total - ip_length))
+
+
+cdef inline void write_outer4(esp_sa *sa, uint8_t *header, uint32_t total, uint8_t tos, uint8_t ttl, uint32_t df) noexcept nogil:
+    # in whole words, and the checksum from the same values: read back from bytes just written they would wait for the store buffer
+    cdef const uint8_t *template = sa.outer_header
+    cdef uint32_t first = <uint32_t> template[0] << 24 | <uint32_t> tos << 16 | <uint32_t> <uint16_t> total, second, third, i
+    cdef uint32_t flags = load_be16(template + 6)
+    cdef uint64_t sum
+    sa.outer_id += 1
+    if sa.rules & RULE_DF_COPY:
+        flags = df << 8  # nobody on the way may cut an IPv6 packet
+    if not (sa.rules & RULE_TTL_COPY and ttl):
+        ttl = template[8]
+    second = <uint32_t> sa.outer_id << 16 | flags
+    third = <uint32_t> ttl << 24 | <uint32_t> template[9] << 16
+    sum = <uint64_t> first + second + third + load_be32(template + 12) + load_be32(template + 16)
+    store_be32(header, first)
+    store_be32(header + 4, second)
+    store_be32(header + 8, third | <uint16_t> ~csum_fold(sum))
+    memcpy(header + 12, template + 12, 8)
 
 
 cdef inline void write_udp6_checksum(uint8_t *packet, uint32_t udp_at, uint32_t total) noexcept nogil:

@@ -22,7 +22,7 @@ from ipsec_fast.dataplane.esp cimport (
 from ipsec_fast.dataplane.sad cimport (
     MODE_TUNNEL, PROTOCOL_AH, PROTOCOL_ESP, SA, SA_INBOUND, SA_OUTBOUND, coarse_ns, esp_sa, leave, sa_check_time, sa_note_use, try_enter
 )
-from ipsec_fast.dataplane.sad_table cimport SAD, sad_assign, sad_table
+from ipsec_fast.dataplane.sad_table cimport SAD, sad_assign, sad_prefetch, sad_table
 from ipsec_fast.dataplane.status cimport VERDICT_OK
 from ipsec_fast.errors import StateError, UsageError
 
@@ -52,6 +52,9 @@ cdef int calls = 1
 
 _ELEMENTS = {1: ("u8", (b"B", b"b", b"c")), 4: ("u32", (b"I", b"L", b"i", b"l")), 8: ("u64", (b"Q", b"L", b"q", b"l"))}
 
+
+cdef enum:
+    AHEAD = 8                # SAs that are on their way from memory while one is entered
 
 # codes of `describe`: which packet, and why not
 cdef enum:
@@ -187,6 +190,15 @@ cdef inline uint64_t tell_time(PacketBatch batch) noexcept:
     return now
 
 
+cdef inline void prefetch_sa(const esp_sa *sa) noexcept nogil:
+    """What is read of an SA for each packet, and for each call."""
+    sad_prefetch(sa)
+    sad_prefetch(&sa.hard_limit)
+    sad_prefetch(&sa.busy)
+    sad_prefetch(&sa.protocol)
+    sad_prefetch(&sa.hard_at_ns)
+
+
 cdef object run(PacketBatch batch, int direction, bint dummies=False):
     cdef misfit found
     cdef uint32_t good = 0
@@ -197,18 +209,20 @@ cdef object run(PacketBatch batch, int direction, bint dummies=False):
     now = tell_time(batch)
     try:
         while entered < batch.distinct_count:
+            if entered + AHEAD < batch.distinct_count:
+                prefetch_sa(batch.distinct[entered + AHEAD])
             if not try_enter(&batch.distinct[entered].busy):
                 raise StateError("an SA of this batch is in use by another thread: one thread numbers, or accepts for, an SA")
             entered += 1
             sa_check_time(batch.distinct[entered - 1], now)
             if batch.distinct[entered - 1].direction != direction:
                 raise UsageError("protect takes outbound SAs, unprotect inbound ones; this batch holds one of the other kind")
-        with nogil:
+        with nogil:  # once: to let go of the GIL and take it again costs what some packets do
             found = load_packets(batch, dummies)
+            if found.code == FITS:
+                run_kernels(batch, direction, dummies)
+                good = store_results(batch)
         check_fit(batch, found)
-        with nogil:
-            run_kernels(batch, direction, dummies)
-            good = store_results(batch)
     finally:
         while entered > 0:
             entered -= 1
@@ -227,28 +241,28 @@ cdef object run_found(PacketBatch batch):
     cdef bint bare = batch.sad.bare
     cdef uint32_t good = 0
     cdef int who
-    cdef bint alone
+    cdef bint alone = True
     cdef uint64_t now
     if not try_enter(&batch.busy):
         raise StateError("this batch is in use by another thread")
     now = tell_time(batch)
     try:
-        with nogil:
-            found = load_packets(batch, False)
-        check_fit(batch, found)
         calls = calls + 1 if calls < 0x7FFFFFFF else 2
         who = calls
         slot = epoch_join()
         with nogil:
             epoch_enter(slot)
-            sad_assign(<sad_table *> load_pointer(current), bare, batch.packets, batch.n)
-            alone = enter_found(batch, who, now)
-            if alone:
-                run_kernels(batch, SA_INBOUND, False)
-                good = store_results(batch)
-            leave_found(batch, now)
+            found = load_packets(batch, False)
+            if found.code == FITS:
+                sad_assign(<sad_table *> load_pointer(current), bare, batch.packets, batch.n)
+                alone = enter_found(batch, who, now)
+                if alone:
+                    run_kernels(batch, SA_INBOUND, False)
+                    good = store_results(batch)
+                leave_found(batch, now)
         epoch_leave(slot)
         retire(None)
+        check_fit(batch, found)
     finally:
         leave(&batch.busy)
     if not alone:
@@ -311,54 +325,66 @@ cdef void run_kernels(PacketBatch batch, int direction, bint dummies) noexcept n
 cdef misfit load_packets(PacketBatch batch, bint dummies) noexcept nogil:
     # offsets and lengths are read once: what was checked is what runs
     cdef uint8_t *base = <uint8_t *> batch.views[0].buf
-    cdef uint64_t size = <uint64_t> batch.views[0].len, start, end, last_end = 0, first, behind
+    cdef uint64_t size = <uint64_t> batch.views[0].len, start, end, last_end = 0, before = 0, behind = 0
     cdef const uint32_t *offsets = <const uint32_t *> batch.views[1].buf
     cdef const uint32_t *lengths = <const uint32_t *> batch.views[2].buf
-    cdef uint32_t i
-    cdef esp_sa *sa
+    cdef uint32_t i, n = batch.n
+    cdef esp_sa **sas = batch.sas
+    cdef esp_packet *packets = batch.packets
+    cdef esp_sa *sa = NULL
     cdef bint sorted_regions = True
     cdef misfit found
     found.code, found.index = FITS, 0
-    for i in range(batch.n):
-        sa = batch.sas[i]
+    for i in range(n):
+        if sas[i] != sa:
+            sa = sas[i]
+            before = behind = 0
+            if sa != NULL and sa.direction == SA_OUTBOUND:
+                before, behind = sa.headroom, sa.tailroom
         start = offsets[i]
         end = start + lengths[i]
+        packets[i].data = base + start
+        packets[i].length = <uint32_t> (end - start)
+        packets[i].sa = sa
         found.index = i
         if end > size:
             found.code = OUTSIDE
             return found
-        batch.packets[i].data = base + start
-        batch.packets[i].length = <uint32_t> (end - start)
-        batch.packets[i].sa = sa
-        first, behind = start, end
-        if sa != NULL and sa.direction == SA_OUTBOUND and (end > start or dummies):
-            if start < sa.headroom:
-                found.code = NO_HEADROOM
-                return found
-            if end + sa.tailroom > size:
-                found.code = NO_TAILROOM
-                return found
-            first -= sa.headroom
-            behind += sa.tailroom
-        if behind > first:
-            sorted_regions = sorted_regions and first >= last_end
-            last_end = behind
-        batch.regions[i] = first << 32 | behind
+        if end == start and not dummies:  # nothing is there, and nothing will be
+            continue
+        if start < before:
+            found.code = NO_HEADROOM
+            return found
+        if end + behind > size:
+            found.code = NO_TAILROOM
+            return found
+        if start - before < last_end:
+            sorted_regions = False
+        last_end = end + behind
     if not sorted_regions:
-        found.index = find_overlap(batch)
-        if found.index < batch.n:
+        found.index = find_overlap(batch, dummies)
+        if found.index < n:
             found.code = OVERLAP
     return found
 
 
-cdef uint32_t find_overlap(PacketBatch batch) noexcept nogil:
+cdef uint32_t find_overlap(PacketBatch batch, bint dummies) noexcept nogil:
     # the rank, by offset, of a packet that reaches into the one before; n if there is none
-    cdef uint32_t i
-    cdef uint64_t last_end = 0
-    qsort(batch.regions, batch.n, sizeof(uint64_t), compare_u64)
+    cdef uint32_t i, count = 0
+    cdef uint64_t start, end, last_end = 0
+    cdef esp_sa *sa
     for i in range(batch.n):
-        if batch.regions[i] >> 32 == <uint32_t> batch.regions[i]:
+        sa = batch.packets[i].sa
+        start = <uint64_t> (batch.packets[i].data - <uint8_t *> batch.views[0].buf)
+        end = start + batch.packets[i].length
+        if end == start and not dummies:
             continue
+        if sa != NULL and sa.direction == SA_OUTBOUND:
+            start, end = start - sa.headroom, end + sa.tailroom
+        batch.regions[count] = start << 32 | end
+        count += 1
+    qsort(batch.regions, count, sizeof(uint64_t), compare_u64)
+    for i in range(count):
         if batch.regions[i] >> 32 < last_end:
             return i
         last_end = <uint32_t> batch.regions[i]
@@ -387,10 +413,11 @@ cdef uint32_t store_results(PacketBatch batch) noexcept nogil:
     cdef uint32_t *lengths = <uint32_t *> batch.views[2].buf
     cdef uint8_t *verdicts = <uint8_t *> batch.views[3].buf
     cdef uint64_t *tags = <uint64_t *> batch.views[4].buf if batch.held == 5 else NULL
-    cdef uint32_t i, good = 0
+    cdef uint32_t i, n = batch.n, good = 0
+    cdef esp_packet *packets = batch.packets
     cdef esp_packet *packet
-    for i in range(batch.n):
-        packet = &batch.packets[i]
+    for i in range(n):
+        packet = &packets[i]
         if packet.sa == NULL:
             packet.verdict = packet.flags  # why there is none
         if tags != NULL:

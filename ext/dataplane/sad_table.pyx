@@ -48,6 +48,7 @@ cdef enum:
     ADDRESS_SEED = 3
     UDP_PROTOCOL = 17
     SEEDS_PER_SIZE = 4       # tried before the table is doubled
+    MANY_BUCKETS = 1023      # of 1000 SAs or more: what few SAs need is in a cache already
 
 _PROTOCOLS = {50: "ESP", 51: "AH"}
 
@@ -210,7 +211,21 @@ cdef void sad_assign(const sad_table *table, bint bare, esp_packet *packets, uin
                 sad_prefetch(packet.sa)
                 sad_prefetch(<const uint8_t *> packet.sa + 64)
                 sad_prefetch(<const uint8_t *> packet.sa + 128)
+        if table.spi_mask >= MANY_BUCKETS:
+            for i in range(count):
+                if packets[start + i].flags == VERDICT_OK and packets[start + i].sa is not NULL:
+                    prefetch_behind(packets[start + i].sa)
         start += count
+
+
+cdef inline void prefetch_behind(const esp_sa *sa) noexcept nogil:
+    """What the kernels read through an SA: its window, and of its key what says where the rest is (the engine asks for that)."""
+    sad_prefetch(sa.window)
+    sad_prefetch(<const uint8_t *> sa.window + 64)
+    sad_prefetch(<const uint8_t *> sa.window + 128)
+    sad_prefetch(sa.key)
+    sad_prefetch(&sa.protocol)
+    sad_prefetch(&sa.hard_at_ns)
 
 
 # --- the tables ------------------------------------------------------------------------------------------------------------------------------------

@@ -1,8 +1,9 @@
-"""The measurement of `ipsec-fast bench esp`: what a packet costs, called from Python as an embedder calls.
+"""The measurement of `ipsec-fast bench esp`: what a packet of ESP or AH costs, called from Python as an embedder calls.
 
 Ours and the bare engine take turns, batch by batch, and the medians are compared, so that a busy machine hurts both
 alike. One core, no I/O; what is sealed in place is put back off the clock. `ratio` is ns_per_packet / raw_ns_per_packet:
-1.0 would mean that everything but the cipher is free. Called by: the package's face, bench/.
+1.0 would mean that everything but the cipher is free. AH's rows are called `ah-sha256` and so on. Called by: the package's
+face, bench/.
 """
 
 from __future__ import annotations
@@ -10,10 +11,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
-from ..algorithms import esp_suite, esp_suite_names
+from ..algorithms import ah_suite, ah_suite_names, esp_suite, esp_suite_names
 from ..dataplane.packet import PacketBatch, protect, unprotect
 from ..dataplane.raw import RawBatch
 from ..dataplane.sad import SA
@@ -31,6 +33,7 @@ USUAL = (
     "aes128-sha256",
     "aes256-sha256",
 )
+AH = "ah-"
 BEFORE, BEHIND = 128, 64  # room round a packet in its slot
 
 
@@ -57,9 +60,7 @@ class EspCase:
     """`batch` slots of one packet size, and the steps that put a batch back to what it was."""
 
     def __init__(self, algorithm: str, packet_bytes: int, batch: int, engine: str) -> None:
-        key = bytes(range(esp_suite(algorithm).keymat_bytes))
-        self.out = SA("out", 0x1001, algorithm, key, engine=engine)
-        self.into = SA("in", 0x1001, algorithm, key, engine=engine)
+        self.out, self.into = make_sa("out", algorithm, engine), make_sa("in", algorithm, engine)
         self.length, self.batch = packet_bytes, batch
         stride = ((BEFORE + packet_bytes + BEHIND + 63) // 64) | 1  # an odd number of cache lines apart
         self.buffer = np.zeros(stride * 64 * batch, np.uint8)
@@ -68,14 +69,15 @@ class EspCase:
         self.verdicts = np.zeros(batch, np.uint8)
         self.sealing = PacketBatch(self.buffer, self.offsets, self.lengths, self.out, self.verdicts)
         self.opening = PacketBatch(self.buffer, self.offsets, self.lengths, self.into, self.verdicts)
-        self.header = np.frombuffer(b"\x45\0" + packet_bytes.to_bytes(2, "big") + bytes(16), np.uint8)
-        self.header_at = self.starts[:, None] + np.arange(20, dtype=np.uint32)
+        self.plain = self.buffer.copy()
+        header = np.frombuffer(b"\x45\0" + packet_bytes.to_bytes(2, "big") + bytes(16), np.uint8)
+        self.plain[self.starts[:, None] + np.arange(20, dtype=np.uint32)] = header
 
     def fill(self) -> None:
-        """Plaintext packets in every slot (behind the header stands what the last round left)."""
-        self.buffer[self.header_at] = self.header
-        self.offsets[:] = self.starts
-        self.lengths[:] = self.length
+        """Plaintext packets in every slot, all of it written anew: RawBatch does the same before it starts its clock."""
+        np.copyto(self.buffer, self.plain)
+        np.copyto(self.offsets, self.starts)
+        self.lengths.fill(self.length)
 
     def fill_sealed(self) -> None:
         self.fill()
@@ -108,6 +110,42 @@ class EspCase:
         return taken
 
 
+def make_sa(direction: Literal["out", "in"], algorithm: str, engine: str) -> SA:
+    """ESP starts at its own header; AH is behind an IPv4 header, for it covers that."""
+    if not algorithm.startswith(AH):
+        return SA(direction, 0x1001, algorithm, bytes(range(esp_suite(algorithm).keymat_bytes)), engine=engine)
+    suite = ah_suite(algorithm.removeprefix(AH))
+    key = bytes(range(suite.keymat_bytes))
+    return SA(direction, 0x1001, suite.name, key, protocol="ah", engine=engine, src="192.0.2.1", dst="192.0.2.2")
+
+
+def make_raw(algorithm: str, packet_bytes: int, batch: int, direction: str, engine: str) -> RawBatch:
+    """The bare engine on the same layout."""
+    is_ah = algorithm.startswith(AH)
+    kernel = ah_suite(algorithm.removeprefix(AH)).kernel if is_ah else algorithm
+    return RawBatch(kernel, packet_bytes, batch, direction == "out", engine, is_ah)
+
+
+def names_of(wanted: Iterable[str]) -> list[str]:
+    """As we spell them; `all` is every algorithm, none the usual ones; raises AlgorithmError."""
+    found = list(wanted) or [*USUAL, f"{AH}sha256"]
+    if "all" in found:
+        return [*esp_suite_names(), *(AH + name for name in ah_suite_names())]
+    return [
+        AH + ah_suite(name.removeprefix(AH)).name if name.startswith(AH) else esp_suite(name).name for name in found
+    ]
+
+
+def call_overhead_ns(seconds: float = 0.2) -> float:
+    """What a call from Python costs beside its packets' cipher: one packet of 64 bytes, less the bare engine; the dearer direction's."""
+    case = EspCase("aes128gcm16", 64, 1, "auto")
+    costs = []
+    for direction, ours in (("out", case.seal), ("in", case.open)):
+        own, bare = take_turns([ours, make_raw("aes128gcm16", 64, 1, direction, "auto").run], seconds)
+        costs.append(own.median - bare.median)
+    return round(max(costs), 1)
+
+
 def run_bench_esp(
     algorithms: Iterable[str] = (),
     sizes: Sequence[int] = DEFAULT_SIZES,
@@ -119,8 +157,7 @@ def run_bench_esp(
 ) -> list[Result]:
     """Each algorithm x direction x size x batch, `seconds` each; raises AlgorithmError, UsageError. `all` names every algorithm."""
     results = []
-    wanted = list(algorithms) or list(USUAL)
-    names = list(esp_suite_names()) if "all" in wanted else [esp_suite(name).name for name in wanted]
+    names = names_of(algorithms)
     if (
         not 0 < seconds <= 600
         or any(not 20 <= size <= 65000 for size in sizes)
@@ -136,7 +173,7 @@ def run_bench_esp(
             for size in sizes:
                 for batch in batches:
                     case = EspCase(name, size, batch, engine)
-                    raw = RawBatch(name, size, batch, direction == "out", engine)
+                    raw = make_raw(name, size, batch, direction, engine)
                     own, bare = take_turns([case.seal if direction == "out" else case.open, raw.run], seconds)
                     result = Result(
                         direction,

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from .esp import DEFAULT_BATCHES, DEFAULT_SIZES, Result, run_bench_esp
+from .esp import DEFAULT_BATCHES, DEFAULT_SIZES, Result, call_overhead_ns, run_bench_esp
 from .machine import describe, machine
 from .progress import Meter
 from .report import Bar, Chart, Report, check_report, write_report
@@ -36,8 +36,12 @@ def main(arguments: argparse.Namespace) -> int:
             on_result=shown.add,
             on_plan=meter.expect,
         )
+        overhead = call_overhead_ns(SECONDS if arguments.seconds is None else arguments.seconds)
     if arguments.json:
-        print(json.dumps({"machine": where, "results": [asdict(result) for result in results]}, indent=1))
+        rows = [asdict(result) for result in results]
+        print(json.dumps({"machine": where, "call_overhead_ns": overhead, "results": rows}, indent=1))
+    else:
+        print(f"a call from Python costs {overhead:.0f} ns beside its packets")
     write_report(arguments, report_of(results), where)
     return 0
 

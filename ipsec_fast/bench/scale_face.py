@@ -13,7 +13,10 @@ from .progress import Meter
 from .report import Bar, Chart, Report, check_report, write_report
 from .scale import BATCH, DEFAULT_ALGORITHM, DEFAULT_COUNTS, Result, run_bench_sa_scale
 
-HEAD = f"{'SAs':>7} {'lookup ns':>9} {'ratio':>6} {'one by one':>10} {'ratio':>6} {'ESP ns':>7} {'ratio':>6} {'bytes/SA':>8} {'rows':>4}"
+HEAD = (
+    f"{'SAs':>7} {'lookup ns':>9} {'ratio':>6} {'one by one':>10} {'ratio':>6} {'in ns':>7} {'ratio':>6} "
+    f"{'out ns':>7} {'ratio':>6} {'bytes/SA':>8} {'rows':>4}"
+)
 
 
 def main(arguments: argparse.Namespace) -> int:
@@ -47,7 +50,8 @@ def main(arguments: argparse.Namespace) -> int:
 def _row(row: Result) -> str:
     return (
         f"{row.sas:7} {row.lookup_ns:9.2f} {row.lookup_ratio:6.2f} {row.single_lookup_ns:10.2f} {row.single_lookup_ratio:6.2f} "
-        f"{row.esp_ns_per_packet:7.1f} {row.esp_ratio:6.2f} {row.bytes_per_sa or '-':>8} {row.longest_search:4}"
+        f"{row.esp_ns_per_packet:7.1f} {row.esp_ratio:6.2f} {row.esp_out_ns_per_packet:7.1f} {row.esp_out_ratio:6.2f} "
+        f"{row.bytes_per_sa or '-':>8} {row.longest_search:4}"
     )
 
 
@@ -57,14 +61,17 @@ def report_of(results: Sequence[Result]) -> Report:
         "64 at a time": [Bar(row.lookup_ns) for row in results],
         "one by one": [Bar(row.single_lookup_ns) for row in results],
     }
-    esp = {"with its lookup": [Bar(row.esp_ns_per_packet) for row in results]}
+    esp = {
+        "in, with its lookup": [Bar(row.esp_ns_per_packet) for row in results],
+        "out": [Bar(row.esp_out_ns_per_packet) for row in results],
+    }
     fields = list(asdict(results[0]))
     return Report(
         "A packet among many SAs, in random order",
         f"{results[0].algorithm} on {results[0].engine}, inner packets of {results[0].packet_bytes} bytes, batch {BATCH}, one core.",
         [
             Chart("Finding the SA by its SPI", "ns per packet, the fastest pass", names, lookups, digits=2),
-            Chart("ESP, inbound, from Python", "ns per packet, median", names, esp, beside=True),
+            Chart("ESP from Python", "ns per packet, median", names, esp, beside=True),
         ],
         fields,
         [[asdict(row)[name] for name in fields] for row in results],

@@ -28,9 +28,10 @@ ctypedef void *(*key_new_fn)(const engine_suite *suite, const uint8_t *keymat, b
 ctypedef void (*key_free_fn)(void *key) noexcept nogil
 ctypedef void (*crypto_fn)(crypto_op *ops, uint32_t n) noexcept nogil
 
-# One algorithm on one engine. `seal` and `open` take ops of this suite only; keys may differ from op to op, each used by one thread at a time.
+# One algorithm on one engine. `seal` and `open` take ops of this suite only; keys may differ from op to op. Any thread may make, use and free a key; only
+# where `keys_are_shared` may several use one key at the same time (each with ops of its own): the others hold a context that each packet re-arms.
 cdef struct engine_suite:
-    const char *engine       # "openssl"
+    const char *engine       # "openssl"; what SA.engine says
     const char *name         # as in strongSwan proposals
     int priority             # the highest wins where the engine is "auto"
     uint32_t keymat_length   # cipher key, salt, integrity key
@@ -42,6 +43,8 @@ cdef struct engine_suite:
     uint32_t align           # of payload, padding and trailer together
     uint32_t is_aead         # the AAD is the ESP header; otherwise header, IV and data are authenticated as they stand
     uint32_t iv_in_place     # the IV is authenticated where it stands, right before the data (not by GCM, CCM, ChaCha20: it is in their nonce)
+    uint32_t keys_are_shared # seal and open only read them
+    uint32_t is_choice       # goes by the number of packets; found by "auto" alone, and no engine of its own
     const void *cipher       # the engine's own, as are the next four
     const void *mac_cipher
     uint32_t mode

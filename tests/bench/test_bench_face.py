@@ -8,6 +8,7 @@ import json
 import pytest
 
 from ipsec_fast import bench
+from ipsec_fast.algorithms import ah_suite_names
 from ipsec_fast.bench.esp import run_bench_esp
 from ipsec_fast.errors import AlgorithmError, UsageError
 
@@ -46,13 +47,14 @@ def test_impossible_sizes_are_refused(wrong):
 
 
 def test_json_is_one_document_with_the_fixed_fields(capsys):
-    words = "esp --json --seconds 0.001 --algorithm aes128gcm16 --algorithm aes128-sha256 --size 64 --batch 4"
+    words = "esp --json --seconds 0.001 --algorithm aes128gcm16 --algorithm ah-sha256 --size 64 --batch 4"
     assert bench.main(parse(*words.split())) == 0
     document = json.loads(capsys.readouterr().out)
-    assert set(document) == {"machine", "results"}
+    assert set(document) == {"machine", "call_overhead_ns", "results"}
+    assert document["call_overhead_ns"] > 0
     assert set(document["machine"]) == {"cpu", "cores", "kernel", "python", "openssl", "ipsecmb"}
     assert [(r["direction"], r["algorithm"]) for r in document["results"]] == [
-        ("out", "aes128gcm16"), ("in", "aes128gcm16"), ("out", "aes128-sha256"), ("in", "aes128-sha256"),
+        ("out", "aes128gcm16"), ("in", "aes128gcm16"), ("out", "ah-sha256"), ("in", "ah-sha256"),
     ]  # fmt: skip
     for row in document["results"]:
         assert set(row) == FIELDS
@@ -67,5 +69,19 @@ def test_table_has_a_row_per_result(capsys):
         == 0
     )
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 4
+    assert len(lines) == 5
     assert lines[2].startswith("out aes256gcm16")
+    assert lines[4].startswith("a call from Python costs ")
+
+
+@pytest.mark.parametrize("algorithm", ah_suite_names())
+def test_the_bare_engine_opens_what_it_sealed_for_ah_too(algorithm):
+    """A row whose raw side failed early would flatter nobody but the kernels' rivals."""
+    row_out, row_in = run_bench_esp([f"ah-{algorithm}"], [64, 1400][:1], [4], 0.001)
+    assert (row_out.direction, row_in.direction) == ("out", "in")
+    assert row_out.algorithm == row_in.algorithm == f"ah-{algorithm}"
+
+
+def test_an_unknown_name_of_ah_is_refused():
+    with pytest.raises(AlgorithmError, match=r"AH.*sha256"):
+        run_bench_esp(["ah-rot13"])

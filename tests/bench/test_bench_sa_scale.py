@@ -14,7 +14,8 @@ from ipsec_fast.bench.scale import run_bench_sa_scale
 from ipsec_fast.errors import IpsecFastError, UsageError
 
 FIELDS = {
-    "sas", "lookup_ns", "lookup_ratio", "single_lookup_ns", "single_lookup_ratio", "esp_ns_per_packet", "esp_ratio", "bytes_per_sa",
+    "sas", "lookup_ns", "lookup_ratio", "single_lookup_ns", "single_lookup_ratio", "esp_ns_per_packet", "esp_ratio",
+    "esp_out_ns_per_packet", "esp_out_ratio", "bytes_per_sa",
     "longest_search", "algorithm", "engine", "packet_bytes",
 }  # fmt: skip
 SMALL = "sa-scale --seconds 0.01 --sas 10 --sas 1000 --size 64"
@@ -59,7 +60,10 @@ def test_json_is_one_document_with_the_fixed_fields(capsys):
         assert row["longest_search"] <= 64
         assert (row["algorithm"], row["engine"], row["packet_bytes"]) == ("aes128gcm16", "openssl", 64)
     first, second = document["results"]
-    assert first["lookup_ratio"] == first["esp_ratio"] == 1.0
+    assert first["lookup_ratio"] == first["esp_ratio"] == first["esp_out_ratio"] == 1.0
+    assert second["esp_out_ratio"] == pytest.approx(
+        second["esp_out_ns_per_packet"] / first["esp_out_ns_per_packet"], rel=0.02
+    )
     assert second["esp_ratio"] == pytest.approx(second["esp_ns_per_packet"] / first["esp_ns_per_packet"], rel=0.02)
     assert first["bytes_per_sa"] is None  # of so few nothing can be said
 

@@ -113,7 +113,8 @@ void free_mb_mgr(unsigned char *manager)
 def test_the_manager_of_a_thread_that_ends_is_wiped(tmp_path):
     lines = run_with(WATCH, WIPED, tmp_path).split()
     assert lines[0] == "dirty"  # the one that the processor was asked with; it never saw a key
-    assert lines[1:] == ["clean", "done"]
+    # one for few packets at once too, where the processor has instructions for SHA
+    assert lines[1:] == ["clean"] * (1 + (" sha_ni" in Path("/proc/cpuinfo").read_text())) + ["done"]
 
 
 KEYS_LEFT = """
@@ -164,7 +165,7 @@ print(found)
 
 
 @pytest.mark.skipif("IPSEC_FAST_SANITIZED" in os.environ, reason="the sanitizer's own memory is too large to search")
-@pytest.mark.parametrize("name", engine.engines())
+@pytest.mark.parametrize("name", [*engine.engines(), "auto"])
 @pytest.mark.parametrize(
     "algorithm", ["aes128gcm16", "aes256ccm16", "aes128-sha256", "aes256ctr-aescmac", "chacha20poly1305"]
 )

@@ -19,6 +19,7 @@ from ipsec_fast.dataplane import engine
 
 ENGINES = engine.engines()
 ON_ENGINES = [(name, suite) for name, suites in ENGINES.items() for suite in suites]
+ON_ENGINES += [("auto", suite) for suite in ENGINES["openssl"] if "-sha" in suite]  # goes by the number of packets
 LIBC = ctypes.CDLL(None, use_errno=True)
 PAGE = mmap.PAGESIZE
 # neighbours in a batch differ, so that lanes end at different times

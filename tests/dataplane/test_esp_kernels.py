@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import struct
+import subprocess
+import sys
 
 import pytest
 from kernel_packets import (
@@ -289,6 +291,36 @@ def test_cbc_ivs_never_repeat_and_do_not_follow_from_the_last_packet(algorithm):
     ones = sum(int.from_bytes(iv, "big").bit_count() for iv in ivs)
     mean, spread = len(ivs) * 64, (len(ivs) * 32) ** 0.5  # binomial(128 n, 1/2)
     assert abs(ones - mean) < 6 * spread
+
+
+def test_a_child_of_fork_has_ivs_of_its_own():
+    """It inherits the keystream of the batch, and may use none of it."""
+    script = """
+import os, sys
+import numpy as np
+from ipsec_fast import SA, PacketBatch, protect
+def ivs(count):
+    found = []
+    for _ in range(count):
+        offsets[0], lengths[0] = 64, 20
+        buffer[64:84] = list(bytes.fromhex("45000014") + bytes(16))
+        assert protect(batch) == 1
+        found.append(bytes(buffer[offsets[0] + 8 : offsets[0] + 24]).hex())
+    return found
+buffer, offsets, lengths = np.zeros(256, np.uint8), np.array([64], np.uint32), np.array([20], np.uint32)
+batch = PacketBatch(buffer, offsets, lengths, SA("out", 300, "aes128-sha256", bytes(48)), np.zeros(1, np.uint8))
+before = ivs(5)
+child = os.fork()
+after = ivs(100)
+if child:
+    os.waitpid(child, 0)
+print("child" if child == 0 else "parent", *after, flush=True)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    words = [line.split() for line in done.stdout.splitlines()]
+    assert sorted(line[0] for line in words) == ["child", "parent"]
+    assert [len(line) for line in words] == [101, 101]
+    assert len({iv for line in words for iv in line[1:]}) == 200
 
 
 def test_two_generators_give_other_ivs():
