@@ -1,8 +1,9 @@
 """How a message for a known IKE SA comes in: window, ICV, payload rules, handler (RFC 7296 sections 2.1, 2.2, 2.21).
 
 One in fragments (RFC 7383) passes the same window, fragment by fragment, and the rules when it is whole (reassembly.py).
-Nothing that is not protected changes an IKE SA's state; a bad ICV is counted and never deletes one. Called by the
-endpoint, which has found the SA by its SPIs and has one guard around all of this.
+Nothing that is not protected changes an IKE SA's state; a bad ICV is counted and never deletes one. The peer has been heard when a whole
+message with a new message ID came, never by a piece of one: pieces that were forgotten can be replayed. Called by the endpoint, which has
+found the SA by its SPIs and has one guard around all of this.
 """
 
 from __future__ import annotations
@@ -90,6 +91,7 @@ def _receive_request(sa: IkeSA, header: IkeHeader, data: bytes, path: Path, hand
     opened = _open(sa, header, data)
     if opened is None:
         return
+    note_heard(sa, sa.core.now)
     sa.core.count_message(sa.name, header.exchange, inbound=True, response=False)
     sa.window.accept(opened.digest)
     # the answer takes the peer's size: who cuts a request small has a reason
@@ -101,7 +103,7 @@ def _receive_last_again(sa: IkeSA, header: IkeHeader, data: bytes, path: Path) -
     """The last request in other bytes: by RFC 7383 section 2.6.1 its first fragment asks for the response again, and no other does.
 
     The very bytes of the first fragment before were known by their digest; those of another set, or of the message whole after it was
-    tried in fragments (probe.py), must show their ICV.
+    tried in fragments (probe.py), must show their ICV. None is a sign of life: whoever has seen it on the wire can send it for ever.
     """
     sealed = _sealed_in(data)
     reason = "wrong_message_id" if sealed is None or not sa.fragments else None
@@ -168,6 +170,7 @@ def _receive_response(sa: IkeSA, header: IkeHeader, data: bytes) -> None:
     opened = _open(sa, header, data)
     if opened is None:
         return
+    note_heard(sa, sa.core.now)
     sa.core.count_message(sa.name, header.exchange, inbound=True, response=True)
     note_size(sa, own)
     own.answered = True
@@ -255,7 +258,7 @@ def _open_fragment(sa: IkeSA, header: IkeHeader, fragment: FragmentPayload, data
 
 
 def _unseal(sa: IkeSA, open_it: Callable[[], T]) -> T | RemoteError | None:
-    """None where the ICV is bad; behind a good one the peer has been heard, whatever it said."""
+    """None where the ICV is bad; an error where what is behind a good one is no message."""
     try:
         opened: T | RemoteError = open_it()
     except IntegrityError:
@@ -263,7 +266,6 @@ def _unseal(sa: IkeSA, open_it: Callable[[], T]) -> T | RemoteError | None:
         return None
     except ParseError as error:
         opened = error
-    note_heard(sa, sa.core.now)
     sa.bad_icvs = 0
     return opened
 

@@ -123,11 +123,16 @@ def _send_probe(sa: IkeSA, exchange: Exchange, payloads: Sequence[Payload]) -> N
 
 
 def retransmit(sa: IkeSA, *, as_it_is: bool = False) -> None:
-    """The timer has run out: the same bytes again, the same message in smaller fragments, or the peer is given up."""
+    """The timer has run out: the same bytes again, the same message in smaller fragments, or the peer is given up.
+
+    `as_it_is`: not the timer, but a smaller size that was asked for. Such a send brings the peer's end no nearer, since what asked for
+    it may be an ICMP message that somebody made up.
+    """
     own = sa.window.outstanding
     if own is None or own.answered:
         return
-    if own.sends >= sa.core.settings.retransmit_sends:
+    own.unasked += as_it_is
+    if own.sends >= sa.core.settings.retransmit_sends + own.unasked:
         sa.core.counters["given_up"] += 1
         what = ExchangeType(own.exchange).name
         sa.progress(f"giving up: no answer to {own.sends} sends of {what} from {sa.path.remote}")
@@ -141,7 +146,7 @@ def retransmit(sa: IkeSA, *, as_it_is: bool = False) -> None:
         _fit_again(sa, own)
     _count_send(sa, own)
     sa.core.send(sa.path, own.datagrams, sa.ike_id, _outer(sa, own.datagrams, own.sends))
-    _arm(sa, own.sends)
+    _arm(sa, own.sends - own.unasked)
 
 
 def _count_send(sa: IkeSA, own: Outstanding) -> None:

@@ -112,6 +112,10 @@ def expire(sa: IkeSA) -> None:
         if sa.core.now >= held.kept_at + HELD_S:
             drop(sa, response=response)
             sa.core.counters["fragments_expired"] += 1
+    _watch(sa)
+
+
+def _watch(sa: IkeSA) -> None:
     if sa.reassemblies:
         first = min(held.kept_at for held in sa.reassemblies.values())
         sa.set_timer(TimerKind.FRAGMENTS, first + HELD_S - sa.core.now)
@@ -121,7 +125,7 @@ def _charge(sa: IkeSA, response: bool, count: int) -> None:
     budget = sa.core.fragments if sa.is_authenticated else sa.core.half_open_fragments
     evicted = budget.charge((sa.ike_id, response), count + PIECE_OVERHEAD_BYTES, partial(_forget, sa, response))
     sa.core.counters["fragments_evicted"] += evicted
-    sa.set_timer(TimerKind.FRAGMENTS, HELD_S)
+    _watch(sa)
 
 
 def _forget(sa: IkeSA, response: bool) -> None:

@@ -41,6 +41,7 @@ class Outstanding:
     sends: int = 1
     answered: bool = False  # its response is being worked on; further copies are dropped
     since: int = 1  # the send from which on it has had these datagrams
+    unasked: int = 0  # of the sends: those between two of the schedule, because a smaller size was asked for
     sizes: tuple[int, ...] = ()  # of a probe: those still to be tried
     wait_s: float = 0.0  # of a probe: for how long each is
     tried_all: bool = False  # of a probe: it was left to the routers

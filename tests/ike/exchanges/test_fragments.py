@@ -20,7 +20,7 @@ from ipsec_fast.ike.v2.fragments import MAX_FRAGMENTS, cut
 from ipsec_fast.ike.v2.ike_sa import IkeSA
 from ipsec_fast.ike.v2.message import decode_message, encode_chain
 from ipsec_fast.ike.v2.payloads import FragmentPayload, NotifyPayload
-from ipsec_fast.ike.v2.protect import seal_fragment
+from ipsec_fast.ike.v2.protect import seal_chain, seal_fragment
 from ipsec_fast.ike.v2.reassembly import HALF_OPEN_BYTES, HELD_S
 from ipsec_fast.model import Path
 
@@ -263,6 +263,23 @@ def test_refragment_sends_the_outstanding_request_again_at_once() -> None:
     assert not pair.a.endpoint.refragment(ike_id, 576, pair.now), "nothing is outstanding"
 
 
+def test_sizes_that_are_asked_for_in_a_row_end_no_ike_sa() -> None:
+    """What asks for them may be ICMP that somebody makes up: a send between two of the schedule is none of the schedule."""
+    pair = wide_pair(settings=EndpointSettings(fragment_bytes=9000)).up()
+    pair.network = lambda sent: ()
+    pair.call("a", "rekey_child", pair.a.view.children[0].child_id)
+    taken = 0
+    for size in range(2000, 600, -1):
+        taken += pair.a.endpoint.refragment(pair.a.view.ike_id, size, pair.now)
+        pair.flush()
+    assert taken > EndpointSettings().retransmit_sends
+    assert pair.a.view.state == "ESTABLISHED"
+    before = pair.a.endpoint.counters["retransmits"]
+    pair.run(200, until=lambda: not pair.a.views())
+    assert not pair.a.views()
+    assert pair.a.endpoint.counters["retransmits"] - before == EndpointSettings().retransmit_sends - 1
+
+
 def test_set_fragment_bytes_is_obeyed_and_taken_back() -> None:
     pair = wide_pair().up()
     ike_id = pair.a.view.ike_id
@@ -496,6 +513,59 @@ def test_pieces_are_forgotten_when_nothing_comes() -> None:
     assert hostile.held() == 0
     assert problems(hostile.pair, "b") == {"expired": 1}
     assert sa_of(hostile.pair, "b").core.fragments.bytes == 0
+
+
+def test_pieces_of_a_request_do_not_stay_because_those_of_a_response_come(hostile: Hostile) -> None:
+    pair, sa = hostile.pair, sa_of(hostile.pair, "b")
+    hostile.give(hostile.parts(2)[0])
+    pair.network = lambda sent: ()
+    pair.call("b", "check_liveness", sa.ike_id)
+    own = sa.window.outstanding
+    assert own is not None
+    header = IkeHeader.make(sa.spi_i, sa.spi_r, INFO, own.message_id, initiator=True, response=True)
+    keys = hostile.sa.keys
+    for number in range(1, 4):
+        pair.run(HELD_S / 2)
+        part = seal_fragment(header, PayloadType.NOTIFY, number, 4, bytes(9), keys.outbound, keys.next_iv())
+        pair.inject("b", part, hostile.path)
+    assert set(sa.reassemblies) == {True}
+    assert problems(pair, "b") == {"expired": 1}
+
+
+# --- what was seen on the wire, again
+
+
+def last_heard(hostile: Hostile) -> float:
+    return sa_of(hostile.pair, "b").last_inbound_at
+
+
+def test_another_form_of_the_last_request_is_no_sign_of_life(hostile: Hostile) -> None:
+    """The peer has sent it whole, then in fragments; who has recorded the former can send it for ever."""
+    keys = hostile.sa.keys
+    whole = seal_chain(hostile.header(), PayloadType.NOTIFY, hostile.chain, keys.outbound, keys.next_iv())
+    first_of_three = hostile.parts(3)[0]
+    assert hostile.give(*hostile.parts(2)) == 1
+    heard = last_heard(hostile)
+    hostile.pair.now += 20
+    assert hostile.give(whole, first_of_three) >= 2, "both ask for the response"
+    assert last_heard(hostile) == heard
+
+
+def test_a_piece_that_comes_again_is_no_sign_of_life(hostile: Hostile) -> None:
+    piece, heard = hostile.parts(2)[0], last_heard(hostile)
+    for _ in range(3):
+        hostile.pair.now += HELD_S + 1
+        hostile.pair.b.endpoint.handle_timer(hostile.pair.now)
+        hostile.pair.flush()
+        hostile.give(piece)
+        assert hostile.held() == 1
+    assert last_heard(hostile) == heard
+
+
+def test_a_whole_message_in_fragments_is_a_sign_of_life(hostile: Hostile) -> None:
+    hostile.pair.now += 20
+    hostile.give(*hostile.parts(3))
+    assert last_heard(hostile) == hostile.pair.now
 
 
 def test_the_end_of_an_ike_sa_frees_its_pieces(hostile: Hostile) -> None:
