@@ -112,13 +112,18 @@ def check_answer(offer: ChildOffer, message: Message) -> ChildChoice:
 
 def check_room(sa: IkeSA, place: Place) -> None:
     """NegotiationError where this IKE SA holds as many as it may; RFC 9611 section 6 has a notify of its own for what is in a group."""
-    is_extra = place.resource is not None
-    count = sum((child.resource is not None) == is_extra for child in sa.children.values())
-    if is_extra and count >= RESOURCE_CHILDREN_MAX:
+    if place.resource is not None:
+        if has_resource_room(sa):
+            return
         text = f"{RESOURCE_CHILDREN_MAX} per-resource SAs in one IKE SA are the most"
         raise NegotiationError(text, NotifyType.TS_MAX_QUEUE)
-    if not is_extra and count >= CHILDREN_MAX:
+    if sum(child.resource is None for child in sa.children.values()) >= CHILDREN_MAX:
         raise NegotiationError(f"{CHILDREN_MAX} Child SAs are the most", NotifyType.NO_ADDITIONAL_SAS)
+
+
+def has_resource_room(sa: IkeSA) -> bool:
+    """For one more per-resource Child SA, whoever asks for it."""
+    return sum(child.resource is not None for child in sa.children.values()) < RESOURCE_CHILDREN_MAX
 
 
 def choose_child(

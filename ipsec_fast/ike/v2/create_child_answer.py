@@ -25,7 +25,7 @@ from .child_setup import (
 )
 from .collide import ChildDoing, Nonces, refuse_child_rekey, refuse_new_child
 from .exchange import Payloads, Reply
-from .ike_sa import REPLACED_S, IkeSA
+from .ike_sa import PEERS_REKEYS_PER_S, REPLACED_S, IkeSA
 from .message import Message
 from .negotiate import wanted_group
 from .payloads import KePayload, NoncePayload, NotifyPayload, SaPayload
@@ -105,6 +105,8 @@ def _make_child(sa: IkeSA, message: Message, old: ChildSA | None) -> Steps[tuple
     if old is None:
         choice, place = place_child(sa, message, choice, with_ke=True, ke_group=ke_group)
     check_room(sa, place)
+    if old is None and place.resource is not None:
+        _let_one_more(sa)
     group = wanted_group(choice.proposal, ke_group)
     if group is not None:
         text = f"the KE payload is of group {ke_group}, the proposal wants {group}"
@@ -132,6 +134,14 @@ def _make_child(sa: IkeSA, message: Message, old: ChildSA | None) -> Steps[tuple
     answer, ts = answer_payloads(choice, spi)
     notify: Payloads = (info(place.resource),) if place.in_group and old is None else ()
     return child, nonces, (*notify, answer, NoncePayload(nonces.nr), *ke_answer, *ts)
+
+
+def _let_one_more(sa: IkeSA) -> None:
+    """One that the peer deletes again is received for some seconds, as after a rekey: a loop of both must not pile them up."""
+    if not sa.peers_rekeys.take(sa.core.now):
+        sa.core.counters["resource_children_refused"] += 1
+        text = f"{sa.remote_id} makes and rekeys Child SAs more than {PEERS_REKEYS_PER_S:g} times a second"
+        raise NegotiationError(text, NotifyType.TEMPORARY_FAILURE)
 
 
 def _share_secret(choice: ChildChoice, ke: KePayload | None) -> Steps[tuple[Secret | None, Payloads]]:

@@ -15,12 +15,12 @@ from ...model import selectors_text
 from ..config import ChildConfig
 from ..events import ResourceFailed
 from .child_sa import ChildSA, Place
-from .child_setup import ChildChoice, Selectors
+from .child_setup import ChildChoice, Selectors, has_resource_room
 from .create_child import CreateChild
 from .ike_sa import IkeSA
 from .message import Message
 from .payloads import NotifyPayload
-from .resources import STANDING, alike, fallback_of, group_of, is_alike
+from .resources import STANDING, alike, fallback_of, group_of, is_alike, limit_of
 
 ENOUGH = (NotifyType.TS_MAX_QUEUE, NotifyType.NO_ADDITIONAL_SAS)
 
@@ -36,11 +36,14 @@ class CreateResourceChild(CreateChild):
         self._has_enough = False
 
     def is_wanted(self, sa: IkeSA) -> bool:
-        """While the fallback stands and nothing serves the resource yet."""
+        """While the fallback stands, nothing serves the resource yet, and there is room by our own limits: the peer chooses how many
+        fallbacks there are."""
         if sa.is_closed:
             return False
         self._fallback = fallback_of(sa, *self._key)
-        return self._fallback is not None and all(c.resource != self.resource for c in group_of(sa, *self._key))
+        served = [c.resource for c in group_of(sa, *self._key) if c.resource is not None]
+        has_room = len(served) < limit_of(sa, self.config) and has_resource_room(sa)
+        return self._fallback is not None and self.resource not in served and has_room
 
     def resource_for(self, fallback: ChildSA) -> int | None:
         is_its = (fallback.name, fallback.local_ts, fallback.remote_ts) == (self.config.name, *self._key[1:])

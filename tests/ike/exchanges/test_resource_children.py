@@ -8,7 +8,7 @@ import pytest
 from agreement import come_to_rest
 from crash_pair import CrashPair, used_twice
 from pair import Pair, child, connection, perfect
-from resource_pair import NET_B, fallback, served, sides, workers
+from resource_pair import NET_B, ResourcePair, fallback, served, sides, workers
 
 from ipsec_fast.crypto.secret import arena_report
 from ipsec_fast.errors import HostError, NegotiationError, StateError
@@ -16,9 +16,13 @@ from ipsec_fast.iana import ExchangeType, NotifyType
 from ipsec_fast.ike.asks import Steps
 from ipsec_fast.ike.config import ChildConfig
 from ipsec_fast.ike.events import AskInstallChild, ChildDown, ChildFailed, ResourceFailed
+from ipsec_fast.ike.limiter import Allowance
 from ipsec_fast.ike.v2 import child_setup, create_child_answer
+from ipsec_fast.ike.v2.child_sa import FALLBACK, Place
+from ipsec_fast.ike.v2.create_child import CreateChild
 from ipsec_fast.ike.v2.create_resource import CreateResourceChild
 from ipsec_fast.ike.v2.exchange import Payloads
+from ipsec_fast.ike.v2.ike_sa import PEERS_REKEYS, PEERS_REKEYS_PER_S
 from ipsec_fast.ike.v2.outbound import submit
 from ipsec_fast.ike.v2.payloads import NotifyPayload
 from ipsec_fast.ike.v2.resources import limit_of
@@ -344,6 +348,54 @@ def test_a_peer_that_asks_for_thousands_gets_a_few_and_costs_nothing_more() -> N
     assert arena_report()["used_bytes"] <= used
     assert pair.b.endpoint.counters["resource_children_refused"] >= 2000
     assert (pair.a.gaps, pair.b.gaps) == ([], [])
+
+
+def test_a_peer_that_makes_and_deletes_one_in_a_loop_leaves_few_behind() -> None:
+    """Each is received for 5 s after its end."""
+    pair = group(0)
+    pair.network = lambda sent: (0.0001,)
+    began = pair.now
+    for _ in range(3 * PEERS_REKEYS):
+        forge(pair, seconds=0.001)
+        for one in pair.a.view.children:
+            if one.resource is not None:
+                pair.call("a", "terminate_child", one.child_id)
+        pair.run(0.001)
+    left = [c for c in pair.b.children.values() if c.inbound_until is not None and c.inbound_until > pair.now]
+    assert PEERS_REKEYS <= len(left) <= PEERS_REKEYS + PEERS_REKEYS_PER_S * (pair.now - began)
+    assert pair.b.endpoint.counters["resource_children_refused"] > PEERS_REKEYS
+    pair.run(20)
+    assert len(served(pair.b)) > 1, "after a while they are let in again"
+
+
+class OneMoreFallback(CreateChild):
+    def _place(self, sa) -> Place:
+        return FALLBACK
+
+
+def test_a_peer_that_makes_many_fallbacks_does_not_make_us_ask_without_end(monkeypatch) -> None:
+    pair = ResourcePair(*sides({"per_resource_max": 256}), settings=workers(8), asks="b").up()
+    # the peer lets in whatever we ask for
+    monkeypatch.setattr(create_child_answer, "check_room", lambda sa, place: None)
+    core = pair.a.endpoint._core
+    (sa,) = core.sas.values()
+    sa.peers_rekeys = Allowance(10000, 1.0)
+    for number in range(40):
+        core.now = pair.now
+        config = replace(sa.config.children[0], local_ts=(TrafficSelector.parse(f"10.1.0.{number}"),))
+        submit(sa, OneMoreFallback(config))
+        pair.flush()
+        pair.run(0.1)
+    pair.run(30)
+    assert served(pair.b).count(None) == 41
+    assert len(pair.b.view.children) - 41 == child_setup.RESOURCE_CHILDREN_MAX
+
+
+def test_what_we_may_have_at_most_holds_for_what_we_ask_for_too() -> None:
+    pair = ResourcePair(*sides({"per_resource_max": 256}, {"per_resource_max": 2}), settings=workers(8), asks="b").up()
+    pair.run(30)
+    assert len(served(pair.b)) == 1 + 2
+    assert pair.a.endpoint.counters["resource_children_refused"] == 0
 
 
 @pytest.mark.parametrize(("count", "limit"), [(1, 16), (2, 16), (8, 18), (31, 64), (64, 64)])
