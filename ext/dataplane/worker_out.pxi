@@ -104,7 +104,7 @@ cdef inline void handle_from_tun(
         w.counters.value[C_BYTES_OUT] += info.total_length
         if row.sa.seq < load_u64(&row.sa.granted) and row.sa.seq < row.sa.hard_limit:  # what is dropped keeps no NAT mapping alive
             row.sa.last_use_ns = w.now_ns
-            if info.total_length > BIG_BYTES:
+            if info.total_length > BIG_BYTES and info.protocol != ICMP and info.protocol != ICMPV6:  # or answers to probes would cause probes
                 note_big(w, row.sa)
     else:
         drop(w, row.sa, verdict)

@@ -107,6 +107,7 @@ cdef void inject_turn(worker_state *w, dataplane_tables *tables) noexcept nogil:
         target.to = <udp_endpoint *>atomic_get_pointer(&target.sa.endpoint)
         tell_of_outbound(w, target.sa)
         if segment_single(&target, &vnet, packet, &info) == VERDICT_OK:
+            w.queue.slots[w.queue.used - 1].closed = True  # a send of its own: what is lost of it says nothing of the next one
             w.counters.value[C_PROBES_SENT] += 1
         else:
             w.counters.value[C_PROBES_UNSENT] += 1

@@ -26,7 +26,7 @@ cdef bint tell_more(worker_state *w, uint8_t kind, uint64_t value, uint32_t numb
 
 
 cdef inline void note_big(worker_state *w, esp_sa *sa) noexcept nogil:
-    """Control looks closely only at SAs that carry big packets; it is told of the first one after a second without."""
+    """Control looks closely only at SAs that carry big packets (ICMP is none); it is told of the first one after a second without."""
     if w.now_ns - sa.big_at_ns > SECOND_NS:
         tell(w, BIG_SENT, sa.tag)
     store_u64(&sa.big_at_ns, w.now_ns)

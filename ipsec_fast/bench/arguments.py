@@ -158,6 +158,10 @@ def _crash(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--kills", type=int, metavar="N", help="so many (default 1000)")
 
 
+def _mtu(parser: argparse.ArgumentParser) -> None:
+    _rounds(parser)
+
+
 def _gate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--baseline", metavar="FILE", help="recorded ratios (default bench/baseline.json)")
     parser.add_argument("--record", metavar="FILE", help="measure, and write them there instead of comparing")
@@ -215,6 +219,13 @@ BENCHES = {
         "kill -9 under traffic: is a number ever used twice",
         "kill -9 of either gateway again and again under traffic; whether a number or a nonce was ever used twice.",
         _crash,
+    ),
+    "mtu": Bench(
+        "mtu_face",
+        "how long TCP stands still when its path's MTU changes",
+        "A TCP transfer between two gateways with a router between them whose MTU changes, with the router's ICMP and without; the "
+        "longest time without a byte. 1 where one stood still for more than a second in the median.",
+        _mtu,
     ),
     "gate": Bench(
         "gate_face",

@@ -1,6 +1,6 @@
 """Benchmarks that need namespaces run as a copy of themselves inside of them. `say` is their word on stderr.
 
-Called by the faces of gateway, ike, rekey and crash."""
+Called by the faces of gateway, ike, rekey, crash and mtu."""
 
 from __future__ import annotations
 

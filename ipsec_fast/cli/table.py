@@ -65,7 +65,30 @@ def _child_lines(child: Tree, workers: int) -> list[str]:
         lines.append(f"    {child.get('cores', '')}: worker {child['worker']}, {whose}")
     if "mtu" in child:
         lines.append(f"    inner MTU {child['mtu']}, MSS {child.get('mss_ipv4')} (IPv4) {child.get('mss_ipv6')} (IPv6)")
+    if "path-mtu" in child:
+        lines.append(f"    path MTU {child['path-mtu']}, {_path_words(child)}")
     return lines
+
+
+PATH_SOURCES = {
+    "interface": "of the interface",
+    "icmp": "learned from ICMP",
+    "probe": "found by probes",
+    "fallback": "fallen back to",
+}
+PATH_PROBING = {
+    "off": "not probed",
+    "asking": "looking for somebody who answers probes",
+    "impossible": "the peer answers no probes",
+}
+
+
+def _path_words(child: Tree) -> str:
+    """Where the path's MTU comes from, since when, and whether anybody can say more."""
+    since = f" {duration(child['path-mtu-age'])} ago" if "path-mtu-age" in child else ""
+    source = PATH_SOURCES.get(child.get("path-mtu-source", ""), child.get("path-mtu-source", ""))
+    probing = PATH_PROBING.get(child.get("path-mtu-probing", ""), "")
+    return f"{source}{since}" + (f"; {probing}" if probing else "")
 
 
 def _cipher(section: Tree) -> str:

@@ -316,6 +316,11 @@ class Children:
     def max_inner_bytes(self) -> list[int]:
         return [child.mtu.max_inner_bytes for child in self._children.values() if child.inbound_until is None]
 
+    def route_mtus(self) -> None:
+        """The routes of each Child SA get what fits through it. HostError."""
+        sending = {c.child_id: c.mtu.max_inner_bytes for c in self._children.values() if c.inbound_until is None}
+        self._routing.set_mtus(sending)
+
     def has_ipv6(self) -> bool:
         """Whether a selector of a child that is up, expected or trapped is IPv6: then the TUN must be able to carry it."""
         waiting = (policy.remote for policies in self._waiting.values() for policy in policies)

@@ -48,7 +48,7 @@ class Dataplane(Protocol):
 
 class Manager:
     """`log` gets one line per unexpected failure of ours; `resize` the TUN's new MTU question after children came or went;
-    `acquire` the child that a dropped packet was for.
+    `acquire` the child that a dropped packet was for, `settle` comes before new tables are published.
     """
 
     def __init__(
@@ -62,6 +62,7 @@ class Manager:
         resize: Callable[[list[int]], None] = lambda inner: None,
         acquire: Callable[[str, str], None] = lambda connection, child: None,
         stranger: Callable[[int, Address], None] = lambda spi, remote: None,
+        settle: Callable[[float], None] = lambda now: None,
     ) -> None:
         self._endpoint = endpoint
         self._answers = answers
@@ -71,6 +72,7 @@ class Manager:
         self._resize = resize
         self._acquire = acquire
         self._stranger = stranger
+        self._settle = settle
         self._listeners: list[Listener] = []
         self._views: dict[int, IkeView] = {}
 
@@ -96,6 +98,7 @@ class Manager:
         if seen:
             self._views = {view.ike_id: view for view in self._endpoint.views()}
         if self._children.changed:
+            self._settle(now)
             self._children.changed = False
             self._dataplane.publish(self._children.tables)
             self._resize(self._children.max_inner_bytes())

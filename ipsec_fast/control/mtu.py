@@ -219,12 +219,13 @@ def tunnel_mtu(suite: EspSuite, path_mtu: int, outer_version: int, encap: bool, 
 
 
 def tun_mtu(inner: Sequence[int], path_mtu: int, has_ipv6: bool = True) -> int:
-    """The MTU of a TUN that carries SAs with these largest inner packets; without an SA as if it had the dearest suite.
+    """The MTU of a TUN that carries SAs with these largest inner packets: that of the largest, since each prefix has its own in
+    its route; without an SA as if it had the dearest suite.
 
     Never below 1280 while a selector is IPv6, or the kernel takes IPv6 from the device; the worker cuts such packets outside.
     """
-    least = min(inner) if inner else tunnel_mtu(DEAREST, path_mtu, 6, True).max_inner_bytes
-    return min(max(least, IPV6_MIN_MTU if has_ipv6 else IPV4_MIN_MTU), MAX_MTU)
+    most = max(inner) if inner else tunnel_mtu(DEAREST, path_mtu, 6, True).max_inner_bytes
+    return min(max(most, IPV6_MIN_MTU if has_ipv6 else IPV4_MIN_MTU), MAX_MTU)
 
 
 def _mss(wanted: Mss, inner: int, version: int) -> int:

@@ -6,12 +6,14 @@ that the configuration starts by itself are refused, so that nothing for them le
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import Protocol
 
 from ..ike.config import ChildConfig, ConnectionConfig
 from ..model import Address, TrafficSelector
 from ..system.routes import Network
+
+LEAST_MTU = {4: 68, 6: 1280}  # of a route: RFC 791, RFC 8200
 
 
 class RouteTable(Protocol):
@@ -22,6 +24,7 @@ class RouteTable(Protocol):
     def add(
         self, network: Network, index: int, source: Address | None = None, around: Iterable[Network] = ()
     ) -> None: ...
+    def set_mtu(self, network: Network, mtu: int) -> None: ...
     def remove(self, network: Network, *, keep_prohibit: bool) -> None: ...
 
 
@@ -44,6 +47,7 @@ class Routing:
         self._before_ipv6 = before_ipv6
         self._closed: set[Network] = set()
         self._users: dict[Network, set[Hashable]] = {}
+        self._mtus: dict[Network, int] = {}
 
     def start(self, connections: Iterable[ConnectionConfig], started: Iterable[tuple[str, str]]) -> None:
         """Adopt what a crash left for children that are still configured, and refuse in clear what `started` children will carry."""
@@ -83,11 +87,21 @@ class Routing:
             self.remove_child(child_id)
             raise
 
+    def set_mtus(self, inner: Mapping[int, int]) -> None:
+        """Each prefix follows the largest inner packet of the Child SAs (by id) that carry it. HostError."""
+        for network, users in self._users.items():
+            fits = [inner[user] for user in users if isinstance(user, int) and user in inner]
+            mtu = max(min(fits), LEAST_MTU[network.version]) if fits else 0
+            if mtu and self._mtus.get(network) != mtu:
+                self._table.set_mtu(network, mtu)
+                self._mtus[network] = mtu
+
     def remove_child(self, child_id: Hashable) -> None:
         for network, users in tuple(self._users.items()):
             users.discard(child_id)
             if not users:
                 del self._users[network]
+                self._mtus.pop(network, None)
                 self._table.remove(network, keep_prohibit=network in self._closed)
 
 

@@ -25,7 +25,9 @@ class NoticeKind(IntEnum):
     ECHO_ANSWERED = (
         12  # an echo of ours (dataplane/echo.py) came back on the inbound SA with tag `spi`; `number`: which one
     )
-    BIG_SENT = 13  # the first packet of more than 512 bytes for a second left on the outbound SA with tag `spi`
+    BIG_SENT = (
+        13  # the first packet of more than 512 bytes for a second, not ICMP, left on the outbound SA with tag `spi`
+    )
     INNER_DOWN = 14  # the interface of a packet socket is down or gone; told once until frames pass again
 
 

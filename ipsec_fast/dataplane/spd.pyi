@@ -51,7 +51,7 @@ def last_sent_s(sa: SA) -> float | None:
     """Monotonic seconds of the last datagram sent on this SA, None if there was none."""
 
 def last_big_s(sa: SA) -> float | None:
-    """Monotonic seconds of the last inner packet of more than 512 bytes that left on this SA, None if there was none."""
+    """Monotonic seconds of the last inner packet of more than 512 bytes, not ICMP, that left on this SA, None if there was none."""
 
 def last_received_s(sa: SA) -> float | None:
     """Monotonic seconds of the last valid packet received on this SA, None if there was none."""

@@ -24,7 +24,7 @@ from ..ike.config import ConnectionConfig
 from ..policy.credentials import SharedKey
 from .config_check import check_connections, warn_connections
 from .config_keys import did_you_mean
-from .config_model import ConnectionSection, GatewaySection, Mss, SecretSection, section_at
+from .config_model import ConnectionSection, GatewaySection, Mss, MtuProbe, SecretSection, section_at
 from .config_secrets import check_private, decode_inline_secret, read_secret_file
 from .config_state import DEFAULT_STATE_DIR, default_state_dir, read_state_key
 from .config_tree import Location, Tree, fold_tree
@@ -50,7 +50,7 @@ class GatewaySettings:
 
 @dataclass(frozen=True, slots=True)
 class LoadedConfig:
-    """`start`: (connection, child) pairs to initiate at once; `trap`: those that packets begin. `mss`: by connection name.
+    """`start`: (connection, child) pairs to initiate at once; `trap`: those that packets begin. `mss`, `mtu_probe`: by connection name.
 
     `warnings`: one line each. `state_key`: None where no state is to be written. `path`: its file.
     """
@@ -60,6 +60,7 @@ class LoadedConfig:
     start: tuple[tuple[str, str], ...]
     trap: tuple[tuple[str, str], ...]
     mss: Mapping[str, Mss]
+    mtu_probe: Mapping[str, MtuProbe]
     secrets: tuple[SharedKey, ...]
     warnings: tuple[str, ...] = ()
     state_key: Secret | None = None
@@ -123,6 +124,7 @@ def _build(
         ),
         trap=tuple((one.name, child.name) for one in built for child in one.children if child.start_action.traps),
         mss={name: section.mss for name, section in connections.items()},
+        mtu_probe={name: section.mtu_probe for name, section in connections.items()},
         secrets=secrets,
         warnings=tuple(warnings),
         state_key=state_key,

@@ -14,7 +14,7 @@ from ..ike.config import ConnectionConfig
 from ..model import Identity
 from .config import validate_all
 from .config_check import check_connections
-from .config_model import ConnectionSection, Mss, SecretSection
+from .config_model import ConnectionSection, Mss, MtuProbe, SecretSection
 from .config_secrets import MAX_SECRET_BYTES, check_length
 from .config_tree import fold_tree
 
@@ -25,6 +25,7 @@ SECRET_TYPES_LATER = ("eap", "xauth", "ntlm", "ppk")
 class LoadedConnection:
     connection: ConnectionConfig
     mss: Mss
+    mtu_probe: MtuProbe = "auto"
 
 
 def parse_connection(name: str, section: Mapping[str, object]) -> LoadedConnection:
@@ -36,7 +37,7 @@ def parse_connection(name: str, section: Mapping[str, object]) -> LoadedConnecti
     if tree.problems:
         raise ConfigError(tree.problems)
     model = sections[name]
-    return LoadedConnection(model.build(name), model.mss)
+    return LoadedConnection(model.build(name), model.mss, model.mtu_probe)
 
 
 def parse_owners(name: str, owners: Sequence[str]) -> tuple[Identity, ...]:

@@ -6,6 +6,7 @@ into one shape first (config_tree.py). What spans sections is checked in config_
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from typing import Annotated, Literal
 
@@ -15,7 +16,7 @@ from ..algorithms import default_esp_proposals, default_ike_proposals
 from ..dataplane.offload import Offload
 from ..ike.config import Action, ChildConfig, ConnectionConfig, Fragmentation, Unique
 from ..ike.lifetimes import ChildLifetimes, IkeLifetimes, count_limits, ike_lifetimes, time_limits
-from ..model import Identity
+from ..model import Address, Identity
 from .config_actions import (
     CloseAction,
     DpdAction,
@@ -46,7 +47,9 @@ MAX_SOCKET_PATH_BYTES = 107  # sun_path, less its zero byte
 WORKERS_MAX = 64
 MSS_MIN, MSS_MAX = 88, 65495
 FRAGMENT_MIN, FRAGMENT_MAX = 576, 65535
+MTU_PROBES = 8
 Mss = int | Literal["auto", "off"]
+MtuProbe = Literal["auto", "off"] | tuple[Address, ...]
 
 
 class Section(BaseModel):
@@ -135,6 +138,21 @@ def _parse_fragment_bytes(value: object) -> int:
     if isinstance(value, bool) or not re.fullmatch(r"\d{1,6}", word) or not FRAGMENT_MIN <= int(word) <= FRAGMENT_MAX:
         raise ValueError(f"must be the size of an IP datagram, from {FRAGMENT_MIN} to {FRAGMENT_MAX}")
     return int(word)
+
+
+def _parse_mtu_probe(value: object) -> MtuProbe:
+    words = [] if isinstance(value, bool) else [str(word).strip() for word in parse_words(value)]
+    if words == ["auto"]:
+        return "auto"
+    if words == ["off"]:
+        return "off"
+    try:
+        addresses = tuple(ipaddress.ip_address(word) for word in words)
+    except ValueError:
+        addresses = ()
+    if not 0 < len(addresses) <= MTU_PROBES:
+        raise ValueError(f'must be "auto", "off" or up to {MTU_PROBES} addresses behind the peer that answer pings')
+    return addresses
 
 
 def _parse_identities(value: object) -> tuple[Identity, ...]:
@@ -260,6 +278,7 @@ class ConnectionSection(Section):
     unique: UniquePolicy = Unique.NO
     fragmentation: FragmentationPolicy = Fragmentation.YES
     mss: Annotated[Mss, PlainValidator(_parse_mss)] = "auto"
+    mtu_probe: Annotated[MtuProbe, PlainValidator(_parse_mtu_probe)] = "auto"
     local: AuthSection
     remote: AuthSection
     children: dict[str, ChildSection] = Field(default_factory=dict)

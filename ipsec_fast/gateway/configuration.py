@@ -18,7 +18,7 @@ from ..policy.credentials import Credentials, SharedKey
 from ..policy.peers import Peers
 from .config import LoadedConfig, load_config
 from .config_load import LoadedConnection, check_secret, parse_connection, parse_owners
-from .config_model import Mss
+from .config_model import Mss, MtuProbe
 from .waiting import Change
 
 MAX_CONNECTIONS, MAX_CHILDREN, MAX_SECRETS = 4096, 256, 4096  # that may be loaded; so a list of names fits one message
@@ -44,7 +44,7 @@ class Configuration:
         self._around = around
         self._path = config.path
         self._settings = config.settings
-        self._file = {one.name: LoadedConnection(one, config.mss.get(one.name, "auto")) for one in config.connections}
+        self._file = _of_file(config)
         self._file_keys = config.secrets
         self._loaded: dict[str, LoadedConnection] = {}
         self._loaded_keys: dict[str, SharedKey] = {}
@@ -61,6 +61,10 @@ class Configuration:
     def mss(self, connection: str) -> Mss:
         one = self._file.get(connection) or self._loaded.get(connection)
         return one.mss if one is not None else "auto"
+
+    def mtu_probe(self, connection: str) -> MtuProbe:
+        one = self._file.get(connection) or self._loaded.get(connection)
+        return one.mtu_probe if one is not None else "auto"
 
     def copies_df(self, connection: str, child: str) -> bool:
         one = self._file.get(connection) or self._loaded.get(connection)
@@ -173,7 +177,7 @@ class Configuration:
             config.state_key.close()  # the store keeps the one that it was opened with
         try:
             self._check_reload(config)
-            file = {one.name: LoadedConnection(one, config.mss.get(one.name, "auto")) for one in config.connections}
+            file = _of_file(config)
             self._change(self._loaded, file)
         except Exception:
             for key in config.secrets:
@@ -197,3 +201,10 @@ class Configuration:
     def close(self) -> None:
         self.clear_secrets()
         self.credentials.close()
+
+
+def _of_file(config: LoadedConfig) -> dict[str, LoadedConnection]:
+    return {
+        one.name: LoadedConnection(one, config.mss.get(one.name, "auto"), config.mtu_probe.get(one.name, "auto"))
+        for one in config.connections
+    }

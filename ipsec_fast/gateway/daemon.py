@@ -15,7 +15,7 @@ import logging
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from ..control.answers import Answers
@@ -26,6 +26,8 @@ from ..control.keeper import Keeper
 from ..control.liveness import TrafficWatch
 from ..control.manager import Manager
 from ..control.mtu import IPV6_MIN_MTU, tun_mtu
+from ..control.path_ike import IkeAnswer
+from ..control.paths import PathHost, PathNews, Paths
 from ..control.resources import Resources
 from ..control.restore import Restorer
 from ..control.routing import Routing
@@ -35,14 +37,15 @@ from ..crypto.secret import harden_process
 from ..dataplane.engine import engines
 from ..dataplane.offload import Offload
 from ..dataplane.spd import Tables
-from ..errors import ConfigError, HostError, IpsecFastError, Problem
+from ..errors import ConfigError, HostError, IpsecFastError, Problem, StateError
 from ..ike.config import ConnectionConfig, EndpointSettings
 from ..ike.endpoint import Endpoint
-from ..ike.events import IkeDown, IkeUp, IkeView, Notice, Outer, Outgoing
+from ..ike.events import IkeDown, IkeUp, IkeView, Notice, Outer, Outgoing, ProbeAnswered, ProbeFailed
 from ..model import Address, Path
 from ..system.links import Links
 from ..system.netlink import Netlink
 from ..system.routes import MARK, Routes
+from ..system.watch import RouteWatch
 from .config import LoadedConfig
 from .configuration import Configuration, Surroundings
 from .exchange_counters import ExchangeCounters
@@ -50,7 +53,7 @@ from .forwarding import Forwarding, worker_count
 from .ike_cut import CutSender
 from .ike_io import KEEPALIVE, NAT_PORT, NON_ESP_MARKER, IkeSockets, listening_addresses
 from .keepalive import Keepalives
-from .log import Log, Narrator
+from .log import Log, Narrator, path_line
 from .operations import Operations
 from .starter import Starter
 from .vici.control import GatewayStats
@@ -58,6 +61,7 @@ from .vici.server import ViciServer
 from .waiting import Change, Waiting
 
 DEFAULT_MTU = 1500
+ROUTES_REST_S = 0.05
 GOODBYE_S = 1.0  # how long an orderly stop waits for the peers' answers to DELETE
 
 
@@ -105,6 +109,7 @@ class Gateway:
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at: float | None = None
         self._pumping = False
+        self._rereading = False
         self._narrator = Narrator()
         self._orderly = False
 
@@ -130,6 +135,7 @@ class Gateway:
         netlink = self._closing.enter_context(Netlink())
         self._links, self._tun_name, self._tun_mtu = Links(netlink), tun, tun_mtu([], DEFAULT_MTU)
         index = self._links.set_up(tun, self._tun_mtu)
+        self._route_watch = self._closing.enter_context(contextlib.closing(RouteWatch(index)))
         routes = Routes(netlink, tun)
         routing = Routing(routes, index, lambda: self._links.addresses(but=tun), self._widen_tun)
         self._workers = self._forwarding.workers
@@ -181,6 +187,18 @@ class Gateway:
         )
         self._children = Children(host, routing, spis, Grants(self._keeper))
         self._waiting = Waiting(self._children, routing)
+        self._paths = Paths(
+            self._children,
+            PathHost(
+                self._path_mtu,
+                lambda: self._links.addresses(but=self._tun_name),
+                self._configuration.mtu_probe,
+                self._inject,
+                self._probe_by_ike,
+                self._endpoint.owner_of,
+            ),
+            self._hear_path,
+        )
         answers = Answers(self._configuration.peers, self._configuration.credentials, spis)
         self._manager = Manager(
             self._endpoint,
@@ -191,6 +209,7 @@ class Gateway:
             resize=self._resize_tun,
             acquire=lambda connection, child: self._starter.acquire(connection, child, self._now()),
             stranger=lambda spi, remote: self._audit.note_unknown_spi(spi, remote, self._now()),
+            settle=lambda now: self._paths.sync(now),
         )
         counters = ExchangeCounters(lambda: self._endpoint.messages, lambda: self._endpoint.counters)
         self.operations = Operations(
@@ -206,6 +225,7 @@ class Gateway:
             reload=self.reload,
             exchange_counters=counters,
             workers=workers,
+            paths=self._paths,
         )
         self._starter = Starter(
             config.connections,
@@ -231,6 +251,8 @@ class Gateway:
 
     def _listen(self) -> None:
         self._ike.start(self._loop)
+        self._loop.add_reader(self._route_watch.fd, self._take_route_news)
+        self._closing.callback(self._loop.remove_reader, self._route_watch.fd)
         for punt_fd, notify_fd in self._workers.fds:
             for fd, callback in ((punt_fd, self._take_punted), (notify_fd, self._take_notices)):
                 self._loop.add_reader(fd, callback)
@@ -305,7 +327,20 @@ class Gateway:
             self._receive(punted.data, self._nat.path_of(punted))
 
     def _take_notices(self) -> None:
-        self._manager.take_notices(self._workers.take_notices(), self._now())
+        notices = self._workers.take_notices()
+        self._manager.take_notices(notices, self._now())
+        self._paths.take_notices(notices, self._now())
+        self._pump()
+
+    def _take_route_news(self) -> None:
+        if self._route_watch.take() and not self._rereading:
+            self._rereading = True
+            self._loop.call_later(ROUTES_REST_S, self._reread_routes)
+
+    def _reread_routes(self) -> None:
+        """Some time after the first news, since one change has many messages."""
+        self._rereading = False
+        self._paths.interfaces_changed()
         self._pump()
 
     def _handle_timer(self) -> None:
@@ -320,6 +355,7 @@ class Gateway:
                 self._watch.handle_timer(now)
                 self._audit.handle_timer(now)
                 self._restorer.handle_timer(now)
+                self._paths.handle_timer(now)
             self._endpoint.change_again(self._keeper.handle_timer(now))
             self._children.retry_grants()
         finally:
@@ -330,6 +366,10 @@ class Gateway:
         if line is not None:
             self._log(line)
         self._starter.tell(notice, view, self._now())
+        if isinstance(notice, ProbeAnswered):
+            self._paths.take_ike_answer(IkeAnswer(notice.ike_id, notice.answered_bytes, notice.waited_s), self._now())
+        elif isinstance(notice, ProbeFailed):
+            self._paths.take_ike_answer(IkeAnswer(notice.ike_id, None), self._now())
         self._resources.tell(notice, view, self._now())
         if isinstance(notice, IkeUp | IkeDown):
             self._keepalives.plan(self._now())
@@ -388,6 +428,7 @@ class Gateway:
             self._audit,
             self._keeper,
             self._restorer,
+            self._paths,
         )
         at = min((t for part in parts if (t := part.get_timer()) is not None), default=None)
         if at == self._timer_at:
@@ -406,12 +447,26 @@ class Gateway:
     def _path_mtu(self, remote: Address) -> int:
         return self._links.path_mtu(remote, MARK, DEFAULT_MTU)
 
+    def _inject(self, child_id: int, packet: bytes) -> bool:
+        child = self._children.get(child_id)
+        return child is not None and self._workers.inject(child.worker(self._workers.count), child_id, packet)
+
+    def _probe_by_ike(self, child_id: int, sizes: Sequence[int], wait_s: float, now: float) -> None:
+        ike_id = self._endpoint.owner_of(child_id)
+        if ike_id is None:
+            raise StateError(f"CHILD SA {child_id} has no IKE SA")
+        self._endpoint.probe(ike_id, sizes, wait_s, now)
+
+    def _hear_path(self, news: PathNews) -> None:
+        self._log(path_line(news))
+        self.operations.tell_path(news)
+
     def _resize_tun(self, inner: list[int]) -> None:
         wanted = tun_mtu(inner, DEFAULT_MTU, self._children.has_ipv6())
-        if wanted == self._tun_mtu:
-            return
         try:
-            self._set_tun_mtu(wanted)
+            if wanted != self._tun_mtu:
+                self._set_tun_mtu(wanted)
+            self._children.route_mtus()
         except HostError as error:
             self._log(str(error))
 
@@ -425,7 +480,11 @@ class Gateway:
         self._tun_mtu = mtu
 
     def _stats(self) -> GatewayStats:
-        counters = {**self._workers.counters(), **{f"ike_{name}": n for name, n in self._endpoint.counters.items()}}
+        counters = {
+            **self._workers.counters(),
+            **self._paths.counters,
+            **{f"ike_{name}": n for name, n in self._endpoint.counters.items()},
+        }
         return {
             "state": "stopping" if self._stopping else "running",
             "engine": self._workers.engine,

@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Callable
 
+from ..control.paths import PathNews
 from ..ike.events import (
     ChildDown,
     ChildFailed,
@@ -130,3 +131,22 @@ def line_of(notice: Notice, view: IkeView | None) -> str | None:
         case Progress(level=0) if " established " not in notice.text:  # IkeUp and ChildUp say more
             return f"{notice.connection}: {notice.text}" if notice.connection else notice.text
     return None
+
+
+PATH_WORDS = {
+    "interface": "its interface has it",
+    "learned": "ICMP says so, and quotes a packet of ours",
+    "settled": "found by probes",
+    "fell": "more does not come through any more",
+    "raised": "more comes through",
+    "aged": "what ICMP said is old",
+    "unprobeable": "the peer answers no probe: set mtu_probe to an address behind it that answers pings, or to off",
+}
+
+
+def path_line(news: PathNews) -> str:
+    """What the operator should read of a path's MTU."""
+    names = ", ".join(dict.fromkeys(f"{connection} {name}" for connection, name, _ in news.children[:3]))
+    more = f" and {len(news.children) - 3} more" if len(news.children) > 3 else ""
+    before = f", was {news.before}" if news.before != news.mtu else ""
+    return f"{names}{more}: path to {news.remote} has MTU {news.mtu}{before}: {PATH_WORDS[news.kind]}"

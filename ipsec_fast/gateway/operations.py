@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from ..control.children import Children
 from ..control.manager import Listener, Manager
+from ..control.paths import PathNews, Paths, PathView
 from ..control.resources import group_of
 from ..control.views import child_counters, child_mtu, child_path
 from ..errors import StateError, UsageError
@@ -21,7 +22,7 @@ from ..model import Address, Path
 from .configuration import Configuration
 from .exchange_counters import ExchangeCounters
 from .ike_io import IKE_PORT, source_for
-from .vici.control import ChildCounters, ChildMtu, ChildPath, ControlLog, GatewayStats, Selection
+from .vici.control import ChildCounters, ChildMtu, ChildPath, ControlLog, GatewayStats, PathListener, Selection
 from .waiting import Waiting
 
 if TYPE_CHECKING:
@@ -98,6 +99,7 @@ class Operations:
         taken_down: Callable[[str, str | None], int],
         reload: Callable[[], None],
         exchange_counters: ExchangeCounters,
+        paths: Paths,
         workers: int = 1,
     ) -> None:
         self._endpoint = endpoint
@@ -113,6 +115,8 @@ class Operations:
         self.reload = reload
         self.workers = workers
         self.exchange_counters = exchange_counters
+        self._paths = paths
+        self._path_listeners: list[PathListener] = []
         self._asked: dict[int, set[str]] = {}  # per IKE SA that is being set up: the children that come with it
         self._creating: dict[tuple[str, str], int] = {}  # asked for on an IKE SA that stands
         manager.subscribe(self._forget_asked)
@@ -128,6 +132,9 @@ class Operations:
     def child_mtu(self, child_id: int) -> ChildMtu | None:
         return child_mtu(self._children.get(child_id))  # type: ignore[return-value]
 
+    def path_view(self, child_id: int) -> PathView | None:
+        return self._paths.view(child_id)
+
     def child_path(self, child_id: int) -> ChildPath | None:
         return child_path(self._children.get(child_id))  # type: ignore[return-value]
 
@@ -136,6 +143,22 @@ class Operations:
 
     def stats(self) -> GatewayStats:
         return self._stats()
+
+    def subscribe_paths(self, listener: PathListener) -> Callable[[], None]:
+        self._path_listeners.append(listener)
+        return lambda: self._path_listeners.remove(listener) if listener in self._path_listeners else None
+
+    def tell_path(self, news: PathNews) -> None:
+        for listener in tuple(self._path_listeners):
+            listener(news)
+
+    def probe_mtu(self, selection: Selection) -> int:
+        """Look now whether more passes; of how many Child SAs."""
+        found = [child for _, children in selection.pick(self.views()) for child in children]
+        for child in found:
+            self._paths.search(child.child_id, self._now())
+        self._pump()
+        return len(found)
 
     def subscribe(self, listener: Listener) -> Callable[[], None]:
         return self._manager.subscribe(listener)

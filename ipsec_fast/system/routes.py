@@ -62,7 +62,7 @@ class Routes:
         self._priority = FIRST_PRIORITY + 3 * self._tag
         self._metric = PROHIBIT_METRIC | self._tag
         self._prohibited: set[Network] = set()
-        self._routed: set[Network] = set()
+        self._routed: dict[Network, tuple[int, Address | None]] = {}  # TUN, source
 
     @property
     def prefixes(self) -> frozenset[Network]:
@@ -95,16 +95,22 @@ class Routes:
         """
         self.prohibit(network)
         self._route("replace", network, _UNICAST, index, source)
-        self._routed.add(network)
+        self._routed[network] = index, source
         for one in around:
             if network.prefixlen and _lies_in(one, network) and one != network:
                 self._route("replace", one, _THROW)
+
+    def set_mtu(self, network: Network, mtu: int) -> None:
+        """What this host sends through the TUN for the prefix, or forwards to it, is at most so long."""
+        if network in self._routed:
+            index, source = self._routed[network]
+            self._route("replace", network, _UNICAST, index, source, mtu)
 
     def remove(self, network: Network, *, keep_prohibit: bool) -> None:
         """Take the prefix out of the TUN; with `keep_prohibit` its packets are refused, otherwise they go where they went before us."""
         if network in self._routed:
             self._route("del", network, _UNICAST)
-            self._routed.discard(network)
+            del self._routed[network]
         if not keep_prohibit and network in self._prohibited:
             self._route("del", network, _PROHIBIT)
             self._prohibited.discard(network)
@@ -141,7 +147,13 @@ class Routes:
         return self._netlink.call("list our routes", dump) or []
 
     def _route(
-        self, verb: str, network: Network, kind: int, index: int | None = None, source: Address | None = None
+        self,
+        verb: str,
+        network: Network,
+        kind: int,
+        index: int | None = None,
+        source: Address | None = None,
+        mtu: int | None = None,
     ) -> None:
         request: dict[str, Any] = {
             "dst": str(network),
@@ -155,6 +167,8 @@ class Routes:
             request["oif"] = index
         if source is not None:
             request["prefsrc"] = str(source)
+        if mtu is not None:
+            request["metrics"] = {"mtu": mtu}
         gone = (errno.ESRCH, errno.ENOENT, errno.ENODEV) if verb == "del" else ()
         what = f"{verb} the {_KIND_TEXT[kind]}route of {network}"
         self._netlink.call(what, lambda ip: ip.route(verb, **request), ignore=gone)
@@ -165,7 +179,7 @@ class Routes:
 
     def _drop_unneeded_rules(self) -> None:
         for version in (4, 6):
-            lengths = [one.prefixlen for one in self._prohibited | self._routed if one.version == version]
+            lengths = [one.prefixlen for one in self._prohibited | self._routed.keys() if one.version == version]
             for step in (0, 1, 2):
                 if not any((length > 0) == (step == 0) for length in lengths):
                     self._rule("del", version, step)

@@ -86,8 +86,8 @@ def test_a_configured_mss_only_lowers_and_off_means_leave_alone():
     assert (found.mss_ipv4, found.mss_ipv6, found.mss_ipv4_timestamps) == (0, 0, 0)
 
 
-def test_the_tun_takes_the_smallest_but_never_loses_ipv6():
-    assert tun_mtu([1438, 1400], 1500) == 1400
+def test_the_tun_takes_the_largest_and_never_loses_ipv6():
+    assert tun_mtu([1438, 1400], 1500) == 1438
     assert tun_mtu([1000], 1500) == 1280
     assert tun_mtu([1000], 1500, has_ipv6=False) == 1000
     assert tun_mtu([500], 1500, has_ipv6=False) == 576

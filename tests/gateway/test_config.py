@@ -149,6 +149,12 @@ BAD = [
     pytest.param(in_connection("rekey_time = inf"), "connections.paris.rekey_time", "between 0", id="endless-time"),
     pytest.param(in_connection("dpd_delay = []"), "connections.paris.dpd_delay", '"30m"', id="time-list"),
     pytest.param(in_connection("mss = 20"), "connections.paris.mss", '"auto"', id="mss"),
+    pytest.param(in_connection('mtu_probe = "yes"'), "connections.paris.mtu_probe", '"off"', id="mtu-probe"),
+    pytest.param(in_connection("mtu_probe = []"), "connections.paris.mtu_probe", "addresses", id="mtu-probe-empty"),
+    pytest.param(in_connection("mtu_probe = true"), "connections.paris.mtu_probe", "addresses", id="mtu-probe-bool"),
+    pytest.param(
+        in_connection(f"mtu_probe = {['10.2.0.1'] * 9}"), "connections.paris.mtu_probe", "up to 8", id="mtu-probe-many"
+    ),
     pytest.param(in_connection("encap = 7"), "connections.paris.encap", "true or false", id="yes-no"),
     pytest.param(in_connection("local_port = 4501"), "connections.paris.local_port", "500", id="port"),
     pytest.param(
@@ -411,6 +417,19 @@ file = "x.psk"
     assert len(connection.children[0].remote_ts) == 2
     assert loaded.secrets[0].ids == (Identity.parse("a.example"), Identity.parse("@#0102"))
     assert loaded.mss == {"a": 1300}
+
+
+@pytest.mark.parametrize(
+    ("written", "found"),
+    [
+        ("'auto'", "auto"),
+        ('"off"', "off"),
+        ('"10.2.0.1, fd00:2::1"', (ip_address("10.2.0.1"), ip_address("fd00:2::1"))),
+        ('["10.2.0.1"]', (ip_address("10.2.0.1"),)),
+    ],
+)
+def test_who_answers_probes_is_read(folder: Folder, written: str, found: object) -> None:
+    assert folder.load(in_connection(f"mtu_probe = {written}")).mtu_probe == {"paris": found}
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from site_pair import INNER_ADDRESS, Gateway, Seen, SitePair, captured, one_pair
 from ipsec_fast.gateway.vici.client import ViciClient
 
 pytestmark = [pytest.mark.netns, pytest.mark.timeout(120)]
-RAW = {"connection": "encap = false"}
+RAW = {"connection": 'encap = false\nmtu_probe = "off"'}  # what is on the wire is counted
 
 
 @pytest.fixture

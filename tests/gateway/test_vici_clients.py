@@ -90,6 +90,10 @@ def test_list_sas_has_charon_s_keys(session: vici.Session) -> None:
         "mtu": b"1430",
         "mss_ipv4": b"1390",
         "mss_ipv6": b"1370",
+        "path-mtu": b"1492",
+        "path-mtu-source": b"probe",
+        "path-mtu-age": b"7",
+        "path-mtu-probing": b"echo",
         "worker": b"0",
         "cores": b"one worker",
     }

@@ -8,11 +8,13 @@ import random
 import socket
 import stat
 from collections.abc import AsyncIterator
+from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
 import pytest_asyncio
 
+from ipsec_fast.control.paths import PathNews
 from ipsec_fast.errors import HostError
 from ipsec_fast.gateway.vici import channel as channel_module
 from ipsec_fast.gateway.vici import config_commands as config_commands_module
@@ -403,3 +405,33 @@ async def test_an_attempt_that_never_stood_is_no_down(host: Host) -> None:
     host.control.tell(IkeDown(4, "paris", "no answer", True), ike_view(4, state="CONNECTING"))
     host.control.tell(Progress(4, "paris", "giving up"), None)
     assert (await client.event())[0] == "log"
+
+
+async def test_each_step_of_a_path_is_an_event(host: Host) -> None:
+    client = await host.connect()
+    await client.register("path-mtu")
+    local, remote = ip_address("192.0.2.1"), ip_address("192.0.2.2")
+    news = PathNews(local, remote, "fell", 1500, 1300, "fallback", (("paris", "net", 7),))
+    for listener in host.control.path_listeners:
+        listener(news)
+    name, message = await client.event()
+    assert name == "path-mtu"
+    assert message["step"] == b"fell"
+    assert (message["before"], message["path-mtu"], message["path-mtu-source"]) == (b"1500", b"1300", b"fallback")
+    assert (message["local-host"], message["remote-host"]) == (b"192.0.2.1", b"192.0.2.2")
+    assert message["child-sas"] == {"net-7": {"ike": b"paris"}}
+
+
+@pytest.mark.parametrize(
+    ("request_", "answer"),
+    [({"child": "net"}, (b"yes", b"1")), ({"child": "nowhere"}, (b"no", b"0")), ({"ike": "rome"}, (b"yes", b"1"))],
+)
+async def test_paths_are_probed_for_who_is_named(
+    host: Host, request_: dict[str, object], answer: tuple[bytes, bytes]
+) -> None:
+    response = await (await host.connect()).command("probe-mtu", request_)
+    assert (response["success"], response["matches"]) == answer
+
+
+async def test_probing_wants_a_name(host: Host) -> None:
+    assert (await (await host.connect()).command("probe-mtu"))["success"] == b"no"

@@ -10,6 +10,7 @@ from dataclasses import replace
 from ipaddress import ip_address
 
 from ipsec_fast.algorithms import esp_suite, parse_esp_proposal, parse_ike_proposal
+from ipsec_fast.control.paths import PathView
 from ipsec_fast.errors import ConfigError, NegotiationError, Problem
 from ipsec_fast.gateway.config import GatewaySettings, LoadedConfig
 from ipsec_fast.gateway.configuration import Configuration, Surroundings
@@ -21,6 +22,7 @@ from ipsec_fast.gateway.vici.control import (
     ControlLog,
     GatewayStats,
     Listener,
+    PathListener,
     Selection,
 )
 from ipsec_fast.gateway.vici.server import ViciServer
@@ -100,6 +102,7 @@ class FakeControl:
     def __init__(self) -> None:
         self.sas: list[IkeView] = [ike_view(children=(child_view(),)), ike_view(2, "rome", (child_view(9, "coast"),))]
         self.listeners: list[Listener] = []
+        self.path_listeners: list[PathListener] = []
         self.released = asyncio.Event()
         self.calls: list[object] = []
         self.applied: list[tuple[str, ...]] = []  # names of the connections, per change
@@ -107,7 +110,7 @@ class FakeControl:
         self.messages: dict[tuple[str, int, bool, bool], int] = {}
         self.exchange_counters = ExchangeCounters(lambda: self.messages, lambda: {"malformed": 2, "unknown_spi": 1})
         self.traps: list[tuple[str, str]] = []
-        config = LoadedConfig(GatewaySettings(), CONNECTIONS, start=(), trap=(), mss={}, secrets=())
+        config = LoadedConfig(GatewaySettings(), CONNECTIONS, start=(), trap=(), mss={}, mtu_probe={}, secrets=())
         self.configuration = Configuration(config, Surroundings(self._check, self._apply, self._begin))
 
     def _check(self, connection: ConnectionConfig) -> None:
@@ -134,6 +137,16 @@ class FakeControl:
 
     def child_mtu(self, child_id: int) -> ChildMtu | None:
         return {"mtu": 1430, "mss_ipv4": 1390, "mss_ipv6": 1370}
+
+    def path_view(self, child_id: int) -> PathView | None:
+        return PathView(1492, "probe", self.now() - 7, "echo")
+
+    def probe_mtu(self, selection: Selection) -> int:
+        return sum(len(children) for _, children in selection.pick(self.sas))
+
+    def subscribe_paths(self, listener: PathListener) -> Callable[[], None]:
+        self.path_listeners.append(listener)
+        return lambda: self.path_listeners.remove(listener)
 
     def child_path(self, child_id: int) -> ChildPath | None:
         return {

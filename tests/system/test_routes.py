@@ -144,3 +144,17 @@ def test_links_tell_addresses_and_the_mtu_of_a_path(private_net, netlink):
 def test_the_tun_holds_what_comes_while_its_worker_has_no_cpu(private_net, netlink):
     tun(private_net, netlink)
     assert f"qlen {QUEUE_PACKETS}" in private_net("ip link show ipsec0")
+
+
+def test_a_route_has_an_mtu_of_its_own_and_keeps_its_source(private_net, netlink):
+    routes = Routes(netlink, "ipsec0")
+    index = tun(private_net, netlink)
+    for network, source, address in ((SITE, "10.1.0.1", "10.2.0.9"), (SITE6, "fd00:1::1", "fd00:2::9")):
+        routes.add(network, index, ip_address(source))
+        for mtu in (1300, 1400):
+            routes.set_mtu(network, mtu)
+            assert f"mtu {mtu}" in way(private_net, address)
+            assert f"src {source}" in way(private_net, address)
+    routes.set_mtu(ip_network("10.9.0.0/24"), 1300)  # not routed: nothing
+    routes.close()
+    assert leftovers(private_net) == ""

@@ -1,4 +1,4 @@
-"""The gateway's notices as vici's events: log, ike-updown, child-updown, ike-rekey, child-rekey.
+"""The gateway's notices as vici's events: log, ike-updown, child-updown, ike-rekey, child-rekey, and path-mtu, which is ours.
 
 A rekey is one event, never a down and an up: the end of an SA that was replaced is not announced. Called by server.py.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from ...control.paths import PathNews
 from ...ike.events import ChildDown, ChildUp, ChildView, IkeDown, IkeUp, IkeView, Notice, Progress
 from .codec import Encodable
 from .commands import progress_section
@@ -43,6 +44,21 @@ class Announcer:
                 self._broadcast("child-updown", message)
         if view is not None and not isinstance(notice, IkeDown):
             self._last_seen[view.ike_id] = view
+
+    def hear_path(self, news: PathNews) -> None:
+        def build() -> Encodable:
+            children = {f"{name}-{child_id}": {"ike": connection} for connection, name, child_id in news.children}
+            return {
+                "local-host": str(news.local),
+                "remote-host": str(news.remote),
+                "step": news.kind,
+                "path-mtu": news.mtu,
+                "before": news.before,
+                "path-mtu-source": news.source,
+                "child-sas": children,
+            }
+
+        self._broadcast("path-mtu", build)
 
     def _ike_up(self, notice: IkeUp, view: IkeView | None) -> None:
         self._up.add(notice.ike_id)

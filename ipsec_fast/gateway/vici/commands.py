@@ -41,6 +41,7 @@ class Commands:
             "initiate": self.initiate,
             "terminate": self.terminate,
             "rekey": self.rekey,
+            "probe-mtu": self.probe_mtu,
             **ConfigCommands(control).table,
         }
 
@@ -155,6 +156,13 @@ class Commands:
         matches = self._control.rekey(selection, reauth)
         if not matches:
             return {"success": "no", "errmsg": "no matching SAs to rekey found", "matches": 0}
+        return {"success": "yes", "matches": matches}
+
+    async def probe_mtu(self, request: Decoded, session: Session) -> Encodable:
+        """Ours: look now whether the paths of these Child SAs carry more."""
+        matches = self._control.probe_mtu(_required(_selection(request), "probe-mtu"))
+        if not matches:
+            return {"success": "no", "errmsg": "no matching SAs to probe found", "matches": 0}
         return {"success": "yes", "matches": matches}
 
     def _count(self, selection: Selection) -> int:

@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, TypedDict
 
+from ...control.paths import PathNews, PathView
 from ...ike.config import ChildConfig, ConnectionConfig
 from ...ike.events import ChildView, IkeView, Notice, Progress
 from .codec import Decoded, Encodable
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 ControlLog = Callable[[Progress], None]
 # a notice, with the IKE SA it is about: as it is now, or, for a *Down notice, as it was last seen (None: not known)
 Listener = Callable[[Notice, IkeView | None], None]
+PathListener = Callable[[PathNews], None]
 
 
 class ChildCounters(TypedDict, total=False):
@@ -176,6 +178,15 @@ class GatewayControl(Protocol):
     def child_mtu(self, child_id: int) -> ChildMtu | None: ...
 
     def child_path(self, child_id: int) -> ChildPath | None: ...
+
+    def path_view(self, child_id: int) -> PathView | None:
+        """What is believed of the path that a Child SA takes, and why."""
+
+    def probe_mtu(self, selection: Selection) -> int:
+        """Look now whether the paths of these Child SAs carry more; return how many Child SAs."""
+
+    def subscribe_paths(self, listener: PathListener) -> Callable[[], None]:
+        """Every step of a path's MTU goes to `listener`; the returned call ends it."""
 
     def connections(self) -> Sequence[ConnectionConfig]: ...
 

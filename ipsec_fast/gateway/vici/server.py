@@ -34,7 +34,7 @@ log = logging.getLogger("ipsec_fast.cfg")
 EVENTS = frozenset(
     (
         "log", "control-log", "list-sa", "list-mtu", "list-policy", "list-conn", "list-cert", "list-authority",
-        "ike-updown", "ike-rekey", "child-updown", "child-rekey",
+        "ike-updown", "ike-rekey", "child-updown", "child-rekey", "path-mtu",
     )
 )  # fmt: skip
 MAX_CONNECTIONS = 64
@@ -53,20 +53,24 @@ class ViciServer:
         self._server: asyncio.Server | None = None
         self._listener: socket.socket | None = None
         self._identity: tuple[int, int] | None = None
-        self._unsubscribe: Callable[[], None] | None = None
+        self._unsubscribe: list[Callable[[], None]] = []
 
     async def start(self) -> None:
         self._listener = open_listener(self.path)
         self._identity = file_identity(self.path)
         loop = asyncio.get_running_loop()
         self._server = await loop.create_unix_server(lambda: Channel(self._accept), sock=self._listener)
-        self._unsubscribe = self._control.subscribe(Announcer(self._control, self.broadcast).hear)
+        announcer = Announcer(self._control, self.broadcast)
+        self._unsubscribe = [
+            self._control.subscribe(announcer.hear),
+            self._control.subscribe_paths(announcer.hear_path),
+        ]
 
     async def close(self) -> None:
         """Ends every connection and removes the socket; a second call does nothing."""
-        if self._unsubscribe is not None:
-            self._unsubscribe()
-            self._unsubscribe = None
+        for unsubscribe in self._unsubscribe:
+            unsubscribe()
+        self._unsubscribe = []
         if self._server is not None:
             self._server.close()
             self._server = None

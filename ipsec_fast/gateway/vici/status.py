@@ -17,7 +17,7 @@ NUMBERS = frozenset(
     (
         "uniqueid", "version", "local-port", "remote-port", "encr-keysize", "established", "rekey-time", "reqid", "esn",
         "bytes-in", "packets-in", "use-in", "bytes-out", "packets-out", "use-out", "life-time", "install-time", "reauth-time",
-        "mtu", "mss_ipv4", "mss_ipv6", "workers", "worker", "cpu",
+        "mtu", "mss_ipv4", "mss_ipv6", "path-mtu", "path-mtu-age", "workers", "worker", "cpu",
     )
 )  # fmt: skip
 Tree = dict[str, Any]

@@ -1,7 +1,7 @@
 """SAs and connections as list-sas and list-conns show them: charon's keys, charon's values, absent numbers left out.
 
-`mtu`, `mss_ipv4`, `mss_ipv6`, `worker` and `cores` of a child are ours; so is `silent` of an IKE SA: seconds since its peer was found
-silent. `per-cpu-sas` and `cpu` (RFC 9611) are charon's keys; a CPU of theirs is a worker of ours.
+`mtu`, `mss_ipv4`, `mss_ipv6`, `path-mtu*`, `worker` and `cores` of a child are ours; so is `silent` of an IKE SA: seconds since its
+peer was found silent. `per-cpu-sas` and `cpu` (RFC 9611) are charon's keys; a CPU of theirs is a worker of ours.
 Called by commands.py and announce.py.
 """
 
@@ -96,6 +96,7 @@ def child_section(child: ChildView, control: GatewayControl, siblings: Iterable[
         "worker": worker_of(child.spi_in, control.workers),
         "cores": cores_of([c for c in siblings if group_of(c) == group_of(child)], control.workers),
         **(control.child_mtu(child.child_id) or {}),
+        **_path_keys(control, child.child_id, now),
     }
 
 
@@ -125,6 +126,18 @@ def mtu_section(view: IkeView, child: ChildView, path: ChildPath, now: float) ->
             }
             for name, found in path["findings"].items()
         },
+    }
+
+
+def _path_keys(control: GatewayControl, child_id: int, now: float) -> Section:
+    path = control.path_view(child_id)
+    if path is None:
+        return {}
+    return {
+        "path-mtu": path.mtu,
+        "path-mtu-source": path.source,
+        "path-mtu-age": _seconds_since(path.since, now),
+        "path-mtu-probing": path.probing,
     }
 
 

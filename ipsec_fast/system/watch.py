@@ -1,0 +1,78 @@
+"""Tells that links or routes of this host changed (rtnetlink(7)), by a socket of its own that an event loop can wait for.
+
+What changed is not told: whoever wants to know asks again. Routes of ours and our own device make no news. Called by gateway.daemon.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import socket
+import struct
+from collections.abc import Iterator
+
+from ..errors import HostError
+from .routes import PROTOCOL
+
+RTMGRP_LINK, RTMGRP_IPV4_ROUTE, RTMGRP_IPV6_ROUTE = 0x1, 0x40, 0x400
+RTM_NEWLINK, RTM_DELLINK, RTM_NEWROUTE, RTM_DELROUTE = 16, 17, 24, 25
+RTM_F_CLONED = 0x200  # an entry of a cache, which strangers' ICMP can make
+HEADER = struct.Struct("=IHHII")
+READ_BYTES, READS = 65536, 64
+
+
+class RouteWatch:
+    """`fd` is readable while `take` may have something. `ignored`: the index of our own device. HostError without netlink."""
+
+    def __init__(self, ignored: int) -> None:
+        self._ignored = ignored
+        try:
+            self._socket = socket.socket(
+                socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE
+            )
+            self._socket.bind((0, RTMGRP_LINK | RTMGRP_IPV4_ROUTE | RTMGRP_IPV6_ROUTE))
+        except OSError as error:
+            raise HostError(f"cannot watch links and routes: {error.strerror}") from None
+
+    @property
+    def fd(self) -> int:
+        return self._socket.fileno()
+
+    def take(self) -> bool:
+        """Whether anything changed since the last call."""
+        changed = False
+        for _ in range(READS):
+            try:
+                data = self._socket.recv(READ_BYTES)
+            except BlockingIOError:
+                break
+            except OSError as error:
+                if error.errno != errno.ENOBUFS:  # more news than room: all of it counts as news
+                    break
+                changed = True
+                continue
+            changed = any(self._counts(kind, body) for kind, body in _messages(data)) or changed
+        return changed
+
+    def _counts(self, kind: int, body: bytes) -> bool:
+        with contextlib.suppress(struct.error):
+            if kind in (RTM_NEWLINK, RTM_DELLINK):
+                return bool(struct.unpack_from("=i", body, 4)[0] != self._ignored)
+            if kind in (RTM_NEWROUTE, RTM_DELROUTE):
+                (flags,) = struct.unpack_from("=I", body, 8)
+                return body[5] != PROTOCOL and not flags & RTM_F_CLONED
+        return False
+
+    def close(self) -> None:
+        self._socket.close()
+
+
+def _messages(data: bytes) -> Iterator[tuple[int, bytes]]:
+    """(type, body) of each netlink message."""
+    at = 0
+    while at + HEADER.size <= len(data):
+        length, kind, *_ = HEADER.unpack_from(data, at)
+        if not HEADER.size <= length <= len(data) - at:
+            return
+        yield kind, data[at + HEADER.size : at + length]
+        at += (length + 3) & ~3
