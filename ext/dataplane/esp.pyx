@@ -11,6 +11,7 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcmp, memcpy, memmove, memset
 
+from ipsec_fast.dataplane.crew cimport CREW_LEAST, CREW_LEAST_BYTES, crew_run, crew_state
 from ipsec_fast.dataplane.engine cimport IV_NONE, IV_RANDOM, IV_SEQUENCE, crypto_op, engine_suite
 from ipsec_fast.dataplane.ip cimport (
     IP_OK, csum_add, csum_fold, csum_pseudo6, ecn_combined, ip_info, ip_parse, ip_set_tos, ip_tos, transport_close_header,
@@ -101,6 +102,8 @@ cdef struct esp_batch_ctx:
     uint32_t again_slot      # and whose; CHUNK: nobody's
     const uint8_t *test_iv   # NULL but in seal_with_iv_for_test
     uint64_t now_ns          # of the call; 0: nobody said
+    crew_state *crew         # NULL: this thread does everything itself
+    uint32_t crew_size
 
 
 cdef esp_batch_ctx *esp_batch_ctx_new() noexcept nogil:
@@ -131,18 +134,39 @@ cdef void esp_batch_ctx_set_time(esp_batch_ctx *ctx, uint64_t now_ns) noexcept n
     ctx.now_ns = now_ns
 
 
+cdef void esp_batch_ctx_set_crew(esp_batch_ctx *ctx, crew_state *crew, uint32_t size) noexcept nogil:
+    ctx.crew, ctx.crew_size = crew, size
+
+
 cdef void esp_batch_ctx_use_iv_for_test(esp_batch_ctx *ctx, const uint8_t *iv) noexcept nogil:
     ctx.test_iv = iv
 
 
-cdef inline void run_crypto(esp_batch_ctx *ctx, uint32_t n, bint seal) noexcept nogil:
+cdef bint run_with_crew(esp_batch_ctx *ctx, const esp_packet *packets, uint32_t start, uint32_t end, bint seal) noexcept nogil:
+    """Whether a crew had its part in this run; False: nothing is done yet."""
+    cdef uint32_t i, length = 0
+    cdef const esp_sa *sa
+    for i in range(start, end):
+        sa = packets[ctx.ops[i].index].sa
+        if sa.spare_count < ctx.crew_size:
+            return False
+        ctx.ops[i].spares = sa.spares
+        length += ctx.ops[i].length
+    if length < CREW_LEAST_BYTES:
+        return False
+    return crew_run(ctx.crew, ctx.suites[start].seal if seal else ctx.suites[start].open, &ctx.ops[start], end - start, length)
+
+
+cdef inline void run_crypto(esp_batch_ctx *ctx, const esp_packet *packets, uint32_t n, bint seal) noexcept nogil:
     # one engine call per run of packets of the same suite
     cdef uint32_t start = 0, end
     while start < n:
         end = start + 1
         while end < n and ctx.suites[end] == ctx.suites[start]:
             end += 1
-        if seal:
+        if ctx.crew != NULL and end - start >= CREW_LEAST and run_with_crew(ctx, packets, start, end, seal):
+            pass
+        elif seal:
             ctx.suites[start].seal(&ctx.ops[start], end - start)
         else:
             ctx.suites[start].open(&ctx.ops[start], end - start)
@@ -336,7 +360,7 @@ cdef inline void outbound_chunk(esp_batch_ctx *ctx, esp_packet *packets, uint32_
             count_u64(&packet.sa.drops[packet.verdict], 1)
             last_drop_clear(packet.sa, packet.verdict, ctx.now_ns, <uint32_t> packet.sa.seq, packet.data, 0 if dummy else packet.length)
         i += 1
-    run_crypto(ctx, used, True)
+    run_crypto(ctx, packets, used, True)
     for i in range(used):
         packet = &packets[ctx.ops[i].index]
         sa = packet.sa
@@ -530,7 +554,7 @@ cdef void inbound_chunk(esp_batch_ctx *ctx, esp_packet *packets, uint32_t n) noe
             ctx.suites[used] = packet.sa.suite
             used += 1
         i += 1
-    run_crypto(ctx, used, False)
+    run_crypto(ctx, packets, used, False)
     i = 0
     while i < n:
         if slot < used and ctx.ops[slot].index == i:

@@ -16,8 +16,9 @@ from libc.string cimport memset
 
 from ipsec_fast.dataplane.ah cimport ah_batch_ctx_free, ah_batch_ctx_new, ah_batch_ctx_set_time, ah_inbound, ah_outbound
 from ipsec_fast.dataplane.epoch cimport epoch_enter, epoch_join, epoch_leave, epoch_slot, retire
+from ipsec_fast.dataplane.crew cimport Crew
 from ipsec_fast.dataplane.esp cimport (
-    esp_batch_ctx_free, esp_batch_ctx_new, esp_batch_ctx_set_time, esp_inbound, esp_outbound, esp_outbound_dummies, esp_packet
+    esp_batch_ctx_free, esp_batch_ctx_new, esp_batch_ctx_set_crew, esp_batch_ctx_set_time, esp_inbound, esp_outbound, esp_outbound_dummies, esp_packet
 )
 from ipsec_fast.dataplane.sad cimport (
     MODE_TUNNEL, PROTOCOL_AH, PROTOCOL_ESP, SA, SA_INBOUND, SA_OUTBOUND, coarse_ns, esp_sa, leave, sa_check_time, sa_note_use, try_enter
@@ -72,7 +73,7 @@ cdef struct misfit:
 cdef class PacketBatch:
     """Packets at `offsets`, `lengths` in `buffer`, each with its SA; packet.pyi tells the arguments."""
 
-    def __cinit__(self, buffer, offsets, lengths, sas, verdicts, *, tags=None):
+    def __cinit__(self, buffer, offsets, lengths, sas, verdicts, *, tags=None, Crew crew=None):
         self._hold("buffer", buffer, 1)
         self._hold("offsets", offsets, 4)
         self._hold("lengths", lengths, 4)
@@ -98,6 +99,9 @@ cdef class PacketBatch:
         self.ctx = esp_batch_ctx_new()
         if self.ctx == NULL:
             raise MemoryError
+        self.crew = crew
+        if crew is not None:
+            esp_batch_ctx_set_crew(self.ctx, &crew.state, <uint32_t> crew.size)
         if self.sad is not None or any((<SA> sa).hot.protocol == PROTOCOL_AH for sa in self.owners):
             self.ah = ah_batch_ctx_new()
             if self.ah == NULL:

@@ -9,11 +9,12 @@ import ipaddress
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from libc.stddef cimport size_t
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
-from libc.stdlib cimport free
+from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 
 from ipsec_fast.algorithms import ah_suite, esp_suite
 from ipsec_fast.crypto.secret cimport Secret, borrow
+from ipsec_fast.dataplane.crew cimport CREW_MOST
 from ipsec_fast.dataplane.engine cimport engine_suite, find_suite
 from ipsec_fast.dataplane.ip cimport csum_add
 from ipsec_fast.dataplane.status cimport VERDICT_COUNT
@@ -86,7 +87,7 @@ cdef class SA:
 
     def __init__(self, direction, spi, algorithm="aes128gcm16", key=None, mode="tunnel", src=None, dst=None, encap=None, esn=False,
                  window=1024, seq=0, granted=None, engine="auto", inner=None, original=None, header=None, tfc=0,
-                 protocol="esp"):
+                 protocol="esp", crew=0):
         if self.hot.key != NULL or self.hot.window != NULL:
             raise StateError("this SA is made already")
         if direction not in ("out", "in"):
@@ -121,6 +122,9 @@ cdef class SA:
                 raise MemoryError
         self.hot.mode = MODES[mode]
         set_outer(self, src, dst, encap)
+        if not isinstance(crew, int) or not 0 <= crew <= CREW_MOST:
+            raise UsageError(f"crew {crew!r}: it is 0 to {CREW_MOST} threads")
+        self.hot.spare_count = crew
         set_key(self, find_suite(suite.name if protocol == "esp" else suite.kernel, engine), key)
         set_header_rules(self, header)
         set_inner(self, inner)
@@ -133,6 +137,7 @@ cdef class SA:
             return
         if self.hot.release != NULL:
             self.hot.release(self.hot)
+        free_spares(self.hot)
         if self.hot.key != NULL:
             self.hot.suite.key_free(self.hot.key)
         free(self.hot.window)
@@ -295,6 +300,10 @@ cdef class SA:
         store_u16(&self.hot.max_inner, value)
 
     @property
+    def crew(self):
+        return self.hot.spare_count
+
+    @property
     def tag(self):
         return self.hot.tag
 
@@ -320,6 +329,34 @@ cdef void set_key(SA sa, const engine_suite *suite, key) except *:
         PyBuffer_Release(&view)
 
 
+cdef int make_spares(esp_sa *sa, const uint8_t *keymat) except -1:
+    """A copy of the key for each of a crew, where the library's object is one thread's. Engines whose keys may be shared are faster than a crew wakes up."""
+    cdef uint32_t i
+    if sa.suite.keys_are_shared:
+        sa.spare_count = 0
+    if sa.spare_count == 0:
+        return 0
+    sa.spares = <void **> calloc(sa.spare_count, sizeof(void *))
+    if sa.spares == NULL:
+        raise MemoryError
+    for i in range(sa.spare_count):
+        sa.spares[i] = sa.suite.key_new(sa.suite, keymat, sa.direction == SA_OUTBOUND)
+        if sa.spares[i] == NULL:
+            raise MemoryError
+    return 0
+
+
+cdef void free_spares(esp_sa *sa) noexcept:
+    cdef uint32_t i
+    if sa.spares == NULL:
+        return
+    for i in range(sa.spare_count):
+        if sa.spares[i] != NULL:
+            sa.suite.key_free(sa.spares[i])
+    free(sa.spares)
+    sa.spares = NULL
+
+
 cdef void use_key(SA sa, const engine_suite *suite, const uint8_t *keymat, Py_ssize_t size) except *:
     if keymat == NULL or size != suite.keymat_length:
         parts = [f"{suite.key_length} cipher key"] if suite.key_length else []
@@ -332,6 +369,7 @@ cdef void use_key(SA sa, const engine_suite *suite, const uint8_t *keymat, Py_ss
     if sa.hot.key == NULL:
         raise AlgorithmError(f"{suite.engine.decode()} refused the key of {sa.algorithm}")
     sa.hot.suite = suite
+    make_spares(sa.hot, keymat)
     memcpy(sa.hot.salt, keymat + suite.key_length, suite.salt_length)
     sa.hot.iv_length = suite.iv_length
     sa.hot.icv_length = suite.icv_length

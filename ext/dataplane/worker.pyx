@@ -17,7 +17,10 @@ from libc.string cimport memcmp, memcpy, memmove, memset
 from ipsec_fast.dataplane.ah cimport ah_batch_ctx, ah_batch_ctx_free, ah_batch_ctx_new, ah_batch_ctx_set_time, ah_inbound
 from ipsec_fast.dataplane.coalesce cimport merge_flush, merge_packet, merge_table, write_single
 from ipsec_fast.dataplane.epoch cimport epoch_enter, epoch_join, epoch_leave, epoch_rest, epoch_slot, retire
-from ipsec_fast.dataplane.esp cimport esp_batch_ctx, esp_batch_ctx_free, esp_batch_ctx_new, esp_batch_ctx_set_time, esp_inbound, esp_packet
+from ipsec_fast.dataplane.crew cimport Crew
+from ipsec_fast.dataplane.esp cimport (
+    esp_batch_ctx, esp_batch_ctx_free, esp_batch_ctx_new, esp_batch_ctx_set_crew, esp_batch_ctx_set_time, esp_inbound, esp_packet
+)
 from ipsec_fast.dataplane.inner cimport (
     INNER_DOWN_SEEN, INNER_DOWN_TOLD, INNER_UP, STRIP_PACKET, STRIP_REFUSED, VNET_BYTES, InnerPort, inner_port, inner_strip
 )
@@ -135,7 +138,7 @@ cdef class Worker:
             raise MemoryError
         self.state.stop_fd = self.state.hand_fd = -1
 
-    def __init__(self, InnerPort tun not None, sockets, *, str engine="auto", offload=Offload(), int index=0, int count=1):
+    def __init__(self, InnerPort tun not None, sockets, *, str engine="auto", offload=Offload(), int index=0, int count=1, Crew crew=None):
         cdef worker_state *w = self.state
         sockets = tuple(sockets)
         if not 0 < count <= WORKERS_MAX or not 0 <= index < count:
@@ -159,6 +162,9 @@ cdef class Worker:
                 w.ports[<Py_ssize_t>i].udp_segment = 0
         w.port_count = <uint32_t>len(sockets)
         self._allocate()
+        self._crew = crew
+        if crew is not None:
+            esp_batch_ctx_set_crew(w.esp, &crew.state, <uint32_t>crew.size)
         w.stop_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         w.hand_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._from = {}

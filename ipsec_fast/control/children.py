@@ -341,9 +341,11 @@ class Children:
         mtu = self._figures(ask.connection, wraps, path_mtu, whole)
         engine = engine_for(suite, self._host.engine)
         used = self._resumed.pop(ask.child_id, GrantMark(0, 0))
-        sa_in = SA("in", ask.spi_in, suite, ask.key_in, esn=ask.esn, seq=used.in_highest, engine=engine)
+        # who has an SA for each worker has no worker left that could help
+        crew = self._host.workers - 1 if ask.resource is None else 0
+        sa_in = SA("in", ask.spi_in, suite, ask.key_in, esn=ask.esn, seq=used.in_highest, engine=engine, crew=crew)
         end = self._grants.next_end(ask.child_id, _highest(ask.esn))
-        sa_out = self._make_outbound(ask, engine, used.out_end, end)
+        sa_out = self._make_outbound(ask, engine, used.out_end, end, crew)
         cuts = self._aim(sa_out, path, path_mtu, whole)
         limits = ask.limits
         for sa in (sa_in, sa_out):
@@ -374,11 +376,20 @@ class Children:
         # two outer fragments at most; TCP stays below by its MSS
         return mtu if whole else replace(mtu, max_inner_bytes=path_mtu)
 
-    def _make_outbound(self, ask: AskInstallChild, engine: str, seq: int, granted: int) -> SA:
+    def _make_outbound(self, ask: AskInstallChild, engine: str, seq: int, granted: int, crew: int) -> SA:
         """By UDP socket; without encapsulation, or where the outer packets may be cut, by raw socket with a header of its own."""
         path, whole = ask.path, self._host.copies_df(ask.connection, ask.name)
         make = partial(
-            SA, "out", ask.spi_out, ask.suite.name, ask.key_out, esn=ask.esn, seq=seq, granted=granted, engine=engine
+            SA,
+            "out",
+            ask.spi_out,
+            ask.suite.name,
+            ask.key_out,
+            esn=ask.esn,
+            seq=seq,
+            granted=granted,
+            engine=engine,
+            crew=crew,
         )
         if ask.encap and whole:
             return make()

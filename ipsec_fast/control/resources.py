@@ -66,11 +66,16 @@ def sending_child(group: Iterable[ChildT], worker: int, workers: int) -> ChildT 
 # --- what is shown of it
 
 
-def cores_of(children: Collection[ChildView], workers: int) -> str:
-    """How the Child SAs of one traffic use several workers: "one worker", "per-resource", or "one owner", which alone numbers and sends."""
+def cores_of(children: Collection[ChildView], workers: int, crew: int = 0) -> str:
+    """How the Child SAs of one traffic use several workers: "one worker", "per-resource", or "one owner", which alone numbers and sends.
+
+    "one owner, shared ciphers" where a `crew` of so many threads may seal and open for it (dataplane.crew).
+    """
     if workers == 1:
         return "one worker"
-    return "per-resource" if any(child.resource is not None for child in children) else "one owner"
+    if any(child.resource is not None for child in children):
+        return "per-resource"
+    return "one owner, shared ciphers" if crew else "one owner"
 
 
 def group_of(child: ChildView) -> Group:

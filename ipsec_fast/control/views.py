@@ -9,7 +9,7 @@ from .children import InstalledChild
 
 
 def child_counters(child: InstalledChild | None, now: float) -> dict[str, Any]:
-    """Packets and bytes of inner traffic, and seconds since the last packet of each direction that had one."""
+    """Packets and bytes of inner traffic, threads that may help with its ciphers, seconds since the last packet of a direction."""
     if child is None:
         return {}
     inbound, outbound = child.sa_in.counters(), child.sa_out.counters()
@@ -18,6 +18,7 @@ def child_counters(child: InstalledChild | None, now: float) -> dict[str, Any]:
         "packets_in": inbound.get("packets", 0),
         "bytes_out": outbound.get("bytes", 0),
         "packets_out": outbound.get("packets", 0),
+        "crew": child.sa_out.crew,
     }
     for key, at in (("use_in_s", last_received_s(child.sa_in)), ("use_out_s", last_sent_s(child.sa_out))):
         if at is not None:

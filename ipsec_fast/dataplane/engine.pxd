@@ -17,6 +17,7 @@ cdef struct crypto_op:
     uint32_t tail_length     # 0 or 4
     uint32_t ok              # 1: sealed, or opened and authentic
     uint32_t index           # the caller's own, of the packet
+    void **spares            # the same key once more for each thread of a crew; set only where one works
 
 cdef enum:
     IV_SEQUENCE = 0          # 8 bytes: the 64-bit sequence number (RFC 4106 section 3.1 leaves the choice to us); in the packet or implicit

@@ -3,6 +3,7 @@
 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
+from ipsec_fast.dataplane.crew cimport crew_state
 from ipsec_fast.dataplane.sad cimport esp_sa
 
 
@@ -26,6 +27,9 @@ cdef void esp_batch_ctx_free(esp_batch_ctx *ctx) noexcept nogil       # NULL is 
 
 # What time it is, for SA.last_drop; 0: not known.
 cdef void esp_batch_ctx_set_time(esp_batch_ctx *ctx, uint64_t now_ns) noexcept nogil
+
+# Threads that help with large runs of SAs that have keys for them; NULL: none. As many as each such SA has spares.
+cdef void esp_batch_ctx_set_crew(esp_batch_ctx *ctx, crew_state *crew, uint32_t size) noexcept nogil
 
 # The IV of every packet from now on, NULL for the kernels' own. It can repeat a nonce.
 cdef void esp_batch_ctx_use_iv_for_test(esp_batch_ctx *ctx, const uint8_t *iv) noexcept nogil

@@ -20,5 +20,6 @@ cdef class PacketBatch:
     cdef esp_batch_ctx *ctx
     cdef ah_batch_ctx *ah    # NULL: no SA of AH in it
     cdef object owners       # keeps the SAs alive
+    cdef object crew         # and the threads that help
     cdef SAD sad             # None, or where each packet's SA is looked up
     cdef int busy

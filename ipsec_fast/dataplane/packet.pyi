@@ -4,6 +4,7 @@ from typing import Any, final
 from numpy.typing import NDArray
 from typing_extensions import Buffer
 
+from .crew import Crew
 from .sad import SA
 from .sad_table import SAD
 
@@ -19,6 +20,7 @@ class PacketBatch:
     the result's, `verdicts` is 0 where that is good, and a dropped packet has length 0. Sealing needs `sa.headroom`
     bytes before and `sa.tailroom` behind each packet. A SAD in place of `sas` finds the SA of each packet that arrives
     (`unknown_spi` where there is none); `tags` u64[n] then takes the tag of the SA that a packet came on, 0 where there is none.
+    A `crew` does its part of large batches of SAs that have keys for it (`SA(crew=crew.size)`).
     Raises BufferError (read-only, no room, overlap) and UsageError (element types, lengths of the arrays) before anything is written.
     """
 
@@ -31,6 +33,7 @@ class PacketBatch:
         verdicts: _Array,
         *,
         tags: _Array | None = None,
+        crew: Crew | None = None,
     ) -> None: ...
     def __len__(self) -> int: ...
 

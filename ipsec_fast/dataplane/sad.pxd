@@ -139,6 +139,8 @@ cdef struct esp_sa:
     uint64_t hard_at_ns
     uint64_t idle_ns         # 0: none
     uint64_t used_packets    # when last_use_ns was set
+    void **spares            # `spare_count` times the key, one for each thread of a crew; NULL: no crew helps with this SA
+    uint32_t spare_count
 
 
 # Once a call, before the kernels: an SA whose time is over gets a hard limit of what it has used, so that kernels need no clock.

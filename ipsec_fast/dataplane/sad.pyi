@@ -21,6 +21,7 @@ class SA:
     `original` (in) mends the checksums of TCP and UDP (RFC 3948 section 3.1.2): the addresses (source, destination) that
     the sender's packets had, or "recompute".
     "beet": all packets go from `inner[0]` to `inner[1]`; they travel between `src` and `dst`, without an inner header.
+    `crew` is the size of the Crew that may help to seal or open; 0 in the end where the engine is too fast for that (`sa.crew`).
     `protocol` "ah" (RFC 4302): `algorithm` is one such as "sha256" or "aes128gmac"; tunnel (with `src`, `dst`) or transport.
     Raises AlgorithmError (unknown algorithm, key of a wrong length), UsageError (everything else that is wrong).
     """
@@ -31,6 +32,7 @@ class SA:
     engine: str
     mode: str
     protocol: Literal["esp", "ah"]
+    crew: int  # threads that may help with this SA
     src: Address | None
     dst: Address | None
     encap: tuple[int, int] | None
@@ -70,6 +72,7 @@ class SA:
         header: OuterHeader | None = None,
         tfc: int = 0,
         protocol: Literal["esp", "ah"] = "esp",
+        crew: int = 0,
     ) -> None: ...
     def set_grant(self, granted: int) -> None:
         """Numbers up to `granted` may be used (design decision 4); the next grant is wanted at half of what this one adds."""

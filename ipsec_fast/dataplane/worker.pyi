@@ -1,5 +1,6 @@
 from collections.abc import Sequence
 
+from .crew import Crew
 from .inner import InnerPort
 from .notice import Notice, Punted
 from .offload import Offload
@@ -27,8 +28,12 @@ class Worker:
         offload: Offload = ...,
         index: int = 0,
         count: int = 1,
+        crew: Crew | None = None,
     ) -> None:
-        """Worker `index` of `count`, of which each has its own queue and sockets, in the same order: see dataplane.workers."""
+        """Worker `index` of `count`, of which each has its own queue and sockets, in the same order: see dataplane.workers.
+
+        A `crew` does its part of large batches of SAs that have keys for it.
+        """
 
     def receive_from(self, other: Worker) -> None:
         """Let `other` hand over what this worker's SAs carry; before either starts."""

@@ -10,16 +10,21 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 
+from .crew import Crew
 from .notice import Notice, Punted
 from .spd import Tables
 from .worker import Worker
 
 
 class Workers:
-    """`make` gets (index, count) and returns the worker; descriptors stay the caller's."""
+    """`make` gets (index, count, crew) and returns the worker; descriptors stay the caller's.
 
-    def __init__(self, count: int, make: Callable[[int, int], Worker]) -> None:
-        self.all: Sequence[Worker] = tuple(make(index, count) for index in range(count))
+    The crew, one thread less than there are workers, helps whichever owns an SA that all packets go to.
+    """
+
+    def __init__(self, count: int, make: Callable[[int, int, Crew | None], Worker]) -> None:
+        self.crew = Crew(count - 1) if count > 1 else None
+        self.all: Sequence[Worker] = tuple(make(index, count, self.crew) for index in range(count))
         for one in self.all:
             for other in self.all:
                 if one is not other:
@@ -34,6 +39,8 @@ class Workers:
         return self.all[0].engine
 
     def start(self) -> None:
+        if self.crew is not None:
+            self.crew.start()
         for one in self.all:
             one.start()
 
@@ -41,6 +48,8 @@ class Workers:
         """Twice is fine."""
         for one in self.all:
             one.stop()
+        if self.crew is not None:
+            self.crew.stop()
 
     def publish(self, tables: Callable[[int], Tables]) -> None:
         """Each worker gets its own; what is under way between two of them is not lost meanwhile."""
@@ -68,4 +77,6 @@ class Workers:
         total: Counter[str] = Counter()
         for one in self.all:
             total.update(one.counters())
+        if self.crew is not None:
+            total.update(self.crew.counters())
         return dict(total)

@@ -59,13 +59,14 @@ class Forwarding:
         self.tun_name = queues[0].name
         self.workers = Workers(
             self._count,
-            lambda index, count: Worker(
+            lambda index, count, crew: Worker(
                 queues[index],
                 nat.of_worker(index),
                 engine=self._engine,
                 offload=self._offload,
                 index=index,
                 count=count,
+                crew=crew,
             ),
         )
         self._steering = TunSteering(queues[0].fd, self._count)

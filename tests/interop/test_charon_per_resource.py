@@ -8,19 +8,23 @@ import pytest
 from interop.conftest import Peers
 from interop.test_charon_tunnel import one_of_each, up
 from netns.lab import wait_for
-from netns.site import LEFT
+from netns.site import LEFT, Site
 
 from ipsec_fast.gateway.vici.client import ViciClient
 from ipsec_fast.gateway.vici.status import read_status
 
 pytestmark = [pytest.mark.interop, pytest.mark.timeout(90)]
 Connect = Callable[..., Peers]
-WANTED = LEFT.but(child_options=(("per_cpu_sas", "yes"),))
+WANTED = LEFT.but(gateway=(("workers", 1),), child_options=(("per_cpu_sas", "yes"),))
+TWO_WORKERS = LEFT.but(gateway=(("workers", 2),))
 
 
 @pytest.mark.parametrize("initiator", ["ours", "charon"])
-def test_one_child_sa_carries_the_tunnel_over_rekeys_of_either_side(connect: Connect, initiator: str) -> None:
-    peers = connect(ours=WANTED)
+@pytest.mark.parametrize(("ours", "cores"), [(WANTED, "one worker"), (TWO_WORKERS, "one owner")], ids=["one", "two"])
+def test_one_child_sa_carries_the_tunnel_over_rekeys_of_either_side(
+    connect: Connect, ours: Site, cores: str, initiator: str
+) -> None:
+    peers = connect(ours=ours)
     up(peers, initiator)
     for who in ("ours", "charon"):
         before = one_of_each(peers)
@@ -32,4 +36,5 @@ def test_one_child_sa_carries_the_tunnel_over_rekeys_of_either_side(connect: Con
         status = read_status(client)
     (child,) = (c for sa in status["ike_sas"] for c in sa["child-sas"] if c["state"] == "INSTALLED")
     assert not {"per-cpu-sas", "cpu"} & child.keys(), "no group was agreed on"
-    assert (child["worker"], child["cores"]) == (0, "one worker")
+    assert child["worker"] == int(child["spi-in"], 16) % (1 if ours is WANTED else 2)
+    assert child["cores"].startswith(cores)  # where OpenSSL does the work its ciphers are shared

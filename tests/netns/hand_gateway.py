@@ -19,6 +19,7 @@ from ipaddress import ip_address
 from typing import Any, Literal
 
 from ipsec_fast.control.spi import worker_of
+from ipsec_fast.dataplane.crew import Crew
 from ipsec_fast.dataplane.echo import echo_request
 from ipsec_fast.dataplane.epoch import retired
 from ipsec_fast.dataplane.offload import Offload
@@ -67,7 +68,7 @@ class HandGateway:
             one = self.socket
             beside = UdpSocket(one.local, one.port, version=one.version, offload=offload, mark=0x1F5, beside=one)
             self.more.append((Tun(settings["tun"], offload=offload), beside))
-        self.workers = Workers(self.count, lambda index, count: self.make_worker(index, count, sockets, offload))
+        self.workers = Workers(self.count, lambda *which: self.make_worker(*which, sockets, offload))
         self.worker = self.workers.all[0]
         if settings.get("steer"):
             steer_by_spi(self.socket.socket, self.count)
@@ -82,8 +83,12 @@ class HandGateway:
             df: dict[str, Any] = {"header": OuterHeader(df="clear")} if mtu else {}
             out = {"src": ends[0], "dst": ends[1], "encap": None if self.raw else (port, port)} | df
         into = {"src": ends[1], "dst": ends[0]} if self.raw == 51 else {}
-        self.outbound = SA("out", settings["spi_out"], algorithm, key, granted=grant, protocol=protocol, **out)
-        self.inbound = SA("in", settings["spi_in"], algorithm, key, window=4096, protocol=protocol, **into)
+        self.outbound = SA(
+            "out", settings["spi_out"], algorithm, key, granted=grant, protocol=protocol, crew=self.count - 1, **out
+        )
+        self.inbound = SA(
+            "in", settings["spi_in"], algorithm, key, window=4096, protocol=protocol, crew=self.count - 1, **into
+        )
         for sa in (self.outbound, self.inbound):
             sa.mss_ipv4 = settings.get("mss", 0)
             sa.mss_ipv6 = settings.get("mss6", max(0, settings.get("mss", 0) - 20))
@@ -111,11 +116,13 @@ class HandGateway:
         self.configure()
         self.workers.start()
 
-    def make_worker(self, index: int, count: int, sockets: list[UdpSocket | RawSocket], offload: Offload) -> Worker:
+    def make_worker(
+        self, index: int, count: int, crew: Crew | None, sockets: list[UdpSocket | RawSocket], offload: Offload
+    ) -> Worker:
         if index == 0:
-            return Worker(self.tun, sockets, offload=offload, index=index, count=count)
+            return Worker(self.tun, sockets, offload=offload, index=index, count=count, crew=crew)
         tun, beside = self.more[index - 1]
-        return Worker(tun, [beside], offload=offload, index=index, count=count)
+        return Worker(tun, [beside], offload=offload, index=index, count=count, crew=crew)
 
     def protect(self, local: TrafficSelector, remote: TrafficSelector) -> Policy:
         owner = worker_of(self.inbound.spi, self.count) if self.count > 1 else None

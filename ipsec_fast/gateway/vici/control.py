@@ -33,6 +33,7 @@ class ChildCounters(TypedDict, total=False):
     use_in_s: float
     bytes_out: int
     packets_out: int
+    crew: int
     use_out_s: float
 
 

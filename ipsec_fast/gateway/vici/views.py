@@ -94,7 +94,9 @@ def child_section(child: ChildView, control: GatewayControl, siblings: Iterable[
         "per-cpu-sas": True if child.in_group else None,
         "cpu": child.resource,
         "worker": worker_of(child.spi_in, control.workers),
-        "cores": cores_of([c for c in siblings if group_of(c) == group_of(child)], control.workers),
+        "cores": cores_of(
+            [c for c in siblings if group_of(c) == group_of(child)], control.workers, counters.get("crew", 0)
+        ),
         **(control.child_mtu(child.child_id) or {}),
         **_path_keys(control, child.child_id, now),
     }
