@@ -33,6 +33,7 @@ ASK_AGAIN_S = (5.0, 600.0)  # a peer that does not answer
 TARGETS = 8  # of one path that are asked
 PROBED_CHILDREN = 4  # of one path whose selectors are looked at for targets
 ADDRESSES_S = 1.0  # for so long a list of this host's addresses is good
+HINT_EVERY_S, HINTED_PATHS = 1.0, 4  # ICMP that quotes too little is a reason to look, not more
 REREAD = 32  # paths whose interface is asked for at once: a netlink call each
 FINDING: dict[Source, FindingSource] = {
     "interface": "computed", "icmp": "learned", "probe": "probed", "fallback": "probed",
@@ -89,6 +90,7 @@ class _Path:
     ask_at: float | None = None
     patience_s: float = ASK_AGAIN_S[0]
     look_at: float | None = None
+    hint_at: float = 0.0  # when a hint may be followed again
     due: float | None = None
 
     @property
@@ -109,6 +111,7 @@ class Paths:
         self._paths: dict[Key, _Path] = {}
         self._of: dict[int, _Path] = {}
         self._by_spi: dict[int, list[InstalledChild]] = {}
+        self._by_remote: dict[Address, list[_Path]] = {}
         self._ours: tuple[float, Sequence[Address]] = (float("-inf"), ())
         self._numbers = itertools.count(1)
         self._asked: dict[int, _Path] = {}  # by number of an echo, the youngest last
@@ -136,12 +139,13 @@ class Paths:
         for key in [key for key in self._paths if key not in found]:
             path = self._paths.pop(key)
             path.due = None
-        self._of, self._by_spi = {}, {}
+        self._of, self._by_spi, self._by_remote = {}, {}, {}
         for key, children in found.items():
             path = self._paths.get(key) or self._make(key, children[0], now)
             standing = tuple((child.child_id, child.order) for child in children)
             fresh, path.standing = path.standing != standing, standing
             path.children = tuple(children)
+            self._by_remote.setdefault(key[1], []).append(path)
             for child in children:
                 self._of[child.child_id] = path
                 self._by_spi.setdefault(child.sa_out.spi, []).append(child)
@@ -419,11 +423,21 @@ class Paths:
         believed, reason = judge(news, known, self._watch, now)
         if believed is None:
             self.counters[f"path_icmp_{reason}"] += 1
+            if reason == "quotes_too_little":
+                self._take_hint(notice.remote, now)
             return
         self.counters["path_icmp_believed"] += 1
         path = self._of[believed.child_id]
         path.mtu.learned(news.mtu, now)
         self._drive(path, now)
+
+    def _take_hint(self, remote: Address, now: float) -> None:
+        """Whoever sent it: whether what is in use still passes can be asked, now and then."""
+        for path in self._by_remote.get(remote, ())[:HINTED_PATHS]:
+            if now >= path.hint_at:
+                path.hint_at = now + HINT_EVERY_S
+                path.mtu.confirm(now)
+                self._drive(path, now)
 
     def _reread_some(self, now: float) -> None:
         some, self._reread = self._reread[:REREAD], self._reread[REREAD:]

@@ -86,6 +86,18 @@ def test_old_numbers_are_not_believed(ground: Ground) -> None:
     assert one.child()["path-mtu"] == 1500
 
 
+def test_icmp_that_quotes_too_little_is_a_reason_to_look_and_no_more(ground: Ground) -> None:
+    one, _ = up(ground, gateway="workers = 1")
+    settled(one, 1500)
+    before = one.counters()["probes_sent"]
+    quoted = quoted_udp(OUTER["gw1"][4], OUTER["gw2"][4], b"")
+    send_icmp(ground.name("router"), OUTER["gw1"][4], too_big(1300, quoted), times=20)
+    one.wait_until("all are counted", lambda: refusals(one) == {"quotes_too_little": 20})
+    one.wait_until("it has looked", lambda: one.counters()["probes_sent"] > before)
+    assert one.counters()["probes_sent"] - before <= 8  # not for each
+    assert one.child()["path-mtu"] == 1500
+
+
 def test_icmp_that_lies_about_a_packet_of_ours_is_found_out_by_probes(ground: Ground) -> None:
     one, _ = up(ground, gateway="workers = 1")
     settled(one, 1500)
