@@ -436,7 +436,8 @@ def _esp_ports(path: Path) -> tuple[int, int]:
 
 
 def _set_mtu(sa: SA, mtu: TunnelMtu) -> None:
-    sa.mss_ipv4, sa.mss_ipv6, sa.max_inner = mtu.mss_ipv4, mtu.mss_ipv6, mtu.max_inner_bytes
+    """On a path that nothing fits through, a limit that no packet meets: of the worker's SA 0 would mean that it has none."""
+    sa.mss_ipv4, sa.mss_ipv6, sa.max_inner = mtu.mss_ipv4, mtu.mss_ipv6, max(1, mtu.max_inner_bytes)
 
 
 def _highest(esn: bool) -> int:

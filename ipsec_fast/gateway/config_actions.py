@@ -87,7 +87,8 @@ def _parse_per_cpu_sas_max(value: object) -> int:
         isinstance(value, bool)
         or not word.isdecimal()
         or not word.isascii()
-        or not 0 <= int(word[:9]) <= PER_CPU_SAS_MOST
+        or len(word) > 9
+        or int(word) > PER_CPU_SAS_MOST
     ):
         raise ValueError(f"must be a number from 1 to {PER_CPU_SAS_MOST}, or 0 for one by the number of workers")
     return int(word)

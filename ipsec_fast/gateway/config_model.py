@@ -135,7 +135,7 @@ def _parse_mss(value: object) -> Mss:
 
 def _parse_fragment_bytes(value: object) -> int:
     word = str(value).strip()
-    if isinstance(value, bool) or not re.fullmatch(r"\d{1,6}", word) or not FRAGMENT_MIN <= int(word) <= FRAGMENT_MAX:
+    if isinstance(value, bool) or not re.fullmatch("[0-9]{1,6}", word) or not FRAGMENT_MIN <= int(word) <= FRAGMENT_MAX:
         raise ValueError(f"must be the size of an IP datagram, from {FRAGMENT_MIN} to {FRAGMENT_MAX}")
     return int(word)
 

@@ -18,6 +18,7 @@ from ..model import Address, Path
 from ..system.routes import MARK
 
 CUT_BYTES = {4: 576, 6: 1280}  # what every host takes: RFC 791, RFC 8200
+MOST_BYTES = {4: 65535 - 20 - 8, 6: 65535 - 8}  # of a UDP datagram; the length of an IPv4 packet counts its header too
 _SO_MARK = 36
 _UDP, _TTL = socket.IPPROTO_UDP, 64
 
@@ -32,6 +33,9 @@ class CutSender:
         """One UDP datagram in IP fragments; OSError with the kernel's reason, HostError where there can be no raw socket."""
         if path.local.is_unspecified:
             raise HostError("the source address of IP fragments is not known")
+        most = MOST_BYTES[path.remote.version]
+        if len(payload) > most:
+            raise HostError(f"a UDP datagram over IPv{path.remote.version} has at most {most} bytes, not {len(payload)}")
         raw = self._socket_for(path.remote.version)
         for fragment in fragment_packet(packet_of(payload, path), CUT_BYTES[path.remote.version]):
             raw.sendto(fragment, (str(path.remote), 0))

@@ -226,6 +226,18 @@ def test_where_df_is_not_copied_packets_of_the_paths_mtu_are_let_in_and_leave_wi
     assert site.sizes[-1] == [1500]
 
 
+@pytest.mark.parametrize("path_mtu", [-5, 0, 68, 90, 576, 65535, 1 << 20])
+def test_whatever_the_route_says_of_its_mtu_the_outbound_sa_has_a_limit(path_mtu):
+    """0 would be none: on a path that nothing fits through, whole packets would leave and be lost without a word."""
+    site = Site()
+    site.hear(ask(1, suite="aes256-sha512"))
+    site.children.set_path_mtu(1, path_mtu, "computed", 5.0)
+    child = site.children.get(1)
+    assert 68 <= child.path_mtu <= 65535
+    assert 1 <= child.sa_out.max_inner <= max(1, child.path_mtu - child.mtu.overhead_bytes)
+    assert 0 <= child.mtu.mss_ipv6 <= child.mtu.mss_ipv4 <= child.mtu.max_inner_bytes
+
+
 def test_a_route_that_the_host_refuses_fails_the_installation_and_leaves_nothing():
     site = Site()
     site.routes.refuse = True

@@ -23,6 +23,8 @@ def load(**child: object) -> ChildConfig:
         ("per_cpu_sas", ["yes"], 'must be yes, no or "auto"'),
         ("per_cpu_sas_max", "257", "must be a number from 1 to 256"),
         ("per_cpu_sas_max", "-1", "must be a number from 1 to 256"),
+        ("per_cpu_sas_max", "000000000300", "must be a number from 1 to 256"),
+        ("per_cpu_sas_max", "0" * 9 + "9" * 5000, "must be a number from 1 to 256"),
         ("per_cpu_sas_max", "9" * 5000, "must be a number from 1 to 256"),
         ("per_cpu_sas_max", True, "must be a number from 1 to 256"),
         ("per_cpu_sas_max", "\u0663", "must be a number from 1 to 256"),

@@ -11,7 +11,7 @@ import pytest
 from ipsec_fast.dataplane.fragment import fragment_packet
 from ipsec_fast.dataplane.ip import checksum
 from ipsec_fast.errors import HostError
-from ipsec_fast.gateway.ike_cut import CUT_BYTES, CutSender, packet_of
+from ipsec_fast.gateway.ike_cut import CUT_BYTES, MOST_BYTES, CutSender, packet_of
 from ipsec_fast.model import Path
 
 V4 = ip_address("127.0.0.1"), ip_address("127.0.0.1")
@@ -53,3 +53,13 @@ def test_the_other_end_gets_the_datagram_whole(family: int, addresses: tuple) ->
 def test_without_a_source_address_nothing_is_made_up() -> None:
     with pytest.raises(HostError, match="source address"):
         CutSender().send(b"x", Path(ip_address("0.0.0.0"), 500, V4[1], 500))
+
+
+@pytest.mark.parametrize("addresses", [V4, V6], ids=["v4", "v6"])
+def test_what_no_udp_datagram_holds_is_refused_and_the_longest_is_not(addresses: tuple) -> None:
+    """The longest IKE message with the marker before it is four bytes more than IPv4 carries."""
+    local, remote = addresses
+    path, most = Path(local, 4500, remote, 4500, marker=True), MOST_BYTES[local.version]
+    with pytest.raises(HostError, match=f"at most {most} bytes, not {most + 1}"):
+        CutSender().send(bytes(most + 1), path)
+    assert len(fragment_packet(packet_of(bytes(most), path), CUT_BYTES[local.version])) > 50
