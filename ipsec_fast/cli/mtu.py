@@ -82,7 +82,8 @@ PROPERTIES = ("algorithm", "protocol", "mode", "outer", "inner", "encap", "path_
 
 def _read(arguments: argparse.Namespace) -> tuple[Encapsulation, int, str]:
     protocol = arguments.protocol or "esp"
-    suite = _suite(arguments.algorithm or ("sha256" if protocol == "ah" else DEFAULT_ALGORITHM), protocol)
+    default = "sha256" if protocol == "ah" else DEFAULT_ALGORITHM
+    suite = _suite(default if arguments.algorithm is None else arguments.algorithm, protocol)
     outer, mode = arguments.outer or "ipv4", _mode(arguments.mode or "tunnel")
     inner = arguments.inner or (outer if mode == "transport" else "ipv4")
     encap = arguments.encap or ("none" if protocol == "ah" else "udp")

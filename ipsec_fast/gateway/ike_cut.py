@@ -35,7 +35,9 @@ class CutSender:
             raise HostError("the source address of IP fragments is not known")
         most = MOST_BYTES[path.remote.version]
         if len(payload) > most:
-            raise HostError(f"a UDP datagram over IPv{path.remote.version} has at most {most} bytes, not {len(payload)}")
+            raise HostError(
+                f"a UDP datagram over IPv{path.remote.version} has at most {most} bytes, not {len(payload)}"
+            )
         raw = self._socket_for(path.remote.version)
         for fragment in fragment_packet(packet_of(payload, path), CUT_BYTES[path.remote.version]):
             raw.sendto(fragment, (str(path.remote), 0))
@@ -47,8 +49,12 @@ class CutSender:
                 one = socket.socket(family, socket.SOCK_RAW, socket.IPPROTO_RAW)
             except OSError as error:
                 raise HostError(f"no raw socket for IP fragments: {error.strerror}") from None
+            try:
+                one.setsockopt(socket.SOL_SOCKET, _SO_MARK, MARK)
+            except OSError as error:  # without the mark what it sends could be routed into the tunnel
+                one.close()
+                raise HostError(f"no mark for IP fragments: {error.strerror}") from None
             self._sockets[version] = one
-            one.setsockopt(socket.SOL_SOCKET, _SO_MARK, MARK)
         return self._sockets[version]
 
     def close(self) -> None:

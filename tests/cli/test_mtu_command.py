@@ -51,6 +51,7 @@ def gateway(tmp_path: Path) -> Iterator[tuple[FakeControl, str]]:
         ("--algorithm aes128gcm17", "unknown ESP algorithm 'aes128gcm17'; near: aes128gcm16"),
         ("--algorithm aes128", "write aes128-sha256"),
         ("--algorithm sha256", "add --protocol ah"),
+        ("--algorithm=", "unknown ESP algorithm ''; we carry"),
         ("--algorithm des", "we carry aesNgcm16"),
         ("--protocol ah --algorithm sha257", "unknown AH algorithm 'sha257'; near: sha256"),
         ("--protocol ah --encap udp", "no UDP"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+from contextlib import closing
 from ipaddress import ip_address
 
 import pytest
@@ -11,6 +12,7 @@ import pytest
 from ipsec_fast.dataplane.fragment import fragment_packet
 from ipsec_fast.dataplane.ip import checksum
 from ipsec_fast.errors import HostError
+from ipsec_fast.gateway import ike_cut
 from ipsec_fast.gateway.ike_cut import CUT_BYTES, MOST_BYTES, CutSender, packet_of
 from ipsec_fast.model import Path
 
@@ -63,3 +65,18 @@ def test_what_no_udp_datagram_holds_is_refused_and_the_longest_is_not(addresses:
     with pytest.raises(HostError, match=f"at most {most} bytes, not {most + 1}"):
         CutSender().send(bytes(most + 1), path)
     assert len(fragment_packet(packet_of(bytes(most), path), CUT_BYTES[local.version])) > 50
+
+
+def test_nothing_leaves_without_our_mark(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would be routed into the tunnel. Whoever fails once is not kept either."""
+    sender = CutSender()
+    try:
+        sender.send(b"x", Path(V4[0], 4500, V4[1], 4500))
+    except HostError as error:
+        pytest.skip(str(error))
+    sender.close()
+    monkeypatch.setattr(ike_cut, "_SO_MARK", 9999)
+    with closing(sender):
+        for _ in range(2):
+            with pytest.raises(HostError, match="no mark"):
+                sender.send(b"x", Path(V4[0], 4500, V4[1], 4500))
