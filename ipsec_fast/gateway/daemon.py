@@ -44,6 +44,7 @@ from ..ike.events import IkeDown, IkeUp, IkeView, Notice, Outer, Outgoing, Probe
 from ..model import Address, Path
 from ..system.links import Links
 from ..system.netlink import Netlink
+from ..system.remembered import Remembered
 from ..system.routes import MARK, Routes
 from ..system.watch import RouteWatch
 from .config import LoadedConfig
@@ -137,7 +138,8 @@ class Gateway:
         index = self._links.set_up(tun, self._tun_mtu)
         self._route_watch = self._closing.enter_context(contextlib.closing(RouteWatch(index)))
         routes = Routes(netlink, tun)
-        routing = Routing(routes, index, lambda: self._links.addresses(but=tun), self._widen_tun)
+        self._host = self._closing.enter_context(contextlib.closing(Remembered(self._links, tun, index, MARK)))
+        routing = Routing(routes, index, self._host.addresses, self._widen_tun)
         self._workers = self._forwarding.workers
         opened = self._open_store()
         self._build(routing, opened)
@@ -445,7 +447,7 @@ class Gateway:
         self._forwarding.publish(tables, self._children.owners())
 
     def _path_mtu(self, remote: Address) -> int:
-        return self._links.path_mtu(remote, MARK, DEFAULT_MTU)
+        return self._host.path_mtu(remote, DEFAULT_MTU)
 
     def _inject(self, child_id: int, packet: bytes) -> bool:
         child = self._children.get(child_id)
