@@ -94,25 +94,34 @@ cdef uint32_t ring_pop(record_ring *ring, uint8_t *to, uint32_t room) noexcept n
     return length
 
 
+cdef class Wake:
+    """An eventfd, open as long as anybody who would write to it: rings of one consumer share it."""
+
+    def __cinit__(self):
+        self.fd = -1
+        self.fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+
+    def __dealloc__(self):
+        if self.fd >= 0:
+            os.close(self.fd)
+
+
 cdef class Ring:
     """Memory and eventfd of one ring; `fd` is readable while `take` may have something."""
 
-    def __cinit__(self, size_t size, int wake_fd=-1):
-        self.ring.wake_fd = -1
+    def __cinit__(self, size_t size, Wake wake=None):
         if size < 64 or size & (size - 1):
             raise ValueError(f"a ring has a power of two of bytes, at least 64, not {size}")
         self.ring.memory = <uint8_t *>calloc(size, 1)
         if self.ring.memory is NULL:
             raise MemoryError
         self.ring.size = size
-        self.shares_wake = wake_fd >= 0
-        self.ring.wake_fd = wake_fd if wake_fd >= 0 else os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self.wake = Wake() if wake is None else wake
+        self.ring.wake_fd = self.wake.fd
 
     def __dealloc__(self):
         free(self.ring.memory)
         self.ring.memory = NULL
-        if self.ring.wake_fd >= 0 and not self.shares_wake:
-            os.close(self.ring.wake_fd)
 
     @property
     def fd(self):

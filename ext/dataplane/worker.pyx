@@ -34,7 +34,7 @@ from ipsec_fast.dataplane.net_io cimport (
 from ipsec_fast.dataplane.pmtu cimport ANSWER_BYTES, MSS_CLAMPED, MSS_KEPT, answer_too_big, clamp_mss
 from ipsec_fast.dataplane.port cimport *
 from ipsec_fast.dataplane.raw_socket cimport RawSocket
-from ipsec_fast.dataplane.ring cimport Ring, record_ring, ring_next, ring_pop, ring_push, ring_put, ring_release, ring_wake
+from ipsec_fast.dataplane.ring cimport Ring, Wake, record_ring, ring_next, ring_pop, ring_push, ring_put, ring_release, ring_wake
 from ipsec_fast.dataplane.sad cimport PROTOCOL_AH, PROTOCOL_ESP, esp_last_number, esp_sa, count_u64, load_u16, load_u64, store_u64
 from ipsec_fast.dataplane.sad_table cimport sad_find_spi, sad_prefetch_spi
 from ipsec_fast.dataplane.segment cimport (
@@ -166,7 +166,8 @@ cdef class Worker:
         if crew is not None:
             esp_batch_ctx_set_crew(w.esp, &crew.state, <uint32_t>crew.size)
         w.stop_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        w.hand_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._hand = Wake()
+        w.hand_fd = (<Wake>self._hand).fd
         self._from = {}
         w.epoch = epoch_join()
         self._tables = Tables((), ())
@@ -204,8 +205,6 @@ cdef class Worker:
             epoch_leave(w.epoch)
         if w.stop_fd >= 0:
             os.close(w.stop_fd)
-        if w.hand_fd >= 0:
-            os.close(w.hand_fd)
         tx_queue_free(&w.queue)
         esp_batch_ctx_free(w.esp)
         ah_batch_ctx_free(w.ah)
@@ -221,7 +220,7 @@ cdef class Worker:
 
     cdef record_ring *_ring_from(self, int index) except NULL:
         """The ring into which worker `index` puts what is ours."""
-        self._from[index] = Ring(HAND_BYTES, self.state.hand_fd)
+        self._from[index] = Ring(HAND_BYTES, self._hand)
         return &(<Ring>self._from[index]).ring
 
     def receive_from(self, Worker other not None):

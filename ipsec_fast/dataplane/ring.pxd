@@ -10,9 +10,12 @@ cdef struct record_ring:
     uint64_t overflows     # records that found no room
     int wake_fd
 
+cdef class Wake:
+    cdef readonly int fd
+
 cdef class Ring:
     cdef record_ring ring
-    cdef bint shares_wake  # the eventfd is somebody else's
+    cdef Wake wake
     cdef list take_records(self)
 
 # The oldest record into `to`, cut to `room` bytes; its length, 0 if there is none. The caller empties the eventfd first.

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import select
 
 import pytest
 
-from ipsec_fast.dataplane.ring import Ring
+from ipsec_fast.dataplane.ring import Ring, Wake
 
 
 def test_size_must_be_a_power_of_two() -> None:
@@ -48,3 +49,15 @@ def test_order_and_content_survive_many_wraps() -> None:
         sent.append(record)
     seen += ring.take()
     assert seen == sent
+
+
+def test_rings_that_share_a_descriptor_keep_it_open_until_the_last_is_gone() -> None:
+    wake = Wake()
+    fd, one, other = wake.fd, Ring(64, wake), Ring(64, wake)
+    assert one.fd == other.fd == fd
+    del wake, one
+    assert other.push(b"1")  # into what it was, not into whatever got the number since
+    assert os.eventfd_read(fd) == 1
+    del other
+    with pytest.raises(OSError, match="Bad file"):
+        os.fstat(fd)
