@@ -106,7 +106,7 @@ cdef bint crew_run(crew_state *crew, crypto_fn run, crypto_op *ops, uint32_t n, 
 cdef void run_together(crew_state *crew, crypto_fn run, crypto_op *ops, uint32_t n) noexcept nogil:
     cdef uint64_t chunks = (n + CREW_CHUNK - 1) // CREW_CHUNK, waited = 0
     crew.run, crew.ops, crew.n = run, ops, n
-    crew.runs += 1
+    crew_add64(&crew.runs, 1)
     crew_store64(&crew.done, 0)
     crew_store64(&crew.ticket, ((crew_load64(&crew.ticket) >> 32) + 1) << 32 | chunks)
     if crew_load32(&crew.sleepers):
@@ -143,7 +143,7 @@ cdef void crew_loop(crew_state *crew, int member) noexcept nogil:
 cdef class Crew:
     """See crew.pyi."""
 
-    def __init__(self, int size):
+    def __cinit__(self, int size):  # once: members go by number
         if not 0 < size <= CREW_MOST:
             raise UsageError(f"a crew has 1 to {CREW_MOST} threads, not {size}")
         self.size = size
@@ -172,4 +172,4 @@ cdef class Crew:
         self._threads = ()
 
     def counters(self):
-        return {"crew_runs": self.state.runs, "crew_chunks": crew_load64(&self.state.chunks_helped)}
+        return {"crew_runs": crew_load64(&self.state.runs), "crew_chunks": crew_load64(&self.state.chunks_helped)}

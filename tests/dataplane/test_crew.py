@@ -79,6 +79,16 @@ def test_a_crew_that_works_is_not_started_again() -> None:
     one.stop()
 
 
+def test_a_crew_at_work_is_not_made_anew() -> None:
+    one = Crew(1)
+    one.start()
+    one.__init__(2)  # type: ignore[misc]
+    assert one.size == 1
+    with pytest.raises(StateError, match="already"):
+        one.start()
+    one.stop()
+
+
 # --- one bad packet is one bad packet
 
 
