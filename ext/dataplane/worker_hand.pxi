@@ -9,6 +9,7 @@ read by in order is handed over in order; a full ring is a counted drop.
 cdef enum:
     HAND_OUT = 0             # an inner packet
     HAND_IN = 1              # an ESP packet
+    HAND_AH = 2              # an IP packet with AH, which covers its header
     HAND_HOPS = 3            # while tables change two workers may each take the other for the owner
     HAND_BYTES = 1 << 21     # of one ring
 
@@ -17,9 +18,9 @@ cdef struct hand_head:
     uint8_t hops
     uint8_t tos
     uint8_t remote_version
-    uint8_t remote[16]       # HAND_IN
+    uint8_t remote[16]       # HAND_IN, HAND_AH
     vnet_header vnet         # HAND_OUT
-    uint16_t zero
+    uint16_t at              # HAND_AH: where AH begins
 
 
 cdef inline bint hand_over(worker_state *w, uint32_t owner, hand_head *head, const void *data, uint32_t length) noexcept nogil:
@@ -50,6 +51,16 @@ cdef bint hand_over_inbound(
     return hand_over(w, spi % w.count, &head, data, length)
 
 
+cdef bint hand_over_ah(
+    worker_state *w, uint32_t spi, uint32_t index, mmsghdr *message, const uint8_t *data, uint32_t length, const uint8_t *ah
+) noexcept nogil:
+    cdef hand_head head
+    memset(&head, 0, sizeof(head))
+    head.kind, head.at = HAND_AH, <uint16_t>(ah - data)
+    head.remote_version = copy_sender(w, index, message, head.remote)
+    return hand_over(w, spi % w.count, &head, data, length)
+
+
 cdef void wake_owners(worker_state *w) noexcept nogil:
     """Once a turn, whoever was handed something in it."""
     cdef uint32_t i
@@ -66,6 +77,9 @@ cdef void take_over(worker_state *w, dataplane_tables *tables, uint8_t *record, 
     length -= sizeof(hand_head)
     if head.kind == HAND_IN:
         take_esp(w, tables, data, length, head.tos, head.remote_version, head.remote)
+        return
+    if head.kind == HAND_AH:
+        take_ah(w, tables, data, length, data + head.at, head.remote_version, head.remote)
         return
     handle_from_tun(w, tables, &head.vnet, data, length, head.hops)
     if w.queue.bytes >= FLUSH_BYTES:

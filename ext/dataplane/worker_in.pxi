@@ -111,10 +111,12 @@ cdef inline bint take_known(
 cdef void take_esp(
     worker_state *w, dataplane_tables *tables, uint8_t *data, uint32_t length, uint8_t tos, uint8_t remote_version, const uint8_t *remote
 ) noexcept nogil:
-    """ESP of whatever SPI; who comes before its SA does is held."""
+    """ESP of whatever SPI; who comes before its SA does is held. SPIs below 256 are reserved, no SA will come for them."""
     cdef uint32_t spi_be
     memcpy(&spi_be, data, 4)
-    if not take_known(w, tables, data, length, tos) and not hold(w, remote_version, remote, tos, spi_be, data, length):
+    if take_known(w, tables, data, length, tos):
+        return
+    if spi_number(spi_be) < 256 or not hold(w, remote_version, remote, tos, spi_be, data, length):
         drop_stranger(w, remote_version, remote, spi_be)
 
 

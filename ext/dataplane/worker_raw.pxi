@@ -33,6 +33,28 @@ cdef inline void make_header_v6(uint8_t *at, const uint8_t *src, const uint8_t *
     memcpy(at + 24, dst, 16)
 
 
+cdef void take_ah(
+    worker_state *w, dataplane_tables *tables, uint8_t *data, uint32_t length, const uint8_t *ah, uint8_t remote_version, const uint8_t *remote
+) noexcept nogil:
+    """An IP packet into the batch whose AH begins at `ah`."""
+    cdef uint32_t spi_be, seq_be
+    cdef esp_packet *packet
+    memcpy(&spi_be, ah + 4, 4)
+    memcpy(&seq_be, ah + 8, 4)
+    if w.in_count == IN_PACKETS:
+        open_batch(w)
+    packet = &w.in_packets[w.in_count]
+    packet.sa = sad_find_spi(tables.sad, spi_be, PROTOCOL_AH)
+    if packet.sa is NULL:
+        drop_stranger(w, remote_version, remote, spi_be)
+        return
+    packet.data, packet.length = data, length
+    w.in_tos[w.in_count] = 0  # its kernel reads the outer header, ECN included
+    w.in_seqs[w.in_count] = <uint32_t>spi_number(seq_be)
+    w.in_has_ah = True
+    w.in_count += 1
+
+
 cdef void handle_raw(
     worker_state *w, dataplane_tables *tables, uint32_t index, mmsghdr *message, uint8_t *data, uint32_t length
 ) noexcept nogil:
@@ -41,11 +63,11 @@ cdef void handle_raw(
     cdef uint8_t *upper = data
     cdef uint8_t remote[16]
     cdef uint8_t remote_version
-    cdef uint32_t left = length, spi_be, seq_be
+    cdef uint32_t left = length, spi_be
     cdef uint8_t tos = 0
+    cdef bint handed
     cdef ip_info info
     cdef control_view view
-    cdef esp_packet *packet
     if port.family == AF_INET:
         if ip_parse(data, length, &info) != IP_OK or info.version != 4 or info.protocol != port.raw:
             drop(w, NULL, VERDICT_BAD_OUTER)
@@ -64,28 +86,19 @@ cdef void handle_raw(
         drop(w, NULL, VERDICT_RUNT)
         return
     memcpy(&spi_be, upper + (4 if port.raw == PROTOCOL_AH else 0), 4)
-    if w.count > 1 and port.raw == PROTOCOL_ESP and spi_number(spi_be) % w.count != w.index:
-        if not hand_over_inbound(w, <uint32_t>spi_number(spi_be), index, message, tos, upper, left):
+    if w.count > 1 and spi_number(spi_be) % w.count != w.index:
+        if port.raw == PROTOCOL_AH:
+            handed = hand_over_ah(w, <uint32_t>spi_number(spi_be), index, message, data, length, upper)
+        else:
+            handed = hand_over_inbound(w, <uint32_t>spi_number(spi_be), index, message, tos, upper, left)
+        if not handed:
             drop(w, NULL, VERDICT_HANDOVER_FULL)
         return
-    memcpy(&seq_be, upper + (8 if port.raw == PROTOCOL_AH else 4), 4)
-    if w.in_count == IN_PACKETS:
-        open_batch(w)
-    packet = &w.in_packets[w.in_count]
-    packet.sa = sad_find_spi(tables.sad, spi_be, port.raw)
-    if packet.sa is NULL:
-        # SPIs below 256 are reserved, 0 is IKE's on port 4500 alone
-        remote_version = copy_sender(w, index, message, remote)
-        if port.raw == PROTOCOL_AH or spi_number(spi_be) < 256 or not hold(w, remote_version, remote, tos, spi_be, upper, left):
-            drop_stranger(w, remote_version, remote, spi_be)
-        return
-    if port.raw == PROTOCOL_AH:  # its kernel reads the outer header, ECN included
-        packet.data, packet.length, tos, w.in_has_ah = data, length, 0, True
+    remote_version = copy_sender(w, index, message, remote)
+    if port.raw == PROTOCOL_AH:
+        take_ah(w, tables, data, length, upper, remote_version, remote)
     else:
-        packet.data, packet.length = upper, left
-    w.in_tos[w.in_count] = tos
-    w.in_seqs[w.in_count] = <uint32_t>spi_number(seq_be)
-    w.in_count += 1
+        take_esp(w, tables, upper, left, tos, remote_version, remote)
 
 
 cdef void raw_turn(worker_state *w, dataplane_tables *tables, uint32_t index) noexcept nogil:

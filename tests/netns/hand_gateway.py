@@ -60,14 +60,19 @@ class HandGateway:
             settings.get("outside_mtu", 0),
         )
         sockets: list[UdpSocket | RawSocket] = [self.socket]
-        if self.raw or mtu or outside_mtu:
+        has_raw = bool(self.raw or mtu or outside_mtu)
+        if has_raw:
             sockets.append(RawSocket(local, protocol=self.raw or 50, mark=0x1F5))
         self.count = settings.get("workers", 1)
-        self.more: list[tuple[Tun, UdpSocket]] = []
+        self.more: list[tuple[Tun, list[UdpSocket | RawSocket]]] = []
         for _ in range(1, self.count):
             one = self.socket
-            beside = UdpSocket(one.local, one.port, version=one.version, offload=offload, mark=0x1F5, beside=one)
-            self.more.append((Tun(settings["tun"], offload=offload), beside))
+            row: list[UdpSocket | RawSocket] = [
+                UdpSocket(one.local, one.port, version=one.version, offload=offload, mark=0x1F5, beside=one)
+            ]
+            if has_raw:
+                row.append(RawSocket(local, protocol=self.raw or 50, mark=0x1F5, receive=False))
+            self.more.append((Tun(settings["tun"], offload=offload), row))
         self.workers = Workers(self.count, lambda *which: self.make_worker(*which, sockets, offload))
         self.worker = self.workers.all[0]
         if settings.get("steer"):
@@ -109,6 +114,7 @@ class HandGateway:
         for spare in self.spares:
             set_selectors(spare, [a for a, _ in pairs], [b for _, b in pairs])
         self.pairs, self.algorithm, self.key = pairs, algorithm, key
+        self.owner = worker_of(self.inbound.spi, self.count)
         self.policies = [self.protect(a, b) for a, b in pairs]
         self.policies += [Policy("protect", a, b, None, tag=77) for a, b in map(self.parse, settings.get("traps", []))]
         self.policies += [Policy("bypass", a, b) for a, b in map(self.parse, settings.get("bypass", []))]
@@ -121,12 +127,11 @@ class HandGateway:
     ) -> Worker:
         if index == 0:
             return Worker(self.tun, sockets, offload=offload, index=index, count=count, crew=crew)
-        tun, beside = self.more[index - 1]
-        return Worker(tun, [beside], offload=offload, index=index, count=count, crew=crew)
+        tun, row = self.more[index - 1]
+        return Worker(tun, row, offload=offload, index=index, count=count, crew=crew)
 
     def protect(self, local: TrafficSelector, remote: TrafficSelector) -> Policy:
-        owner = worker_of(self.inbound.spi, self.count) if self.count > 1 else None
-        return Policy("protect", local, remote, self.outbound, owner=owner)
+        return Policy("protect", local, remote, self.outbound, owner=self.owner if self.count > 1 else None)
 
     @staticmethod
     def parse(pair: list[str]) -> tuple[TrafficSelector, TrafficSelector]:
@@ -141,10 +146,11 @@ class HandGateway:
         )
 
     def switch(self) -> None:
-        """A fresh outbound SA in place of the one in use, as a rekey does it; the old one goes as soon as the worker lets it."""
+        """A fresh outbound SA in place of the one in use, as a rekey does it, of another worker; the old one goes when it can."""
         settings = self.settings
         self.outbound = SA("out", self.outbound.spi + 1, self.algorithm, self.key)
         set_endpoint(self.outbound, 0, None, ip_address(settings["remote"]), settings.get("port", 4500))
+        self.owner = worker_of(self.outbound.spi, self.count)
         self.policies = [self.protect(a, b) for a, b in self.pairs]
         self.publish()
 
@@ -223,8 +229,9 @@ class HandGateway:
                 break
             print(json.dumps(self.answer(command)), flush=True)
         self.workers.stop()
-        for tun, beside in self.more:
-            beside.close()
+        for tun, row in self.more:
+            for one in row:
+                one.close()
             tun.close()
         self.socket.close()
         self.tun.close()

@@ -9,8 +9,9 @@ import sys
 from collections.abc import Iterator
 
 import pytest
-from hand_pair import Gateway, Pair
+from hand_pair import INNER, OUTER, Gateway, Pair
 from lab import wait_for
+from test_worker_raw import send_raw
 
 pytestmark = pytest.mark.netns
 
@@ -43,6 +44,16 @@ try:
 except TimeoutError:
     pass
 print(json.dumps(list(seen.values())))
+"""
+
+
+# as much as goes, of many flows
+BLASTER = f"""
+import socket
+flows = [socket.socket(socket.AF_INET, socket.SOCK_DGRAM) for _ in range({FLOWS})]
+while True:
+    for one in flows:
+        one.sendto(bytes(100), ("10.2.0.1", 7000))
 """
 
 
@@ -105,3 +116,49 @@ def test_the_port_belongs_to_one_gateway(pair: Pair) -> None:
         ["ip", "netns", "exec", pair.a.namespace, sys.executable, "-c", code], capture_output=True, text=True
     )
     assert "Address already in use" in done.stderr
+
+
+def test_the_owner_changes_with_each_rekey_under_load_and_no_number_is_used_twice() -> None:
+    with Pair(4, workers=3, spares=60) as pair:
+        blaster = in_namespace(pair.a, BLASTER)
+        try:
+            wait_for("traffic", lambda: pair.b.counters()["packets_in"] > 100)
+            pair.a.do("switch", pause_s=0.002)
+        finally:
+            blaster.kill()
+            blaster.communicate()
+        each = pair.a.do("counters")["each"]
+        assert all(one["packets_out"] for one in each)
+        assert sum(one["handed_over"] for one in each) > 0
+        received = pair.b.counters()
+        assert {
+            n: v for n, v in received.items() if v and n.startswith(("drop_replay", "drop_bad", "drop_unknown"))
+        } == {}
+        assert received["packets_in"] > 0
+
+
+@pytest.mark.parametrize("outer", [4, 6])
+@pytest.mark.parametrize(("protocol", "algorithm"), [(50, "aes128gcm16"), (51, "sha256"), (51, "aes128gmac")])
+def test_what_the_first_workers_raw_socket_takes_goes_to_the_owner(outer: int, protocol: int, algorithm: str) -> None:
+    with Pair(outer, workers=3, raw=protocol, algorithm=algorithm) as pair:
+        assert " 0% packet loss" in pair.a.sh(f"ping -n -c 1 -w 8 {OUTER[outer]['b']}", check=False)
+        for address in INNER["b"]:
+            assert " 0% packet loss" in pair.a.sh(f"ping -n -c 3 -i 0.05 -w 5 -s 1200 {address}", check=False)
+        found = pair.b.do("counters")
+        assert [one["raw_messages_in"] for one in found["each"]] == [6, 0, 0]
+        assert [one["packets_in"] for one in found["each"]].index(6) == 0x1001 % 3
+        assert found["worker"]["drop_unknown_spi"] == found["worker"]["drop_handover_full"] == 0
+
+
+def test_hostile_ah_fails_at_its_owner_and_a_stranger_is_counted_there() -> None:
+    with Pair(4, workers=3, raw=51, algorithm="sha256") as pair:
+        ah = struct.pack(">BBHII", 4, 5, 0, 0x1001, 7) + bytes(16) + b"\x45" + bytes(39)
+        stranger = ah[:4] + struct.pack(">I", 0x99991) + ah[8:]
+        send_raw(pair, 51, [b"", ah[:11], ah[:12], ah, stranger])
+        wait_for("the drops", lambda: pair.b.counters()["drop_bad_icv"] + pair.b.counters()["drop_unknown_spi"] == 2)
+        each = pair.b.do("counters")["each"]
+        # the first two have no SPI, the third has no ICV
+        assert [one["drop_runt"] for one in each] == [2, 0, 1]
+        assert [one["drop_bad_icv"] for one in each].index(1) == 0x1001 % 3
+        assert [one["drop_unknown_spi"] for one in each].index(1) == 0x99991 % 3
+        assert pair.b.do("counters")["worker"]["packets_in"] == 0
