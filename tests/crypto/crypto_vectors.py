@@ -5,17 +5,17 @@ from __future__ import annotations
 import json
 import os
 import struct
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tally import tally
 
 VECTORS = Path(os.environ.get("IPSEC_FAST_VECTORS", Path(__file__).parents[3] / "shared" / "vectors"))
 OWN = Path(__file__).parents[1] / "vectors"  # those that may be copied
-RAN: Counter[str] = Counter()
-SKIPPED: Counter[str] = Counter()
+RAN = tally("vectors {name}: {count} run")
+SKIPPED = tally("vectors {name}: {count} skipped")
 
 
 def load(name: str) -> Any:

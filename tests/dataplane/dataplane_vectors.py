@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import json
 import os
-from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tally import tally
 
 from ipsec_fast.algorithms import esp_suite
 
 FOLDER = Path(os.environ.get("IPSEC_FAST_VECTORS") or Path(__file__).parents[2].parent / "shared" / "vectors")
 OWN = Path(__file__).parents[1] / "vectors"  # those that may be copied
-RAN: Counter[str] = Counter()
-SKIPPED: Counter[str] = Counter()
+RAN = tally("vectors {name}: {count} run")
+SKIPPED = tally("vectors {name}: {count} skipped")
 
 ENCRYPTION = {
     "aes-gcm-16": "aes{}gcm16",
