@@ -1,18 +1,25 @@
 """Who may run: tests marked `netns` or `interop` are skipped, with the reason and the remedy, where the system does not let them.
 
-`./run test` starts pytest in network and mount namespaces of its own, as root or, for an ordinary user, by `unshare -Urnm`.
+`./run test` starts pytest in network and mount namespaces of its own, as root or, for an ordinary user, by `unshare -Urnm`; each worker of
+pytest-xdist enters some of its own again, so that tests side by side are as far from one another as two runs. One marked `alone` has no
+other beside it.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import re
 import shutil
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import tally
+from own_namespaces import enter_own_namespaces
+from turns import turn
 
 # programs such as charon and ip stand where an ordinary user's PATH does not look
 os.environ["PATH"] += ":/usr/local/sbin:/usr/sbin:/sbin"
@@ -58,6 +65,45 @@ def pytest_report_header() -> str:
     said = subprocess.run(["swanctl", "--version"], capture_output=True, text=True)
     version = re.search(r"strongSwan (\S+)", said.stdout + said.stderr)
     return f"interop: charon {version[1] if version else 'of unknown version'}"
+
+
+def is_worker(config: pytest.Config) -> bool:
+    return hasattr(config, "workerinput")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if is_worker(config):
+        with contextlib.suppress(OSError):  # no rights to: then the tests that need them are skipped, see below
+            enter_own_namespaces()
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    # every worker collects, and so counts, the same
+    if is_worker(session.config) and session.config.workerinput["workerid"] != "gw0":
+        tally.forget()
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)  # outside of pytest-timeout: a test's time does not run while it waits
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    if not is_worker(item.config):
+        return (yield)
+    with turn(alone=item.get_closest_marker("alone") is not None):
+        return (yield)
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if is_worker(session.config):
+        session.config.workeroutput["tally"] = tally.counted()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node) -> None:
+    tally.add(getattr(node, "workeroutput", {}).get("tally", {}))
+
+
+def pytest_terminal_summary(terminalreporter) -> None:
+    for line in tally.lines():
+        terminalreporter.write_line(line)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

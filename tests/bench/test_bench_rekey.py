@@ -151,6 +151,7 @@ def check_no_loss(case: Case) -> None:
     assert result.sent > 1000
 
 
+@pytest.mark.alone
 @pytest.mark.netns
 @pytest.mark.timeout(100)
 @pytest.mark.parametrize("wire", [rekey_face.SLOW, rekey_face.BAD], ids=["delay", "delay-reorder-duplicate"])
@@ -158,6 +159,7 @@ def test_no_packet_is_lost_over_44_rekeys_between_two_of_ours(wire: Wire) -> Non
     check_no_loss(Case("ipsec_fast", 0.5, 40, 4, wire))
 
 
+@pytest.mark.alone
 @pytest.mark.interop
 @pytest.mark.timeout(100)
 def test_no_packet_is_lost_over_44_rekeys_with_charon() -> None:
