@@ -158,7 +158,13 @@ def test_the_demo_carries_traffic_and_prints_one_json_document():
 @pytest.mark.netns
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_no_gateway_outlives_an_interrupted_demo(number):
-    process = subprocess.Popen([*DEMO, "--plain"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    before = signal.signal(
+        signal.SIGINT, signal.default_int_handler
+    )  # a shell lets what it runs behind its back ignore it
+    try:
+        process = subprocess.Popen([*DEMO, "--plain"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    finally:
+        signal.signal(signal.SIGINT, before)
     for line in process.stdout:
         if "established" in line:
             break

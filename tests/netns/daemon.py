@@ -80,7 +80,7 @@ class Daemon:
                 stdout=output,
                 stderr=output,
             )
-        wait_for(f"{self.program[0]} answers on its socket", self._answers, 10)
+        wait_for(f"{self.program[0]} answers on its socket", self._answers, 30)
 
     def _answers(self) -> bool:
         assert self.process is not None

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 import struct
 import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
 import pytest
+from datagrams import PORT, received, udp_socket
 from hand_pair import Gateway, Pair
 
 from ipsec_fast.bench.load import Sender
@@ -44,13 +47,18 @@ def iperf(pair: Pair, arguments: str, address: str = "10.2.0.1") -> dict[str, An
     return found["end"]
 
 
-def assert_datagrams_pass(pair: Pair, arguments: str, address: str) -> None:
-    """What leaves one gateway reaches the other's TUN. On a busy machine iperf3's own socket may overflow: that is not ours."""
-    found = iperf(pair, arguments, address)["sum"]
-    assert found["lost_packets"] < found["packets"] / 2
-    sent, received = pair.a.counters(), pair.b.counters()
-    assert received["packets_in"] == sent["packets_out"]
-    assert received["tun_write_failed"] == 0
+def assert_datagrams_pass(pair: Pair, address: str, count: int) -> None:
+    """Every one arrives, and what leaves one gateway is what reaches the other's TUN. As many at a time as any socket's buffer holds,
+    the next when those are there: a slow machine only takes longer."""
+    version = ip_address(address).version
+    with udp_socket(pair.names["a"], version) as sender, udp_socket(pair.names["b"], version, address) as receiver:
+        for start in range(0, count, 32):
+            datagrams = [number.to_bytes(4, "big") * 325 for number in range(start, start + 32)]
+            for datagram in datagrams:
+                sender.sendto(datagram, (address, PORT))
+            assert sorted(received(receiver, 32)) == datagrams
+    assert wait_for(lambda: pair.b.counters()["packets_in"] == pair.a.counters()["packets_out"])
+    assert pair.b.counters()["tun_write_failed"] == 0
 
 
 def ping(gateway: Gateway, address: str, arguments: str = "-c 1 -w 3") -> str:
@@ -63,7 +71,7 @@ def test_ping_tcp_and_udp_over_every_mix_of_versions(outer: int) -> None:
         for address in ("10.2.0.1", "fd02::1"):
             assert " 0% packet loss" in ping(pair.a, address, "-c 2 -i 0.1 -w 3")
             assert iperf(pair, "-C cubic -t 1", address)["sum_received"]["bytes"] >= 500_000
-            assert_datagrams_pass(pair, "-u -b 50M -n 1M -l 1300", address)
+            assert_datagrams_pass(pair, address, 800)
         sent, received = pair.a.counters(), pair.b.counters()
         assert sent["packets_out"] > sent["udp_messages_out"]
         assert received["merged"] > 0
@@ -80,7 +88,7 @@ def test_traffic_passes_with_an_offload_switched_off(off: str) -> None:
     with Pair(4, offload=dict.fromkeys(off.split(), False)) as pair:
         for address in ("10.2.0.1", "fd02::1"):
             assert iperf(pair, "-C cubic -t 1", address)["sum_received"]["bytes"] >= 500_000
-            assert_datagrams_pass(pair, "-u -b 20M -n 500K -l 1300", address)
+            assert_datagrams_pass(pair, address, 384)
         features = pair.a.do("counters")["features"]
         assert not any(features[name] for name in off.split())
 
@@ -351,7 +359,8 @@ def in_namespace_socket(name: str) -> Iterator[socket.socket]:
 
 
 def test_the_worker_comes_before_the_thread_that_negotiates() -> None:
-    may = subprocess.run(["nice", "-n", "-5", "nice"], capture_output=True, text=True).stdout.strip() == "-5"
+    own = os.getpriority(os.PRIO_PROCESS, 0)
+    may = subprocess.run(["nice", "-n", "-5", "nice"], capture_output=True, text=True).stdout.strip() == str(own - 5)
     with Pair(4) as pair:
         tasks = Path(f"/proc/{pair.a.process.pid}/task").iterdir()
         nices = [int((task / "stat").read_text().rpartition(")")[2].split()[16]) for task in tasks]
