@@ -34,6 +34,7 @@ TARGETS = 8  # of one path that are asked
 PROBED_CHILDREN = 4  # of one path whose selectors are looked at for targets
 ADDRESSES_S = 1.0  # for so long a list of this host's addresses is good
 HINT_EVERY_S, HINTED_PATHS = 1.0, 4  # ICMP that quotes too little is a reason to look, not more
+HINT_BY_IKE_EVERY_S = 60.0  # anybody can send such ICMP, and an IKE SA has one request at a time
 REREAD = 32  # paths whose interface is asked for at once: a netlink call each
 FINDING: dict[Source, FindingSource] = {
     "interface": "computed", "icmp": "learned", "probe": "probed", "fallback": "probed",
@@ -411,7 +412,8 @@ class Paths:
     # --- ICMP and interfaces
 
     def _take_icmp(self, notice: Notice, now: float) -> None:
-        assert notice.remote is not None
+        if notice.remote is None:
+            return
         quoted = notice.spi != 0
         news = TooBig(notice.remote, notice.size, notice.spi if quoted else None, notice.number if quoted else None)
         known = [
@@ -435,7 +437,7 @@ class Paths:
         """Whoever sent it: whether what is in use still passes can be asked, now and then."""
         for path in self._by_remote.get(remote, ())[:HINTED_PATHS]:
             if now >= path.hint_at:
-                path.hint_at = now + HINT_EVERY_S
+                path.hint_at = now + (HINT_BY_IKE_EVERY_S if path.by_ike else HINT_EVERY_S)
                 path.mtu.confirm(now)
                 self._drive(path, now)
 

@@ -17,6 +17,7 @@ from icmp_forge import quoted_udp, send_icmp, too_big
 from ipsec_fast.bench.mtu_ground import OUTER, Gateway, Ground, Transfer
 
 pytestmark = [pytest.mark.netns, pytest.mark.timeout(120)]
+NO_ECHO = ("net.ipv4.icmp_echo_ignore_all=1", "net.ipv6.icmp.echo_ignore_all=1")
 SOME = 300_000  # bytes: after as many a transfer is said to go on
 
 
@@ -98,6 +99,20 @@ def test_icmp_that_quotes_too_little_is_a_reason_to_look_and_no_more(ground: Gro
     assert one.child()["path-mtu"] == 1500
 
 
+def test_such_icmp_keeps_no_ike_sa_busy(ground: Ground) -> None:
+    for node in ("gw1", "gw2"):
+        ground.run(node, "sysctl", "-q", "-w", *NO_ECHO)
+    one, _ = up(ground, gateway="workers = 1")
+    assert settled(one, 1500)["path-mtu-probing"] == "ike"
+    before, quoted = one.counters()["punted"], quoted_udp(OUTER["gw1"][4], OUTER["gw2"][4], b"")
+    for count in range(1, 6):
+        send_icmp(ground.name("router"), OUTER["gw1"][4], too_big(1300, quoted), times=20)
+        one.wait_until("all are counted", lambda n=count: refusals(one) == {"quotes_too_little": 20 * n})
+        ground.run("host1", "ping", "-n", "-c3", "-i0.5", "-W2", "10.2.0.10")  # more than a second goes by
+    assert one.counters()["punted"] - before <= 2  # answers to one probe, not to one each time
+    assert one.child()["path-mtu"] == 1500
+
+
 def test_icmp_that_lies_about_a_packet_of_ours_is_found_out_by_probes(ground: Ground) -> None:
     one, _ = up(ground, gateway="workers = 1")
     settled(one, 1500)
@@ -124,9 +139,6 @@ def test_a_path_that_is_narrow_from_the_start_and_says_nothing(ground: Ground, o
         there.wait_for(SOME)
         back.wait_for(SOME)
         assert there.mss() <= child["mss_ipv4"]
-
-
-NO_ECHO = ("net.ipv4.icmp_echo_ignore_all=1", "net.ipv6.icmp.echo_ignore_all=1")
 
 
 @pytest.mark.parametrize("fragmentation", ["yes", "no"])
