@@ -99,11 +99,23 @@ def build_program(rules: Sequence[Rule], workers: int) -> bytes:
     out.add(_EXIT)
     for version, at, words in ((4, 16, 1), (6, 24, 4)):
         out.label(f"v{version}")
-        for number, rule in enumerate(rule for rule in rules if rule.network.version == version):
+        reached = _reached([rule for rule in rules if rule.network.version == version])
+        for number, rule in enumerate(reached):
             _match(out, rule, at, f"next{version}.{number}", f"spread{version}")
-        out.label(f"spread{version}")
-        _spread(out, version, words, workers)
+        if not _takes_all(reached) or any(rule.owner is None for rule in reached):
+            out.label(f"spread{version}")
+            _spread(out, version, words, workers)
     return out.code()
+
+
+def _reached(rules: list[Rule]) -> list[Rule]:
+    """Those up to the first that holds every address: a kernel refuses a program with instructions that nothing leads to."""
+    ends = (number for number, rule in enumerate(rules, 1) if rule.network.prefixlen == 0)
+    return rules[: next(ends, None)]
+
+
+def _takes_all(reached: list[Rule]) -> bool:
+    return bool(reached) and reached[-1].network.prefixlen == 0
 
 
 def _match(out: _Assembler, rule: Rule, at: int, otherwise: str, spread: str) -> None:

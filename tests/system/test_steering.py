@@ -109,6 +109,24 @@ def test_the_narrowest_network_decides() -> None:
 
 
 @pytest.mark.netns
+@pytest.mark.parametrize(
+    "other", ["", "Rule(N('10.1.0.0/16'), 1), Rule(N('fd01::/32'), 1),", "Rule(N('10.1.0.0/16'), None),"]
+)
+def test_a_selector_of_every_address_is_a_rule_as_any_other(other: str) -> None:
+    shown = lab(
+        f"""
+        steering.set_rules([{other} Rule(N("0.0.0.0/0"), 2), Rule(N("::/0"), 2), Rule(N("0.0.0.0/0"), 0)])
+        first = [steering.works, where("fd02::1")]
+        steering.set_rules([{other} Rule(N("0.0.0.0/0"), 2)])
+        second = [steering.works, where("10.2.0.1")]
+        steering.set_rules([{other} Rule(N("0.0.0.0/0"), None), Rule(N("::/0"), None)])
+        show([first, second, steering.works, len(where("10.2.0.1"))])
+        """
+    )
+    assert shown == [[True, [2]], [True, [2]], True, 1]
+
+
+@pytest.mark.netns
 def test_flows_are_spread_evenly_and_each_stays_where_it_is() -> None:
     shown = lab(
         """
