@@ -151,6 +151,7 @@ def _rekey(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--child", type=int, metavar="N", help="Child SA rekeys (default 1000, charon 200)")
     parser.add_argument("--ike", type=int, metavar="N", help="IKE SA rekeys (default 100, charon 20)")
     parser.add_argument("--rate", type=int, metavar="PPS", help="packets/s each way, instead of finding it")
+    parser.add_argument("--workers", type=int, default=1, metavar="N", help="of each of our gateways (default 1)")
     _seconds(parser, "for each control (default 10)")
 
 

@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,7 @@ class Case:
     child: int
     ike: int
     wire: Wire
+    workers: int = 1
 
 
 @dataclass(frozen=True)
@@ -54,11 +56,17 @@ class Result:
     load_share: float
     lost_control: int
     voided: int
+    workers: int = 1
 
 
 def run_case(case: Case, seconds: float, say: Say, packets_per_s: int | None = None) -> Result:
     """The whole of a case in namespaces of its own; `packets_per_s` stands for a rate that is known. Raises HostError."""
-    with _favoured(), Ground(case.wire) as ground, gateways(ground, case.peer) as both, Driver(both) as driver:
+    with (
+        _favoured(),
+        Ground(case.wire) as ground,
+        gateways(ground, case.peer, case.workers) as both,
+        Driver(both) as driver,
+    ):
         both[0].initiate(lambda line: None)
         driver.wait_for_pair()
         ground.measure(WARM_UP_PPS, lambda: time.sleep(PROBE_S), limit_s=5)  # neighbours are found, caches filled
@@ -99,6 +107,7 @@ def _trial(case: Case, ground: Ground, driver: Driver, load: int, seconds: float
         load_share=case.load_share,
         lost_control=before.lost + after.lost,
         voided=voided,
+        workers=case.workers,
     )
 
 
@@ -176,14 +185,14 @@ def _favoured() -> Iterator[None]:
 
 
 @contextmanager
-def gateways(ground: Ground, peer: str) -> Iterator[list[DemoGateway]]:
+def gateways(ground: Ground, peer: str, workers: int = 1) -> Iterator[list[DemoGateway]]:
     """gw1 is ours, gw2 is ours or charon; what they logged goes into the error where something fails."""
     with tempfile.TemporaryDirectory(prefix="rekey-", dir="/run") as name:
         folder = Path(name)
         psk = write_psk(folder)
-        make: dict[str, Any] = {"ipsec_fast": DemoGateway, "charon": CharonGateway}
+        make: dict[str, Any] = {"ipsec_fast": partial(DemoGateway, workers=workers), "charon": CharonGateway}
         both = [
-            DemoGateway(ground.net, "gw1", folder / "gw1", psk, cipher=CIPHER),
+            DemoGateway(ground.net, "gw1", folder / "gw1", psk, cipher=CIPHER, workers=workers),
             make[peer](ground.net, "gw2", folder / "gw2", psk, cipher=CIPHER),
         ]
         try:

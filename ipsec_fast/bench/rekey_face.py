@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 from ..errors import HostError, UsageError
 from . import charon
@@ -45,10 +45,14 @@ def main(arguments: argparse.Namespace) -> int:
             raise UsageError(f"--{name} {value}: 0 to 100000 are possible")
     if arguments.rate is not None and not 100 <= arguments.rate <= 1_000_000:
         raise UsageError(f"--rate {arguments.rate}: 100 to 1000000 are possible")
+    if not 1 <= arguments.workers <= 64:
+        raise UsageError(f"--workers {arguments.workers}: 1 to 64 are possible")
     seconds = SECONDS if arguments.seconds is None else arguments.seconds
     if not 0.5 <= seconds <= 600:
         raise UsageError(f"--seconds {seconds:g}: 0.5 to 600 are possible")
-    planned = cases(arguments.peer, arguments.child, arguments.ike)
+    planned = [
+        replace(case, workers=arguments.workers) for case in cases(arguments.peer, arguments.child, arguments.ike)
+    ]
     if any(case.child + case.ike == 0 for case in planned):
         raise UsageError("--child 0 and --ike 0: there is nothing to measure")
     check_outside_run(arguments)

@@ -100,7 +100,7 @@ def test_every_command_line_of_the_documents_is_accepted() -> None:
     [
         "esp --algorithm aes128gcm16 --algorithm null-sha256 --size 64 --batch 4 --engine openssl --seconds 0.25 --json",
         "gateway --path veth --path null --layout free --rounds 7 --report a/b.html",
-        "rekey --peer ours --child 3 --ike 0 --rate 500 --seconds 2",
+        "rekey --peer ours --child 3 --ike 0 --rate 500 --seconds 2 --workers 2",
         "crash --kills 3",
         "ike --path gateways --responder charon --proposal aes128gcm16-prfsha256-x25519 --parallel 2",
     ],

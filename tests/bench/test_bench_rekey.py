@@ -35,6 +35,8 @@ def parse(*words: str) -> argparse.Namespace:
         (("--child", "0", "--ike", "0"), "nothing to measure"),
         (("--seconds", "0.1"), "--seconds 0.1"),
         (("--rate", "5"), "--rate 5"),
+        (("--workers", "0"), "--workers 0"),
+        (("--workers", "65"), "--workers 65"),
     ],
 )
 def test_bad_numbers_are_refused_before_anything_is_made(words: tuple[str, ...], reason: str) -> None:
