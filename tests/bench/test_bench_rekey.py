@@ -17,7 +17,7 @@ from ipsec_fast.bench.rekey import Case, Result, run_case
 from ipsec_fast.errors import HostError, UsageError
 
 FIELDS = {
-    "peer", "child_rekeys", "ike_rekeys", "sent", "received", "duplicates", "load_share", "lost_control", "voided",
+    "peer", "child_rekeys", "ike_rekeys", "sent", "received", "duplicates", "load_share", "lost_control", "voided", "workers",
 }  # fmt: skip
 
 
