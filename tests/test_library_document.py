@@ -16,12 +16,16 @@ TEXT = (ROOT / "docs" / "library.md").read_text()
 
 def test_its_python_runs():
     names = {"key": bytes(20), "PacketBatch": ipsec_fast.PacketBatch}
-    first, second = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
+    first, second, third = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
     exec(compile(first, "library.md", "exec"), names)
     names |= {"buffer": np.zeros(256, np.uint8), "sas": names["into"], "verdicts": np.zeros(1, np.uint8)}
     names |= {"offsets": np.zeros(1, np.uint32), "lengths": np.zeros(1, np.uint32)}
     exec(compile(second, "library.md", "exec"), names)
     assert len(names["batch"]) == 1
+    names["key"] = bytes(64)
+    exec(compile(third, "library.md", "exec"), names)
+    names["crew"].stop()
+    assert names["out"].crew == names["crew"].size
 
 
 def test_every_name_is_there():

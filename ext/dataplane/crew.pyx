@@ -143,9 +143,9 @@ cdef void crew_loop(crew_state *crew, int member) noexcept nogil:
 cdef class Crew:
     """See crew.pyi."""
 
-    def __cinit__(self, int size):  # once: members go by number
-        if not 0 < size <= CREW_MOST:
-            raise UsageError(f"a crew has 1 to {CREW_MOST} threads, not {size}")
+    def __cinit__(self, size):  # once: members go by number
+        if not isinstance(size, int) or isinstance(size, bool) or not 0 < size <= CREW_MOST:
+            raise UsageError(f"a crew has 1 to {CREW_MOST} threads, not {size!r}")
         self.size = size
         self._threads = ()
 

@@ -122,7 +122,7 @@ cdef class SA:
                 raise MemoryError
         self.hot.mode = MODES[mode]
         set_outer(self, src, dst, encap)
-        if not isinstance(crew, int) or not 0 <= crew <= CREW_MOST:
+        if not isinstance(crew, int) or isinstance(crew, bool) or not 0 <= crew <= CREW_MOST:
             raise UsageError(f"crew {crew!r}: it is 0 to {CREW_MOST} threads")
         self.hot.spare_count = crew
         set_key(self, find_suite(suite.name if protocol == "esp" else suite.kernel, engine), key)

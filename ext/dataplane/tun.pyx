@@ -4,9 +4,12 @@ Always IFF_MULTI_QUEUE, so that a second worker can open a second queue of the s
 (6.2); what it refuses is off in `features`. Addresses, MTU and "up" belong to system/links. Called by gateway/daemon and worker.
 """
 
+import contextlib
+import ctypes
 import errno
 import fcntl
 import os
+import socket
 import struct
 
 from ipsec_fast.dataplane.inner cimport VNET_BYTES
@@ -18,6 +21,8 @@ from .offload import Offload
 cdef int TUNSETIFF = 0x400454CA
 cdef unsigned int TUNSETOFFLOAD = 0x400454D0, TUNSETVNETHDRSZ = 0x400454D8
 cdef int IFF_TUN = 0x0001, IFF_NO_PI = 0x1000, IFF_VNET_HDR = 0x4000, IFF_MULTI_QUEUE = 0x0100
+cdef int IFF_TUN_EXCL = 0x8000, IFF_PERSIST = 0x0800, SIOCETHTOOL = 0x8946, ETHTOOL_GLINK = 0x0A
+cdef unsigned int TUNGETIFF = 0x800454D2
 cdef int F_CSUM = 0x01, F_TSO4 = 0x02, F_TSO6 = 0x04, F_TSO_ECN = 0x08, F_USO4 = 0x20, F_USO6 = 0x40
 DEVICE = "/dev/net/tun"
 
@@ -25,12 +30,12 @@ DEVICE = "/dev/net/tun"
 cdef class Tun(InnerPort):
     """One queue of a TUN device; the device vanishes with its last queue."""
 
-    def __init__(self, str name, *, offload=Offload()):
+    def __init__(self, str name, *, offload=Offload(), bint exclusive=False):
         if not 0 < len(name.encode()) < 16 or "/" in name:
             raise UsageError(f"TUN name {name!r}: a device name has 1 to 15 characters and no slash, for example ipsec0")
         fd = _open_device()
         try:
-            self._name = _attach(fd, name)
+            self._name = _attach_alone(fd, name) if exclusive else _attach(fd, name)
             fcntl.ioctl(fd, TUNSETVNETHDRSZ, struct.pack("i", VNET_BYTES))
             self._tso, self._uso = _set_offload(fd, offload)
         except BaseException:
@@ -61,18 +66,44 @@ def _open_device():
         raise HostError(f"cannot open {DEVICE}: {error.strerror}; its mode should be 0666, or run as root") from None
 
 
-def _attach(fd, name):
-    request = struct.pack("16sH22x", name.encode(), IFF_TUN | IFF_NO_PI | IFF_VNET_HDR | IFF_MULTI_QUEUE)
+def _attach_alone(fd, name):
+    """The first queue of a device that nobody else has: a new one, or one that was made to stay and waits for its program.
+
+    With several queues the kernel lets any process in, and two gateways would take each other's packets.
+    """
+    try:
+        return _attach(fd, name, IFF_TUN_EXCL)
+    except HostError as error:
+        if not isinstance(error.__cause__, OSError) or error.__cause__.errno != errno.EBUSY or _is_running(name):
+            raise
+        busy = error
+    found = _attach(fd, name)
+    if not struct.unpack_from("H", fcntl.ioctl(fd, TUNGETIFF, bytes(40)), 16)[0] & IFF_PERSIST:
+        raise busy
+    return found
+
+
+def _is_running(name):
+    """Whether it has a carrier: of a TUN device, whether a queue is open. Not by /sys, which may be that of another network namespace."""
+    value = ctypes.create_string_buffer(struct.pack("II", ETHTOOL_GLINK, 0), 8)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
+        with contextlib.suppress(OSError):  # it went meanwhile
+            fcntl.ioctl(any_socket, SIOCETHTOOL, struct.pack("16sP16x", name.encode(), ctypes.addressof(value)))
+    return bool(struct.unpack("II", value.raw)[1])
+
+
+def _attach(fd, name, flags=0):
+    request = struct.pack("16sH22x", name.encode(), IFF_TUN | IFF_NO_PI | IFF_VNET_HDR | IFF_MULTI_QUEUE | flags)
     try:
         answer = fcntl.ioctl(fd, TUNSETIFF, request)
     except OSError as error:
         reasons = {
             errno.EPERM: "CAP_NET_ADMIN is missing: run as root, or in a namespace of your own (unshare -Urnm)",
-            errno.EBUSY: "another process holds it; stop that, or set another name as [gateway] tun",
+            errno.EBUSY: "another process holds it, or it is no TUN device; stop that process, or set another name as [gateway] tun",
             errno.EINVAL: "a device of that name and another kind exists; set another name as [gateway] tun",
             errno.E2BIG: "it has no free queue; run fewer workers",
         }
-        raise HostError(f"cannot create TUN device {name}: {reasons.get(error.errno, error.strerror)}") from None
+        raise HostError(f"cannot create TUN device {name}: {reasons.get(error.errno, error.strerror)}") from error
     return answer[:16].split(b"\0", 1)[0].decode()
 
 

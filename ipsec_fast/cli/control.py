@@ -138,7 +138,9 @@ def choose(name: str, known: dict[str, list[str]], unknown: str) -> Tree:
         return {"ike": next(ike for ike, children in known.items() if name in children), "child": name}
     elif name in known:
         return {"ike": name}
-    names = ", ".join(f"{ike} ({' '.join(children)})" if children else ike for ike, children in known.items())
+    names = ", ".join(
+        f"{ike} ({' '.join(dict.fromkeys(children))})" if children else ike for ike, children in known.items()
+    )
     raise StateError(f"{unknown.format(name)}; there {'is' if len(known) < 2 else 'are'}: {names or 'nothing'}")
 
 

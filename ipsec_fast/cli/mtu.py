@@ -245,8 +245,21 @@ def _show_running(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(json.dumps({"name": arguments.name, "children": children}, indent=2))
     else:
-        print("\n\n".join("\n".join(_running_lines(child)) for child in children))
+        print("\n\n".join(_folded(children)))
     return 0
+
+
+def _folded(children: list[Tree]) -> list[str]:
+    """A block for each child; those that differ in their numbers alone (one for each worker) are one block under all of them."""
+    heads: dict[str, list[str]] = {}
+    for child in children:
+        head, *body = _running_lines(child)
+        heads.setdefault("\n".join([head.partition(" #")[0], *body]), []).append(f"#{child['uniqueid']}")
+    blocks = []
+    for block, numbers in heads.items():
+        name, _, rest = block.partition("\n")
+        blocks.append(f"{name} {' '.join(numbers)}\n{rest}")
+    return blocks
 
 
 def _running(section: Tree) -> Tree:
@@ -298,6 +311,8 @@ def _running_lines(child: Tree) -> list[str]:
     for name, source in FINDINGS.items():
         found = child[name]
         when = f"{found['path_mtu']:7}   {source}, {duration(found['seconds_ago'])} ago" if found else f"{'-':>7}"
+        if found and name != "computed" and found["path_mtu"] > child["path_mtu"]:
+            when += ", superseded"
         lines.append(f"{'  ' + name:{WIDTH}}{when}")
     return lines
 

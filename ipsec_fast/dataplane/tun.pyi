@@ -4,9 +4,10 @@ from .offload import Offload
 class Tun(InnerPort):
     """One queue of a TUN device with virtio-net headers; the device vanishes with its last queue.
 
-    `name` may hold %d. Raises HostError (no /dev/net/tun, no right, name taken by something else).
+    `name` may hold %d. Raises HostError (no /dev/net/tun, no right, name taken by something else). `exclusive`: also where another
+    process has a queue of it, or somebody made such a device and it is in use.
     """
 
     name: str
     features: dict[str, bool]  # tso, uso, coalesce as they are now
-    def __init__(self, name: str, *, offload: Offload = ...) -> None: ...
+    def __init__(self, name: str, *, offload: Offload = ..., exclusive: bool = False) -> None: ...

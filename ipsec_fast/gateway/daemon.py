@@ -11,8 +11,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import errno
 import logging
 import os
+import resource
 import signal
 import time
 from collections.abc import Callable, Sequence
@@ -74,6 +76,7 @@ def run(config: LoadedConfig, *, log: Callable[[str], None] | None = None) -> in
 
 
 async def _main(config: LoadedConfig, log: Callable[[str], None]) -> int:
+    _allow_descriptors()
     for warning in (*config.warnings, *harden_process()):
         log(warning)
     loop = asyncio.get_running_loop()
@@ -90,10 +93,24 @@ async def _main(config: LoadedConfig, log: Callable[[str], None]) -> int:
     except IpsecFastError as error:
         log(str(error))
         return 1
+    except OSError as error:
+        if error.errno not in (errno.EMFILE, errno.ENFILE):
+            raise
+        log(
+            f"{error.strerror}: raise the limit (ulimit -n, LimitNOFILE=), or set fewer [gateway] workers or local_addrs"
+        )
+        return 1
     finally:
         await gateway.close()
     log("stopped")
     return 0
+
+
+def _allow_descriptors() -> None:
+    """As many as the host lets us have: each worker has sockets for each address. Nothing here uses select(2)."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 class Gateway:

@@ -55,7 +55,7 @@ class Forwarding:
         if self._count > 1:
             for one in nat.sockets:
                 steer_by_spi(one.socket, self._count)
-        queues = [self._open_queue(tun) for _ in range(self._count)]
+        queues = [self._open_queue(tun, exclusive=index == 0) for index in range(self._count)]
         self.tun_name = queues[0].name
         self.workers = Workers(
             self._count,
@@ -86,8 +86,8 @@ class Forwarding:
         """Whether the kernel takes our word for which worker gets what the TUN device sends."""
         return self._steering.works
 
-    def _open_queue(self, tun: str) -> Tun:
-        return self._closing.enter_context(contextlib.closing(Tun(tun, offload=self._offload)))
+    def _open_queue(self, tun: str, *, exclusive: bool) -> Tun:
+        return self._closing.enter_context(contextlib.closing(Tun(tun, offload=self._offload, exclusive=exclusive)))
 
     def _nat_socket(self, address: Address) -> UdpSocket:
         local = None if address.is_unspecified else address

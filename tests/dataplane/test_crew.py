@@ -58,8 +58,8 @@ class Load:
 # --- what is refused
 
 
-@pytest.mark.parametrize("size", [0, -1, 64])
-def test_a_crew_has_1_to_63_threads(size: int) -> None:
+@pytest.mark.parametrize("size", [0, -1, 64, 1.5, "2", None, True])
+def test_a_crew_has_1_to_63_threads(size) -> None:
     with pytest.raises(UsageError, match="1 to 63"):
         Crew(size)
 

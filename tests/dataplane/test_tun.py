@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+
 import pytest
 
 from ipsec_fast.dataplane import tun
@@ -56,3 +58,29 @@ def test_each_offload_has_its_switch() -> None:
         queue = Tun("tt%d", offload=offload)
         assert features.items() <= queue.features.items()
         queue.close()
+
+
+@pytest.mark.netns
+def test_an_exclusive_queue_is_of_a_device_that_nobody_has() -> None:
+    first = Tun("tt%d", exclusive=True)
+    with pytest.raises(HostError, match="another process holds it"):
+        Tun(first.name, exclusive=True)
+    Tun(first.name).close()  # whose device it is may open more of them
+    first.close()
+    Tun(first.name, exclusive=True).close()
+    with pytest.raises(HostError, match="no TUN device"):
+        Tun("lo", exclusive=True)
+
+
+@pytest.mark.netns
+def test_a_device_that_was_made_to_stay_is_taken_while_nobody_has_it() -> None:
+    subprocess.run(["ip", "tuntap", "add", "mode", "tun", "name", "staying0", "multi_queue", "vnet_hdr"], check=True)
+    try:
+        first = Tun("staying0", exclusive=True)
+        subprocess.run(["ip", "link", "set", "staying0", "up"], check=True)
+        with pytest.raises(HostError, match="another process holds it"):
+            Tun("staying0", exclusive=True)
+        first.close()
+        Tun("staying0", exclusive=True).close()
+    finally:
+        subprocess.run(["ip", "tuntap", "del", "mode", "tun", "name", "staying0", "multi_queue"], check=True)

@@ -6,13 +6,14 @@ import json
 import shutil
 import socket
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import vici
-from site_pair import Gateway, SitePair, sh, site_pair, wait_until, watched
+from site_pair import Gateway, SitePair, sh, site_pair, wait_until, watched, write_config
 
 pytestmark = pytest.mark.netns
 
@@ -113,3 +114,33 @@ def test_a_second_gateway_on_the_host_is_refused_though_the_port_is_shared(pair:
     second = pair.gateway("a", workers='workers = 2\ntun = "ipsec1"')
     assert second.exit_code() == 1
     assert "another program has it" in second.text()
+
+
+def test_a_second_gateway_with_the_same_device_is_refused_and_the_first_stays_closed(pair: SitePair) -> None:
+    """Several queues let any process in; its start and its stop would take the routes of the first with them."""
+    one, _ = two_gateways(pair)
+    before = pair.leftovers("a")
+    sh(f"ip -n {pair.netns('a')} address add 192.0.2.77/24 dev out")
+    other = pair.directory / "other.toml"
+    text = one.config.read_text().replace('local_addrs = ["192.0.2.1"]', 'local_addrs = ["192.0.2.77"]')
+    other.write_text(text.replace(f"{pair.directory}/a.vici", f"{pair.directory}/other.vici"))
+    second = Gateway(pair.netns("a"), other)
+    pair.gateways.append(second)
+    assert second.exit_code() == 1
+    assert "another process holds it" in second.text()
+    assert pair.leftovers("a") == before
+    with watched(pair) as tap:  # fails where a packet is in clear
+        assert pair.ping(count=5) == 5
+    assert tap.findings.esp_packets
+
+
+def test_too_few_descriptors_are_one_line(pair: SitePair) -> None:
+    config = write_config(pair.directory, "a", workers="workers = 64")
+    command = (
+        f"ip netns exec {pair.netns('a')} prlimit --nofile=100:100 {sys.executable} -m ipsec_fast gateway {config}"
+    )
+    done = subprocess.run(command.split(), capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert "ulimit -n" in done.stderr.splitlines()[-1]
+    assert pair.leftovers("a") == ""
