@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 
 from ..algorithms import parse_ike_proposal
-from ..errors import HostError
+from ..errors import HostError, UsageError
 from . import charon
 from .arguments import command_words, within
 from .ike import PROPOSALS, Measure, Result, combine, measure_endpoints, run_rounds
@@ -74,6 +74,8 @@ def main(arguments: argparse.Namespace) -> int:
 
 def _responders(paths: Sequence[str], wanted: str | None) -> tuple[list[str], list[str]]:
     """Who answers in this run, and who is absent with what is lacking."""
+    if wanted is not None and "gateways" not in paths:
+        raise UsageError(f"--responder {wanted} is of --path gateways; endpoints in memory answer each other")
     found, absent = (["endpoints"] if "endpoints" in paths else []), []
     if "gateways" in paths:
         found += ["ipsec_fast"] if wanted in (None, "ipsec_fast") else []

@@ -55,9 +55,23 @@ def check_connections(
             local, remote = ({a.version for a in side} for side in (connection.local_addrs, connection.remote_addrs))
             if not local & remote:
                 yield ("connections", name), "local_addrs and remote_addrs have no IP version in common"
+        yield from _check_probed(name, section)
         if set(connection.local_addrs) & set(connection.remote_addrs):
             yield ("connections", name, "remote_addrs"), "holds an address of local_addrs; the peer's is meant"
     yield from _check_doubles(secret_ids)
+
+
+def _check_probed(name: str, section: ConnectionSection) -> Iterator[Blame]:
+    """An echo to an address that no child may send to would never leave; `dynamic` may turn out to be any."""
+    if isinstance(section.mtu_probe, str) or not all(child.remote_ts for child in section.children.values()):
+        return
+    remote = [ts for child in section.children.values() for ts in child.remote_ts]
+    for address in section.mtu_probe:
+        if not any(ts.version == address.version and int(ts.start) <= int(address) <= int(ts.end) for ts in remote):
+            yield (
+                ("connections", name, "mtu_probe"),
+                f"{address} lies in no remote_ts of its children; name addresses behind the peer",
+            )
 
 
 def _actions(child: ChildSection) -> Iterator[tuple[str, Action]]:

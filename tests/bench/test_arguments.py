@@ -49,6 +49,7 @@ def parser() -> argparse.ArgumentParser:
         "ike --rounds 0",
         "ike --parallel 99",
         "ike --proposal rot13",
+        "ike --path endpoints --responder charon",
         f"{IN_MEMORY} --seconds nan",
         "rekey --peer nobody",
         "crash --kills 0",

@@ -151,6 +151,9 @@ BAD = [
     pytest.param(in_connection("mss = 20"), "connections.paris.mss", '"auto"', id="mss"),
     pytest.param(in_connection('mtu_probe = "yes"'), "connections.paris.mtu_probe", '"off"', id="mtu-probe"),
     pytest.param(in_connection("mtu_probe = []"), "connections.paris.mtu_probe", "addresses", id="mtu-probe-empty"),
+    pytest.param(
+        in_connection('mtu_probe = "10.9.9.9"'), "connections.paris.mtu_probe", "no remote_ts", id="mtu-probe-else"
+    ),
     pytest.param(in_connection("mtu_probe = true"), "connections.paris.mtu_probe", "addresses", id="mtu-probe-bool"),
     pytest.param(
         in_connection(f"mtu_probe = {['10.2.0.1'] * 9}"), "connections.paris.mtu_probe", "up to 8", id="mtu-probe-many"
@@ -424,7 +427,7 @@ file = "x.psk"
     [
         ("'auto'", "auto"),
         ('"off"', "off"),
-        ('"10.2.0.1, fd00:2::1"', (ip_address("10.2.0.1"), ip_address("fd00:2::1"))),
+        ('"10.2.0.1, 10.2.0.9"', (ip_address("10.2.0.1"), ip_address("10.2.0.9"))),
         ('["10.2.0.1"]', (ip_address("10.2.0.1"),)),
     ],
 )
