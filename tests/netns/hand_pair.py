@@ -95,6 +95,8 @@ class Pair:
             sh(f"ip -n {self.names[side]} address add {OUTER[4][side]}/24 dev v0")
             sh(f"ip -n {self.names[side]} address add {OUTER[6][side]}/64 dev v0 nodad")
             sh(f"ip -n {self.names[side]} link set v0 up")
+        # until a neighbour is found a packet waits for it, over IPv6 a second where the first question came too early
+        sh(f"ip netns exec {self.names['a']} ping -n -c 1 -w 10 {OUTER[outer]['b']}")
         self.a = self._gateway("a", outer, 0x1001, 0x2002, settings["a"], "taskset -c 0" if pin else "")
         self.b = self._gateway("b", outer, 0x2002, 0x1001, settings["b"], "taskset -c 1" if pin else "")
 
