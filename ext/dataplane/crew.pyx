@@ -37,8 +37,9 @@ cdef enum:
     SPINS_BEFORE_YIELD = 200
     ALONE = 0
     TOGETHER = 1
-    TRY_AGAIN = 64           # every so many runs the way that was worse gets a try
-    MEMORY = 8               # runs that a mean goes back
+    TRY_AGAIN = 256
+    TRY_RUNS = 16
+    MEMORY = 4               # runs that a mean goes back
 
 
 cdef bint take_chunk(crew_state *crew, int member) noexcept nogil:
@@ -73,14 +74,14 @@ cdef inline crew_cost *cost_of(crew_state *crew, crypto_fn run) noexcept nogil:
     return &crew.costs[CREW_KINDS - 1]
 
 
-cdef inline int better_way(crew_cost *cost) noexcept nogil:
-    """0: alone, 1: together. What is not known is tried, and now and then what was worse: other programs come and go."""
-    cdef int best
+cdef inline int way_of(crew_cost *cost, bint *counts) noexcept nogil:
+    """0: alone, 1: together; and whether this run tells what the way costs. Every TRY_AGAIN runs the way that was worse gets TRY_RUNS in a row, since other
+    programs come and go; the first half of them wakes the crew up, and does not count."""
+    cdef uint32_t turn = cost.turns % TRY_AGAIN
+    cdef int best = TOGETHER if cost.ns[TOGETHER] != 0 and cost.ns[TOGETHER] < cost.ns[ALONE] else ALONE
     cost.turns += 1
-    if cost.ns[ALONE] == 0 or cost.ns[TOGETHER] == 0:
-        return ALONE if cost.ns[ALONE] == 0 else TOGETHER
-    best = TOGETHER if cost.ns[TOGETHER] < cost.ns[ALONE] else ALONE
-    return best if cost.turns % TRY_AGAIN else 1 - best
+    counts[0] = turn >= TRY_RUNS // 2
+    return 1 - best if turn < TRY_RUNS and cost.ns[ALONE] != 0 else best
 
 
 cdef bint crew_run(crew_state *crew, crypto_fn run, crypto_op *ops, uint32_t n, uint32_t length) noexcept nogil:
@@ -88,17 +89,19 @@ cdef bint crew_run(crew_state *crew, crypto_fn run, crypto_op *ops, uint32_t n, 
     cdef uint64_t began
     cdef double ns
     cdef int way
+    cdef bint counts = False
     if not crew_enter(&crew.busy):
         return False
     cost = cost_of(crew, run)
-    way = better_way(cost)
+    way = way_of(cost, &counts)
     began = monotonic_ns()
     if way == TOGETHER:
         run_together(crew, run, ops, n)
     else:
         run(ops, n)
     ns = <double>(monotonic_ns() - began) / length
-    cost.ns[way] = ns if cost.ns[way] == 0 else cost.ns[way] + (ns - cost.ns[way]) / MEMORY
+    if counts or cost.ns[ALONE] == 0:
+        cost.ns[way] = ns if cost.ns[way] == 0 else cost.ns[way] + (ns - cost.ns[way]) / MEMORY
     crew_leave(&crew.busy)
     return True
 
