@@ -85,7 +85,12 @@ int main(void) { return alloc_mb_mgr(0) == 0; }
 
 
 class BuildExt(build_ext):
-    """Takes away the optional engine that an older build left, where this one is to be without it."""
+    """Compiles on all cores, and removes the optional engine that an older build left if this build is without it."""
+
+    def finalize_options(self) -> None:
+        # An editable install initializes the command a second time and loses setup()'s `options`; without this it compiles serially.
+        super().finalize_options()
+        self.parallel = self.parallel or os.cpu_count() or 1
 
     def run(self) -> None:
         if not WITH_IPSECMB:
@@ -201,5 +206,4 @@ setup(
     package_dir={"": "."},
     package_data={"": ["*.pxd", "*.pyi", "py.typed"]},
     zip_safe=False,
-    options={"build_ext": {"parallel": os.cpu_count() or 1}},
 )
