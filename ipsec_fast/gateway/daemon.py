@@ -229,6 +229,7 @@ class Gateway:
             acquire=lambda connection, child: self._starter.acquire(connection, child, self._now()),
             stranger=lambda spi, remote: self._audit.note_unknown_spi(spi, remote, self._now()),
             settle=lambda now: self._paths.sync(now),
+            moved=lambda child_ids, now: self._paths.moved(child_ids, now),
         )
         counters = ExchangeCounters(lambda: self._endpoint.messages, lambda: self._endpoint.counters)
         self.operations = Operations(
