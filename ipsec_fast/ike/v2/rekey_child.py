@@ -13,7 +13,7 @@ from ...iana import NotifyType, name_of
 from ..asks import Steps
 from ..timers import TimerKind
 from .child_sa import ChildGoneError, ChildSA, PeerChildRekey, close_child
-from .child_setup import Selectors
+from .child_setup import ChildChoice, Selectors, check_not_narrower
 from .collide import Nonces, own_is_redundant
 from .create_child import CreateChild
 from .ike_sa import REPLACED_S, IkeSA
@@ -60,6 +60,9 @@ class RekeyChild(CreateChild):
 
     def _selectors(self, sa: IkeSA) -> tuple[Selectors, Selectors]:
         return self.old.local_ts, self.old.remote_ts
+
+    def _check(self, message: Message, choice: ChildChoice) -> None:
+        check_not_narrower(choice, self.old)
 
     def _is_redundant(self, sa: IkeSA, nonces: Nonces) -> bool:
         peers = self._peers(sa)
