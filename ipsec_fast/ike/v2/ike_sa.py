@@ -29,6 +29,7 @@ from .states import AUTHENTICATED, ChildState, State, check_transition
 from .window import Window
 
 if TYPE_CHECKING:
+    from .child_setup import Packet
     from .rekey_ike import PeerIkeRekey, RekeyIke
     from .sa_init import Attempt
 
@@ -109,6 +110,9 @@ class IkeSA:
     heard_at: float = 0.0  # when the newest message or packet came that says where the peer is (moves.py)
     wanted_path: Path | None = None  # where the peer was heard since, while `path` rests
     asks_source: bool = False  # the shell has been asked where the newest packet came from
+    packets: dict[str, Packet] = field(
+        default_factory=dict
+    )  # by child: the packet that asked for it, until IKE_AUTH is over
     was_announced: bool = False  # IkeUp has been told, or it is ours to report
 
     def __post_init__(self) -> None:
