@@ -410,6 +410,25 @@ cdef inline bint keep_ciphertext(esp_batch_ctx *ctx, uint32_t slot, const uint8_
     return True
 
 
+cdef bint join_others(
+    esp_batch_ctx *ctx, esp_sa *sa, uint32_t slot, uint32_t low, uint64_t seq, const uint8_t *data, uint32_t length
+) noexcept nogil:
+    """ESN: whether this packet can be opened together with those of its SA before it, of which none is finished yet. Keeps what a second try needs."""
+    cdef replay_window *window = <replay_window *> sa.window
+    cdef int join
+    ctx.again_at[slot] = 0
+    if slot == ALONE:
+        return True
+    join = replay_join(window, low, seq)
+    if join == REPLAY_WAITS:
+        return False
+    if join == REPLAY_MAY_CHANGE or replay_resync_due(window):
+        if replay_check(window, seq) == REPLAY_NEW and not keep_ciphertext(ctx, slot, data, length):
+            return False
+    replay_joined(window, low)
+    return True
+
+
 cdef inline uint8_t prepare_inbound(esp_batch_ctx *ctx, esp_packet *packet, uint32_t slot, uint32_t index) noexcept nogil:
     cdef esp_sa *sa = packet.sa
     cdef crypto_op *op = &ctx.ops[slot]
@@ -417,7 +436,7 @@ cdef inline uint8_t prepare_inbound(esp_batch_ctx *ctx, esp_packet *packet, uint
     cdef uint32_t length = packet.length, sealed = 0, spi_be = 0
     cdef uint64_t seq
     cdef uint8_t verdict
-    cdef int result, join = REPLAY_JOINS
+    cdef int result
     if sa == NULL:
         return VERDICT_NO_SA
     if sa.protocol != PROTOCOL_ESP:
@@ -437,19 +456,11 @@ cdef inline uint8_t prepare_inbound(esp_batch_ctx *ctx, esp_packet *packet, uint
     if spi_be != sa.spi_be:
         return VERDICT_WRONG_SPI
     seq = ctx.lows[index] = load_be32(esp + 4)
-    ctx.again_at[slot] = 0
     if sa.esn:
         seq = replay_infer_esn(<replay_window *> sa.window, <uint32_t> seq)
-        if slot != ALONE:
-            join = replay_join(<replay_window *> sa.window, ctx.lows[index], seq)
-            if join == REPLAY_WAITS:
-                return CHUNK_ENDS
-    result = replay_check(<replay_window *> sa.window, seq)
-    if result == REPLAY_NEW and slot != ALONE and (join == REPLAY_MAY_CHANGE or sa.esn and replay_resync_due(<replay_window *> sa.window)):
-        if not keep_ciphertext(ctx, slot, esp + 8 + sa.iv_length, sealed):
+        if not join_others(ctx, sa, slot, ctx.lows[index], seq, esp + 8 + sa.iv_length, sealed):
             return CHUNK_ENDS
-    if sa.esn and slot != ALONE:
-        replay_joined(<replay_window *> sa.window, ctx.lows[index])
+    result = replay_check(<replay_window *> sa.window, seq)
     if result != REPLAY_NEW:
         return replay_verdict(result)
     ctx.seqs[slot] = seq

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import socket
+import struct
 import subprocess
 import time
 from collections.abc import Iterator
@@ -167,4 +168,18 @@ def test_an_sa_that_is_not_followed_tells_nothing() -> None:
     found.send(found.sealed(), found.other, 4501)
     assert found.moved() == []
     assert found.seen() is None
+    found.close()
+
+
+def test_of_nested_packets_one_layer_is_opened() -> None:
+    """ESP in ESP in ESP to ourselves is a packet for the device, not one to open again: what it costs is bounded by its length."""
+    found = Receiver(follow=False)
+    packet = bytes.fromhex("4500003000010000401100000a0100010a020001") + bytes(28)
+    for depth in range(4):
+        sealed = protect_packet(found.out, packet)
+        header = struct.pack("!BBHHHBBH4s4s", 0x45, 0, 28 + len(sealed), 1, 0, 64, 17, 0, b"\x0a\1\0\1", b"\x0a\2\0\1")
+        packet = header + struct.pack("!HHHH", 4500, found.udp[0].port, 8 + len(sealed), 0) + sealed
+        found.send(sealed, found.peer, 4500)
+        assert found.into.counters()["packets"] == depth + 1
+        assert found.workers.counters()["packets_in"] == depth + 1
     found.close()
