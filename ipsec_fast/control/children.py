@@ -9,6 +9,7 @@ Called by control.manager and the views.
 from __future__ import annotations
 
 import contextlib
+import heapq
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -106,6 +107,7 @@ class Children:
             int, GrantMark
         ] = {}  # of children that stood before a restart and are about to be installed
         self._ungranted: set[int] = set()
+        self._ending: list[tuple[float, int]] = []  # a heap: when the grace of which child is over
         self.changed = False
 
     # --- the books
@@ -178,6 +180,7 @@ class Children:
             self.switch_outbound(replaced_by)
         child.order = 0
         child.inbound_until = now + grace_s
+        heapq.heappush(self._ending, (child.inbound_until, child_id))
         self.changed = True
         self._grants.forget(child_id)
         self.expire(now)
@@ -185,14 +188,28 @@ class Children:
 
     def expire(self, now: float) -> None:
         """Forget inbound SAs whose grace is over."""
-        for child in tuple(self._children.values()):
-            if child.inbound_until is not None and child.inbound_until <= now:
-                del self._children[child.child_id]
-                self._spis.give_back(child.sa_in.spi)
-                self.changed = True
+        while self._ending and self._ending[0][0] <= now:
+            child = self._children.pop(heapq.heappop(self._ending)[1])
+            self._spis.give_back(child.sa_in.spi)
+            self.changed = True
+
+    def begin_turn(self, now: float) -> None:
+        """The event loop has been round."""
+        self.expire(now)
+        self._routing.begin_turn()
 
     def get_timer(self) -> float | None:
-        return min((c.inbound_until for c in self._children.values() if c.inbound_until is not None), default=None)
+        ending = self._ending[0][0] if self._ending else None
+        routing = self._routing.get_timer()
+        return ending if routing is None else routing if ending is None else min(ending, routing)
+
+    def handle_timer(self, now: float) -> None:
+        """Routes of children that are gone leave the kernel's tables piece by piece."""
+        self._routing.handle_timer(now)
+
+    def take_reports(self) -> list[str]:
+        """Lines for the log about routes that could not be removed."""
+        return self._routing.take_reports()
 
     def set_path_mtu(self, child_id: int, path_mtu: int, source: Source, now: float) -> None:
         """The path to this child's peer carries so many bytes from now on; workers see it with their next packet."""

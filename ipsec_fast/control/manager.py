@@ -82,7 +82,7 @@ class Manager:
 
     def drain(self, now: float) -> None:
         """Until the endpoint has nothing more to say; then the dataplane gets its tables."""
-        self._children.expire(now)
+        self._children.begin_turn(now)
         seen = False
         while (event := self._endpoint.next_event()) is not None:
             if isinstance(event, Ask):
@@ -97,6 +97,8 @@ class Manager:
                 self._tell(event)
         if seen:
             self._views = {view.ike_id: view for view in self._endpoint.views()}
+        for line in self._children.take_reports():
+            self._log(line)
         if self._children.changed:
             self._settle(now)
             self._children.changed = False
@@ -167,7 +169,7 @@ class Manager:
                     self._children.remove(notice.child_id, now, notice.inbound_grace_s, notice.replaced_by)
                 case _:
                     pass
-        except IpsecFastError as error:  # the host refused to take a route away; the books are right all the same
+        except IpsecFastError as error:
             self._log(str(error))
 
     def _tell(self, notice: Notice) -> None:

@@ -376,6 +376,7 @@ class Gateway:
                 self._restorer.handle_timer(now)
                 self._paths.handle_timer(now)
             self._endpoint.change_again(self._keeper.handle_timer(now))
+            self._children.handle_timer(now)
             self._children.retry_grants()
         finally:
             self._pump()
