@@ -63,6 +63,7 @@ class Manager:
         acquire: Callable[[str, str], None] = lambda connection, child: None,
         stranger: Callable[[int, Address], None] = lambda spi, remote: None,
         settle: Callable[[float], None] = lambda now: None,
+        view_of: Callable[[int], IkeView | None] | None = None,
     ) -> None:
         self._endpoint = endpoint
         self._answers = answers
@@ -73,8 +74,9 @@ class Manager:
         self._acquire = acquire
         self._stranger = stranger
         self._settle = settle
+        self._view_of = view_of or (lambda ike_id: next((v for v in endpoint.views() if v.ike_id == ike_id), None))
         self._listeners: list[Listener] = []
-        self._views: dict[int, IkeView] = {}
+        self._views: dict[int, IkeView] = {}  # as they were when they were last heard of
 
     def subscribe(self, listener: Listener) -> Callable[[], None]:
         self._listeners.append(listener)
@@ -83,20 +85,20 @@ class Manager:
     def drain(self, now: float) -> None:
         """Until the endpoint has nothing more to say; then the dataplane gets its tables."""
         self._children.begin_turn(now)
-        seen = False
+        seen: set[int] = set()  # IKE SAs that have changed
         while (event := self._endpoint.next_event()) is not None:
             if isinstance(event, Ask):
                 self._answer(event, now)
                 continue
-            seen = not isinstance(event, Progress) or seen
+            if not isinstance(event, Progress):
+                seen.update(_ike_ids(event))
             if isinstance(event, ChildDown):  # a listener may still want the counters of what goes
                 self._tell(event)
                 self._act(event, now)
             else:
                 self._act(event, now)
                 self._tell(event)
-        if seen:
-            self._views = {view.ike_id: view for view in self._endpoint.views()}
+        self._look_at(seen)
         for line in self._children.take_reports():
             self._log(line)
         if self._children.changed:
@@ -140,6 +142,14 @@ class Manager:
                         )
                         self._endpoint.rekey_child(child.child_id, now)
 
+    def _look_at(self, ike_ids: Iterable[int]) -> None:
+        for ike_id in ike_ids if self._listeners else ():
+            view = self._view_of(ike_id)
+            if view is not None:
+                self._views[ike_id] = view
+            else:
+                self._views.pop(ike_id, None)
+
     # --- asks
 
     def _answer(self, ask: Ask, now: float) -> None:
@@ -180,10 +190,18 @@ class Manager:
             case IkeDown() | ChildDown():
                 view = self._views.get(notice.ike_id)
             case IkeUp() | ChildUp() | ChildFailed() | PeerSilent() | PeerBack():
-                view = next((one for one in self._endpoint.views() if one.ike_id == notice.ike_id), None)
+                view = self._view_of(notice.ike_id)
             case ChildMoved():
-                view = next((one for one in self._endpoint.views() if one.ike_id == notice.new_ike_id), None)
+                view = self._view_of(notice.new_ike_id)
             case _:
                 pass
         for listener in tuple(self._listeners):
             listener(notice, view)
+
+
+def _ike_ids(notice: Notice) -> Iterable[int]:
+    """The IKE SAs that a notice is about."""
+    found = [getattr(notice, name, None) for name in ("ike_id", "new_ike_id", "old_ike_id")]
+    if isinstance(notice, IkeUp):
+        found.append(notice.replaces)
+    return (ike_id for ike_id in found if ike_id is not None)

@@ -127,6 +127,8 @@ class Gateway:
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at: float | None = None
         self._pumping = False
+        self._pump_soon: asyncio.Handle | None = None
+        self._needs_keepalive_plan = False
         self._rereading = False
         self._narrator = Narrator()
         self._orderly = False
@@ -229,6 +231,7 @@ class Gateway:
             acquire=lambda connection, child: self._starter.acquire(connection, child, self._now()),
             stranger=lambda spi, remote: self._audit.note_unknown_spi(spi, remote, self._now()),
             settle=lambda now: self._paths.sync(now),
+            view_of=self._endpoint.view_of,
         )
         counters = ExchangeCounters(lambda: self._endpoint.messages, lambda: self._endpoint.counters)
         self.operations = Operations(
@@ -290,8 +293,9 @@ class Gateway:
 
     async def close(self) -> None:
         """Undo what `open` did, in the opposite order; what fails is logged and the rest goes on."""
-        if self._timer is not None:
-            self._timer.cancel()
+        for handle in (self._timer, self._pump_soon):
+            if handle is not None:
+                handle.cancel()
         try:
             await self._closing.aclose()
         except Exception as error:
@@ -338,8 +342,10 @@ class Gateway:
         return time.monotonic()
 
     def _receive(self, data: bytes, path: Path) -> None:
+        """Everything that one turn of the loop brings is pumped, and its tables are published, once."""
         self._endpoint.receive_datagram(data, path, self._now())
-        self._pump()
+        if self._pump_soon is None:
+            self._pump_soon = self._loop.call_soon(self._pump)
 
     def _take_punted(self) -> None:
         for punted in self._workers.take_punted():
@@ -392,7 +398,7 @@ class Gateway:
             self._paths.take_ike_answer(IkeAnswer(notice.ike_id, None), self._now())
         self._resources.tell(notice, view, self._now())
         if isinstance(notice, IkeUp | IkeDown):
-            self._keepalives.plan(self._now())
+            self._needs_keepalive_plan = True
 
     # --- output
 
@@ -401,9 +407,15 @@ class Gateway:
         if self._pumping:
             return
         self._pumping = True
+        if self._pump_soon is not None:
+            self._pump_soon.cancel()
+            self._pump_soon = None
         try:
             now = self._now()
             self._manager.drain(now)
+            if self._needs_keepalive_plan:
+                self._needs_keepalive_plan = False
+                self._keepalives.plan(now)
             withheld = self._keeper.store(self._endpoint.changed_records())
             if withheld:
                 self._endpoint.change_again(withheld)

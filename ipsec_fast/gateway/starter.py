@@ -62,6 +62,7 @@ class Starter:
         self._trap = trap
         self._chance = chance
         self._children: dict[Key, _Child] = {}
+        self._names: dict[str, list[Key]] = {}  # by connection
         for connection in connections:
             self.load(connection)
 
@@ -70,10 +71,11 @@ class Starter:
         self.unload(connection.name)
         for config in connection.children:
             self._children[connection.name, config.name] = _Child(connection, config)
+        self._names[connection.name] = [(connection.name, config.name) for config in connection.children]
 
     def unload(self, connection: str) -> None:
-        for child in list(self._of(connection)):
-            del self._children[child.key]
+        for key in self._names.pop(connection, ()):
+            self._children.pop(key, None)
 
     def start(self, now: float, connection: str | None = None) -> None:
         """Begin what start_action starts: of one connection, or of all."""
@@ -212,7 +214,7 @@ class Starter:
                 self._log(f"{child.key[0]} {child.key[1]}: {error}")
 
     def _of(self, connection: str) -> Iterator[_Child]:
-        return (child for key, child in tuple(self._children.items()) if key[0] == connection)
+        return (self._children[key] for key in tuple(self._names.get(connection, ())))
 
     def _standing(self, connection: str, view: IkeView | None) -> Iterator[_Child]:
         """The configured children that an IKE SA had."""

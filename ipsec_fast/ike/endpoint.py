@@ -272,8 +272,13 @@ class Endpoint:
     def get_timer(self) -> float | None:
         return self._core.timers.next_at()
 
-    def views(self) -> list[IkeView]:
-        return [sa.view() for sa in self._core.sas.values()]
+    def views(self, connection: str | None = None) -> list[IkeView]:
+        """All of them, or those of one connection."""
+        return [sa.view() for sa in self._core.sas.values() if connection in (None, sa.name)]
+
+    def view_of(self, ike_id: int) -> IkeView | None:
+        sa = self._core.sas.get(ike_id)
+        return sa.view() if sa is not None else None
 
     # --- finding things
 

@@ -11,6 +11,7 @@ import logging
 import platform
 import time
 from collections.abc import Coroutine
+from dataclasses import dataclass
 from typing import Any
 
 from ... import __version__
@@ -27,11 +28,20 @@ MAX_ERRMSG = 8192
 NOT_ESTABLISHED = ("CREATED", "CONNECTING")
 
 
+@dataclass(frozen=True, slots=True)
+class _Initiation:
+    """What is being set up, and where its lines go to."""
+
+    task: asyncio.Task[None]
+    posts: list[ControlLog]
+
+
 class Commands:
     def __init__(self, control: GatewayControl) -> None:
         self._control = control
         self._started = time.time()
         self._background: set[asyncio.Task[None]] = set()
+        self._initiating: dict[tuple[str | None, str | None], _Initiation] = {}
         self.table: dict[str, Handler] = {
             "version": self.version,
             "stats": self.stats,
@@ -121,10 +131,30 @@ class Commands:
         ike, child = text(request, "ike"), text(request, "child")
         self._check_configured(ike, child)
         timeout_ms = number(request, "timeout")
-        work = self._control.initiate(ike, child, _control_log(request, session))
         what = f"CHILD_SA '{child}'" if child is not None else f"IKE_SA '{ike}'"
-        await self._wait(work, timeout_ms, f"{what} not established")
+        initiation = self._join_initiation(ike, child)
+        post = _control_log(request, session)
+        initiation.posts.append(post)
+        try:
+            await self._wait(initiation.task, timeout_ms, f"{what} not established")
+        finally:
+            initiation.posts.remove(post)
         return {"success": "yes"}
+
+    def _join_initiation(self, ike: str | None, child: str | None) -> _Initiation:
+        """Who asks for what is being set up waits for the same work, so that any number of requests costs no more than one."""
+        known = self._initiating.get((ike, child))
+        if known is None or known.task.done():
+            posts: list[ControlLog] = []
+
+            def post_to_all(progress: Progress) -> None:
+                for post in tuple(posts):
+                    post(progress)
+
+            work = self._control.initiate(ike, child, post_to_all)
+            known = self._initiating[ike, child] = _Initiation(asyncio.ensure_future(work), posts)
+            known.task.add_done_callback(lambda task: self._initiating.pop((ike, child), None))
+        return known
 
     async def terminate(self, request: Decoded, session: Session) -> Encodable:
         selection = _required(_selection(request), "terminate")
@@ -181,11 +211,14 @@ class Commands:
             names = ", ".join(c.name for connection in candidates for c in connection.children) or "none"
             raise StateError(f"CHILD_SA config '{child}' not found; there are: {names}")
 
-    async def _wait(self, work: Coroutine[Any, Any, None], timeout_ms: int | None, what: str) -> None:
+    async def _wait(
+        self, work: Coroutine[Any, Any, None] | asyncio.Task[None], timeout_ms: int | None, what: str
+    ) -> None:
         """timeout in ms: 0 or left out waits for ever, a negative one does not wait. The work goes on in any case."""
         task = asyncio.ensure_future(work)
-        self._background.add(task)
-        task.add_done_callback(self._forget)
+        if task not in self._background:
+            self._background.add(task)
+            task.add_done_callback(self._forget)
         if timeout_ms is not None and timeout_ms < 0:
             return
         try:
