@@ -131,7 +131,7 @@ class Endpoint:
         """By a DELETE, which waits for the outstanding request; `force` does not wait for an answer, nor do we where the peer is silent."""
         sa = self._sa(ike_id, now)
         if sa.established_at is None:
-            sa.close("given up by us", failed=True)
+            sa.close(f"taken down by us before it was set up with {sa.path.remote}", failed=False)
         elif not any(isinstance(exchange, DeleteIke) for exchange in (sa.active, *sa.queue)):
             outbound.submit(sa, DeleteIke())
         if force or sa.silent_since is not None:

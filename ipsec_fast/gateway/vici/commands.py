@@ -10,13 +10,13 @@ import asyncio
 import logging
 import platform
 import time
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from ... import __version__
 from ...errors import IpsecFastError, StateError, UsageError
-from ...ike.events import Progress
+from ...ike.events import NO_ANSWER, Progress
 from .codec import Decoded, Encodable, flag, number, text
 from .config_commands import ConfigCommands
 from .control import ControlLog, GatewayControl, Handler, Selection, Session
@@ -30,10 +30,11 @@ NOT_ESTABLISHED = ("CREATED", "CONNECTING")
 
 @dataclass(frozen=True, slots=True)
 class _Initiation:
-    """What is being set up, and where its lines go to."""
+    """What is being set up, where its lines go to, and what keeps it waiting."""
 
     task: asyncio.Task[None]
     posts: list[ControlLog]
+    hindrance: list[str]
 
 
 class Commands:
@@ -136,7 +137,7 @@ class Commands:
         post = _control_log(request, session)
         initiation.posts.append(post)
         try:
-            await self._wait(initiation.task, timeout_ms, f"{what} not established")
+            await self._wait(initiation.task, timeout_ms, f"{what} not established", initiation.hindrance)
         finally:
             initiation.posts.remove(post)
         return {"success": "yes"}
@@ -146,13 +147,16 @@ class Commands:
         known = self._initiating.get((ike, child))
         if known is None or known.task.done():
             posts: list[ControlLog] = []
+            hindrance: list[str] = []  # the newest one, if any
 
             def post_to_all(progress: Progress) -> None:
+                if progress.text.startswith(NO_ANSWER):
+                    hindrance[:] = [progress.text]
                 for post in tuple(posts):
                     post(progress)
 
             work = self._control.initiate(ike, child, post_to_all)
-            known = self._initiating[ike, child] = _Initiation(asyncio.ensure_future(work), posts)
+            known = self._initiating[ike, child] = _Initiation(asyncio.ensure_future(work), posts, hindrance)
             known.task.add_done_callback(lambda task: self._initiating.pop((ike, child), None))
         return known
 
@@ -212,9 +216,16 @@ class Commands:
             raise StateError(f"CHILD_SA config '{child}' not found; there are: {names}")
 
     async def _wait(
-        self, work: Coroutine[Any, Any, None] | asyncio.Task[None], timeout_ms: int | None, what: str
+        self,
+        work: Coroutine[Any, Any, None] | asyncio.Task[None],
+        timeout_ms: int | None,
+        what: str,
+        hindrance: Sequence[str] = (),
     ) -> None:
-        """timeout in ms: 0 or left out waits for ever, a negative one does not wait. The work goes on in any case."""
+        """timeout in ms: 0 or left out waits for ever, a negative one does not wait. The work goes on in any case.
+
+        `hindrance` may say at that time what it waits for.
+        """
         task = asyncio.ensure_future(work)
         if task not in self._background:
             self._background.add(task)
@@ -224,7 +235,7 @@ class Commands:
         try:
             await asyncio.wait_for(asyncio.shield(task), timeout_ms / 1000 if timeout_ms else None)
         except TimeoutError:
-            raise StateError(f"{what} after {timeout_ms}ms") from None
+            raise StateError(": ".join([f"{what} after {timeout_ms}ms", *hindrance])) from None
 
     def _forget(self, task: asyncio.Task[None]) -> None:
         self._background.discard(task)

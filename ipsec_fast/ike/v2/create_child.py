@@ -142,7 +142,7 @@ class CreateChild(Exchange):
         sa.queue.insert(0, self)
 
     def _refused(self, sa: IkeSA, error: NotifyPayload) -> None:
-        offered = self._offer.proposals[0] if self._offer else "nothing"
+        offered = ", ".join(map(str, self._offer.proposals)) if self._offer else "nothing"
         name = name_of(NotifyType, error.notify)
         if error.notify == NotifyType.TEMPORARY_FAILURE and self._put_off(sa):
             return

@@ -133,7 +133,7 @@ class IkeAuth(Exchange):
         try:
             error = message.error
             if error is not None:
-                both = f"we offered {offer.proposals[0]} {_ts(offer)}"
+                both = f"we offered {', '.join(map(str, offer.proposals))} {_ts(offer)}"
                 raise NegotiationError(
                     f"the peer refused the Child SA with {name_of(NotifyType, error.notify)}; {both}"
                 )
@@ -148,7 +148,7 @@ class IkeAuth(Exchange):
             if message.get(SaPayload) is not None and message.error is None:
                 submit(sa, DeleteChild(None, str(problem), spi_in=offer.spi))  # the peer has it
             if not sa.children and len(self._child_names) == 1:
-                submit(sa, DeleteIke(f"its only Child SA failed: {problem}", failed=True))
+                submit(sa, DeleteIke("its only Child SA failed", failed=True))  # ChildFailed says why
             elif not sa.children:  # others may follow; if none comes up, it goes
                 sa.set_timer(TimerKind.CHILDLESS, sa.core.settings.childless_s)
 

@@ -104,6 +104,7 @@ class IkeSA:
     reauthenticates: int | None = None  # the IKE SA that this one is to replace (as responder: probably)
     reauthenticated_by: int | None = None
     reauth_failures: int = 0
+    told_unanswered: bool = False  # that nobody answers what was to set it up
     was_announced: bool = False  # IkeUp has been told, or it is ours to report
 
     def __post_init__(self) -> None:
