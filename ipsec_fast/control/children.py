@@ -207,6 +207,12 @@ class Children:
         """Routes of children that are gone leave the kernel's tables piece by piece."""
         self._routing.handle_timer(now)
 
+    def move_routes(self, tun_index: int) -> None:
+        """The TUN device is another one now, or lost its routes. HostError; may be repeated."""
+        self._routing.move(tun_index)
+        self.route_mtus()
+        self.changed = True
+
     def take_reports(self) -> list[str]:
         """Lines for the log about routes that could not be removed."""
         return self._routing.take_reports()

@@ -37,6 +37,7 @@ from ..control.spi import SpiPool
 from ..control.store_open import OpenedStore, open_store
 from ..crypto.secret import harden_process
 from ..dataplane.engine import engines
+from ..dataplane.notice import NoticeKind
 from ..dataplane.offload import Offload
 from ..dataplane.spd import Tables
 from ..errors import ConfigError, HostError, IpsecFastError, Problem, StateError
@@ -46,6 +47,7 @@ from ..ike.events import IkeDown, IkeUp, IkeView, Notice, Outer, Outgoing, Probe
 from ..model import Address, Path
 from ..system.links import Links
 from ..system.netlink import Netlink
+from ..system.own_device import OwnDevice
 from ..system.remembered import Remembered
 from ..system.routes import MARK, Routes
 from ..system.watch import RouteWatch
@@ -59,6 +61,7 @@ from .keepalive import Keepalives
 from .log import Log, Narrator, path_line
 from .operations import Operations
 from .starter import Starter
+from .tun_keeper import TunKeeper
 from .vici.control import GatewayStats
 from .vici.server import ViciServer
 from .waiting import Change, Waiting
@@ -156,6 +159,9 @@ class Gateway:
         self._links, self._tun_name, self._tun_mtu = Links(netlink), tun, tun_mtu([], DEFAULT_MTU)
         index = self._links.set_up(tun, self._tun_mtu)
         self._route_watch = self._closing.enter_context(contextlib.closing(RouteWatch(index)))
+        device = OwnDevice(index, self._links.addresses_of(index))
+        self._device = self._closing.enter_context(contextlib.closing(device))
+        self._tun_keeper = TunKeeper(tun, self._remake_tun, self._log)
         routes = Routes(netlink, tun)
         self._host = self._closing.enter_context(contextlib.closing(Remembered(self._links, tun, index, MARK)))
         routing = Routing(routes, index, self._host.addresses, self._widen_tun)
@@ -273,8 +279,12 @@ class Gateway:
 
     def _listen(self) -> None:
         self._ike.start(self._loop)
-        self._loop.add_reader(self._route_watch.fd, self._take_route_news)
-        self._closing.callback(self._loop.remove_reader, self._route_watch.fd)
+        for fd, callback in (
+            (self._route_watch.fd, self._take_route_news),
+            (self._device.fd, self._take_device_news),
+        ):
+            self._loop.add_reader(fd, callback)
+            self._closing.callback(self._loop.remove_reader, fd)
         for punt_fd, notify_fd in self._workers.fds:
             for fd, callback in ((punt_fd, self._take_punted), (notify_fd, self._take_notices)):
                 self._loop.add_reader(fd, callback)
@@ -355,7 +365,35 @@ class Gateway:
         notices = self._workers.take_notices()
         self._manager.take_notices(notices, self._now())
         self._paths.take_notices(notices, self._now())
+        if any(notice.kind is NoticeKind.TUN_LOST for notice in notices):
+            self._take_tun_lost()
         self._pump()
+
+    def _take_device_news(self) -> None:
+        self._device.take()
+        if self._device.is_broken:
+            self._tun_keeper.note_lost(self._now())
+            self._pump()
+
+    def _take_tun_lost(self) -> None:
+        """A worker may have noticed late, when it was there again."""
+        if self._forwarding.has_tun:
+            self._workers.resume_inner()
+        else:
+            self._tun_keeper.note_lost(self._now())
+
+    def _remake_tun(self) -> None:
+        """Device, MTU, addresses, routes, queues: as they were. HostError, and the next call goes on."""
+        self._forwarding.remake_tun()
+        index = self._links.set_up(self._tun_name, self._tun_mtu)
+        self._route_watch.ignore(index)
+        self._host.ignore(index)
+        self._device.take()
+        self._device.move(index)
+        for address in self._device.addresses:
+            self._links.add_address(self._tun_name, address)
+        self._children.move_routes(index)
+        self._workers.resume_inner()
 
     def _take_route_news(self) -> None:
         if self._route_watch.take() and not self._rereading:
@@ -381,6 +419,7 @@ class Gateway:
                 self._audit.handle_timer(now)
                 self._restorer.handle_timer(now)
                 self._paths.handle_timer(now)
+                self._tun_keeper.handle_timer(now)
             self._endpoint.change_again(self._keeper.handle_timer(now))
             self._children.handle_timer(now)
             self._children.retry_grants()
@@ -461,6 +500,7 @@ class Gateway:
             self._keeper,
             self._restorer,
             self._paths,
+            self._tun_keeper,
         )
         at = min((t for part in parts if (t := part.get_timer()) is not None), default=None)
         if at == self._timer_at:
