@@ -59,6 +59,7 @@ class InstalledChild:
     cuts: bool  # IPv6 packets of up to 1280 bytes that do not fit leave in outer fragments; else they are dropped
     resource: int | None = None
     order: int = 0
+    is_silent: bool = False  # its peer is known to be
     used_before_s: float | None = None  # when the child that it replaces last carried a packet
     inbound_until: float | None = None  # set when the child went down
 
@@ -186,6 +187,14 @@ class Children:
         self.expire(now)
         self._routing.remove_child(child_id)
 
+    def set_silent(self, child_ids: Iterable[int], *, is_silent: bool) -> None:
+        """Their peer has fallen silent, or was heard again: packets prefer another Child SA for the same traffic, where there is one."""
+        for child_id in child_ids:
+            child = self._children.get(child_id)
+            if child is not None and child.is_silent != is_silent:
+                child.is_silent = is_silent
+                self.changed = True
+
     def expire(self, now: float) -> None:
         """Forget inbound SAs whose grace is over."""
         while self._ending and self._ending[0][0] <= now:
@@ -291,13 +300,13 @@ class Children:
         return [(ts, owners.pop() if len(owners) == 1 else None) for ts, owners in found.items()]
 
     def _sending(self, worker: int) -> list[InstalledChild]:
-        """Of each group the one that this worker's packets leave on, those switched to last first."""
+        """Of each group the one that this worker's packets leave on, those switched to last first, those of silent peers last."""
         groups: dict[tuple[object, ...], list[InstalledChild]] = {}
         for child in self._children.values():
             if child.order:
                 groups.setdefault(child.group, []).append(child)
-        chosen = (sending_child(group, worker, self._host.workers) for group in groups.values())
-        return sorted((child for child in chosen if child is not None), key=lambda child: -child.order)
+        chosen = (sending_child(_heard(group), worker, self._host.workers) for group in groups.values())
+        return sorted((c for c in chosen if c is not None), key=lambda child: (child.is_silent, -child.order))
 
     def get(self, child_id: int) -> InstalledChild | None:
         return self._children.get(child_id)
@@ -435,6 +444,11 @@ class Children:
             outside = Outside(self._host.raw_socket_index(path.local), path.local, ours, path_mtu)
         set_endpoint(sa, self._host.socket_index(path.local), path.local, path.remote, theirs, outside)
         return outside is not None
+
+
+def _heard(group: list[InstalledChild]) -> list[InstalledChild]:
+    """Those whose peer is not silent; all of them where it is of each."""
+    return [child for child in group if not child.is_silent] or group
 
 
 def _check_size(ask: AskInstallChild) -> None:

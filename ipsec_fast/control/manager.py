@@ -175,6 +175,10 @@ class Manager:
                     self._children.switch_outbound(child_id)
                 case CheckIdle(child_id=child_id):
                     self._endpoint.child_used(child_id, self._children.last_used_s(child_id), now)
+                case PeerSilent() | PeerBack():
+                    view = self._view_of(notice.ike_id)
+                    children = [child.child_id for child in view.children] if view is not None else []
+                    self._children.set_silent(children, is_silent=isinstance(notice, PeerSilent))
                 case ChildDown():
                     self._children.remove(notice.child_id, now, notice.inbound_grace_s, notice.replaced_by)
                 case _:

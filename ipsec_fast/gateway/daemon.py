@@ -61,6 +61,7 @@ from .keepalive import Keepalives
 from .log import Log, Narrator, path_line
 from .operations import Operations
 from .starter import Starter
+from .suspend import SuspendWatch
 from .tun_keeper import TunKeeper
 from .vici.control import GatewayStats
 from .vici.server import ViciServer
@@ -134,6 +135,7 @@ class Gateway:
         self._needs_keepalive_plan = False
         self._rereading = False
         self._narrator = Narrator()
+        self._suspend = SuspendWatch()
         self._orderly = False
 
     # --- life
@@ -171,7 +173,8 @@ class Gateway:
         vici = ViciServer(settings.socket, self.operations)
         self._closing.push_async_callback(vici.close)
         await vici.start()
-        self._closing.callback(routes.close)
+        # a start that fails leaves closed what a crash has left closed
+        self._closing.callback(lambda: routes.close(keep_adopted=not self._orderly))
         self._waiting.start(config.connections)
         self._restorer.restore(opened.stored, config.connections, self._now())
         self._forwarding.start()
@@ -410,6 +413,11 @@ class Gateway:
         self._timer, self._timer_at = None, None
         now = self._now()
         try:
+            if slept_s := self._suspend.take():
+                self._log(
+                    f"the host was suspended for {slept_s:.0f} s: what is due is rekeyed, and every peer is asked"
+                )
+                self._endpoint.note_suspended(slept_s, now)
             self._endpoint.handle_timer(now)
             if not self._stopping:
                 self._starter.handle_timer(now)

@@ -36,6 +36,9 @@ from .v2.rekey_ike import RekeyIke
 from .v2.states import ChildState, State
 from .v2.window import digest_of
 
+LIFE_LEFT_S = 10.0
+RENEWALS = frozenset((TimerKind.REKEY, TimerKind.REAUTH, TimerKind.CHILD_REKEY, TimerKind.CHILD_IDLE))
+ENDS = frozenset((TimerKind.LIFE, TimerKind.CHILD_LIFE))
 VERSION_REPLY_MIN_BYTES = 36  # the reply is never longer than what it answers
 
 
@@ -238,6 +241,18 @@ class Endpoint:
                 self._fire(key)
             except Exception:
                 self._core.count_internal_error(f"timer {key}")
+
+    def note_suspended(self, seconds: float, now: float) -> None:
+        """The host slept for so long, and `now` knows nothing of it: lifetimes went on, and the peer may be gone.
+
+        What was to be rekeyed meanwhile is rekeyed at once. What was to end has LIFE_LEFT_S for that. Every peer is asked.
+        """
+        core = self._core
+        core.now = now
+        core.timers.advance(RENEWALS, seconds, now)
+        core.timers.advance(ENDS, seconds, now + LIFE_LEFT_S)
+        for sa in tuple(core.sas.values()):
+            self._ask(sa)
 
     def answer(self, ticket: int, value_or_error: object, now: float) -> None:
         self._core.now = now
