@@ -133,6 +133,7 @@ class Gateway:
         self._pumping = False
         self._pump_soon: asyncio.Handle | None = None
         self._needs_keepalive_plan = False
+        self._resize_failed = False
         self._rereading = False
         self._narrator = Narrator()
         self._suspend = SuspendWatch()
@@ -431,6 +432,8 @@ class Gateway:
             self._endpoint.change_again(self._keeper.handle_timer(now))
             self._children.handle_timer(now)
             self._children.retry_grants()
+            if self._resize_failed:
+                self._resize_tun(self._children.max_inner_bytes())
         finally:
             self._pump()
 
@@ -543,11 +546,13 @@ class Gateway:
 
     def _resize_tun(self, inner: list[int]) -> None:
         wanted = tun_mtu(inner, DEFAULT_MTU, self._children.has_ipv6())
+        self._resize_failed = False
         try:
             if wanted != self._tun_mtu:
                 self._set_tun_mtu(wanted)
             self._children.route_mtus()
-        except HostError as error:
+        except HostError as error:  # tried again with the next timer, once a second
+            self._resize_failed = True
             self._log(str(error))
 
     def _widen_tun(self) -> None:

@@ -19,6 +19,7 @@ from .route_messages import Message, RouteSocket
 
 T = TypeVar("T")
 PATIENCE_S = 2.0
+BATCH_PATIENCE_S = 1.0
 
 
 class Netlink:
@@ -48,12 +49,12 @@ class Netlink:
             except OSError as error:
                 raise HostError(f"cannot {what}: {error.strerror or error}") from None
 
-        return self._wait(what, self._submit(what, guarded))
+        return self._wait(what, self._submit(what, guarded), PATIENCE_S)
 
     def batch(self, messages: Sequence[Message]) -> list[int]:
         """Changes of routes and rules in order; the errno of each (0: done). HostError where the kernel does not answer."""
         what = f"{messages[0].what} and {len(messages) - 1} more changes" if messages else "change nothing"
-        return self._wait(what, self._submit(what, lambda: self._send(messages)))
+        return self._wait(what, self._submit(what, lambda: self._send(messages)), BATCH_PATIENCE_S)
 
     def post(self, messages: Sequence[Message]) -> Future[list[int]]:
         """As `batch`, and does not wait: the future has the errno of each, or a HostError."""
@@ -71,14 +72,14 @@ class Netlink:
         self._overdue = None
         return self._thread.submit(function)
 
-    def _wait(self, what: str, future: Future[T]) -> T:
+    def _wait(self, what: str, future: Future[T], patience_s: float) -> T:
         try:
-            return future.result(PATIENCE_S)
+            return future.result(patience_s)
         except TimeoutError:
             if future.done():  # the request itself timed out
                 raise HostError(f"cannot {what}: it timed out") from None
             self._overdue = future
-            raise HostError(f"cannot {what}: no answer from the kernel within {PATIENCE_S:.0f} s") from None
+            raise HostError(f"cannot {what}: no answer from the kernel within {patience_s:g} s") from None
 
     def close(self) -> None:
         if self._ip is None:

@@ -66,3 +66,18 @@ def test_status_answers_while_840_networks_come_and_go(pair: SitePair) -> None:
     assert asking.worst_s < MOST_S
     text = sh(f"ip -n {pair.netns('a')} -4 route show table all")
     assert "proto 73" not in text
+
+
+def test_ten_thousand_requests_for_a_dead_peer_keep_nobody_out(pair: SitePair) -> None:
+    a = pair.gateway("a").wait_for("listening")
+    asking = Asking(a)
+    with ViciClient(str(a.config.with_suffix(".vici"))) as client:
+        for _ in range(10_000):
+            assert client.request("initiate", {"child": "net", "timeout": "-1"})["success"] == b"yes"
+    asking.end()
+    assert asking.count > 20
+    assert asking.worst_s < MOST_S
+    assert len(a.sas()) == 1
+    assert a.text().count("initiating IKE SA") == 1
+    assert a.stop() == 0
+    assert "taken down by us before it was set up" in a.text()

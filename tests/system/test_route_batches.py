@@ -184,6 +184,7 @@ def test_the_tun_made_again_gets_all_its_routes_back(private_net, netlink):
 
 def test_nobody_waits_behind_a_request_that_hangs(netlink, monkeypatch):
     monkeypatch.setattr(netlink_module, "PATIENCE_S", 0.05)
+    monkeypatch.setattr(netlink_module, "BATCH_PATIENCE_S", 0.05)
     free = threading.Event()
     with pytest.raises(HostError, match="no answer from the kernel"):
         netlink.call("hang", lambda ip: free.wait(30))
