@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from ..ike.endpoint import Endpoint
 
 LIVE = ("ESTABLISHED", "REKEYING")
-DEAD_CHILD = ("DELETING", "DELETED", "REKEYED")
 
 
 class Waiter:
@@ -167,12 +166,7 @@ class Operations:
         return self._now()
 
     def is_up(self, connection: str, child: str) -> bool:
-        return any(
-            one.name == child and one.resource is None and one.state not in DEAD_CHILD
-            for view in self._endpoint.views(connection)
-            if view.silent_since is None
-            for one in view.children
-        )
+        return self._endpoint.has_child(connection, child)
 
     def is_up_or_rising(self, connection: str, child: str) -> bool:
         """Whether it stands, or has been asked for and neither came nor failed yet."""

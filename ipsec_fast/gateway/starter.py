@@ -207,7 +207,7 @@ class Starter:
                 self._plan_retry(child, now)
 
     def _act(self, child: _Child, action: Action, now: float) -> None:
-        if self._is_up(*child.key):
+        if not (action.starts or action.traps) or self._is_up(*child.key):
             return
         if action.starts:
             child.is_wanted = True

@@ -39,6 +39,7 @@ from .v2.window import digest_of
 LIFE_LEFT_S = 10.0
 RENEWALS = frozenset((TimerKind.REKEY, TimerKind.REAUTH, TimerKind.CHILD_REKEY, TimerKind.CHILD_IDLE))
 ENDS = frozenset((TimerKind.LIFE, TimerKind.CHILD_LIFE))
+ENDING_CHILD = frozenset((ChildState.DELETING, ChildState.DELETED, ChildState.REKEYED))
 VERSION_REPLY_MIN_BYTES = 36  # the reply is never longer than what it answers
 
 
@@ -290,6 +291,15 @@ class Endpoint:
     def views(self, connection: str | None = None) -> list[IkeView]:
         """All of them, or those of one connection."""
         return [sa.view() for sa in self._core.sas.values() if connection in (None, sa.name)]
+
+    def has_child(self, connection: str, name: str) -> bool:
+        """Whether such a Child SA stands or is being made, on an IKE SA whose peer is not silent. No view is made for it."""
+        return any(
+            child.name == name and child.resource is None and child.state not in ENDING_CHILD
+            for sa in self._core.sas.values()
+            if sa.name == connection and sa.silent_since is None
+            for child in sa.children.values()
+        )
 
     def view_of(self, ike_id: int) -> IkeView | None:
         sa = self._core.sas.get(ike_id)

@@ -6,9 +6,12 @@ from types import SimpleNamespace
 
 from control.test_manager import Site, ask
 from fake_control import FakeControl, child_view, ike_view
+from pair import Pair
 
 from ipsec_fast.control.resources import Resources
+from ipsec_fast.gateway.starter import Starter
 from ipsec_fast.gateway.vici.announce import Announcer
+from ipsec_fast.ike.config import ChildConfig, ConnectionConfig
 from ipsec_fast.ike.events import ChildDown, ChildUp, IkeDown, IkeUp
 from ipsec_fast.model import TrafficSelector
 
@@ -89,3 +92,29 @@ def test_nothing_is_kept_of_a_child_that_goes_after_its_ike_sa() -> None:
     announcer.hear(IkeDown(5, "paris", "gone", failed=True), view)
     announcer.hear(ChildDown(5, 7, "paris", "net", "deleted while it was being installed"), view)
     assert announcer._last_seen == {}
+
+
+def test_a_peer_that_goes_is_no_reason_to_look_at_all_others_where_nothing_is_to_be_done() -> None:
+    asked: list[tuple[str, str]] = []
+
+    def is_up(*key: str) -> bool:
+        asked.append(key)  # type: ignore[arg-type]
+        return False
+
+    connection = ConnectionConfig("paris", children=(ChildConfig("net"),))
+    starter = Starter([connection], lambda *key: None, is_up, lambda line: None)
+    view = ike_view(children=(child_view(),))
+    for number in range(COUNT):
+        starter.tell(ChildDown(number, number, "paris", "net", "gone", by_peer=True), view, 1.0)
+        starter.tell(IkeDown(number, "paris", "does not answer", failed=True), view, 1.0)
+    assert asked == []
+
+
+def test_whether_a_child_stands_is_asked_without_a_view_of_anything() -> None:
+    pair = Pair().up()
+    assert pair.a.endpoint.has_child("to-b", "net") == bool(pair.a.view.children)
+    assert not pair.a.endpoint.has_child("to-b", "other")
+    assert not pair.a.endpoint.has_child("other", "net")
+    pair.call("a", "terminate_child", pair.a.view.children[0].child_id)
+    pair.run(3.0)
+    assert not pair.a.endpoint.has_child("to-b", "net")
