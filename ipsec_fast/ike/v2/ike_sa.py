@@ -29,6 +29,7 @@ from .states import AUTHENTICATED, ChildState, State, check_transition
 from .window import Window
 
 if TYPE_CHECKING:
+    from .child_setup import Packet
     from .rekey_ike import PeerIkeRekey, RekeyIke
     from .sa_init import Attempt
 
@@ -105,6 +106,9 @@ class IkeSA:
     reauthenticated_by: int | None = None
     reauth_failures: int = 0
     told_unanswered: bool = False  # that nobody answers what was to set it up
+    packets: dict[str, Packet] = field(
+        default_factory=dict
+    )  # by child: the packet that asked for it, until IKE_AUTH is over
     was_announced: bool = False  # IkeUp has been told, or it is ours to report
 
     def __post_init__(self) -> None:

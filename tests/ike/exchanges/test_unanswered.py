@@ -112,4 +112,4 @@ def test_a_refused_child_is_told_of_once_with_all_that_was_offered() -> None:
     assert sum(failed.reason in (line or "") for line in lines) == 1
     (down,) = pair.a.of(IkeDown)
     assert down.failed
-    assert down.reason == "its only Child SA failed"
+    assert down.reason == "its only Child SA, net, failed"
