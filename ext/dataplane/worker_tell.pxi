@@ -51,7 +51,7 @@ cdef inline void fill_source(worker_state *w, uint32_t index, mmsghdr *message, 
 
 
 cdef inline bint is_same_source(const packet_source *one, const packet_source *other) noexcept nogil:
-    return one.port == other.port and one.address[0] == other.address[0] and one.address[1] == other.address[1]
+    return one.port == other.port and memcmp(one.address, other.address, 16) == 0
 
 
 cdef void record_source(esp_sa *sa, const packet_source *source, uint64_t at_ns, bint away) noexcept nogil:
