@@ -327,4 +327,4 @@ cdef _address(uint8_t version, const uint8_t *at):
 cdef _notice(bytes record):
     cdef notice_record at
     memcpy(&at, <const char *>record, sizeof(at))
-    return Notice(NoticeKind(at.kind), at.value, _address(at.remote_version, at.remote), at.number, at.size)
+    return Notice(NoticeKind(at.kind), at.value, _address(at.remote_version, at.remote), at.number, at.size, at.tag)

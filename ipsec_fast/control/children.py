@@ -99,6 +99,7 @@ class Children:
         self._grants = grants
         self._children: dict[int, InstalledChild] = {}
         self._waiting: dict[Key, list[Policy]] = {}  # of children that are started by themselves: protect, but no SA
+        self._wanted: dict[int, Key] = {}  # by the tag of their policies
         self._trapped: set[Key] = set()
         self._tags = 0
         self._switches = 0
@@ -130,7 +131,9 @@ class Children:
         if key in self._trapped:
             self._trapped.discard(key)
             self._routing.remove_child(key)
-        if self._waiting.pop(key, None) is not None:
+        policies = self._waiting.pop(key, None)
+        if policies is not None:
+            self._forget_tags(policies)
             self.changed = True
 
     def is_trapped(self, key: Key) -> bool:
@@ -138,12 +141,19 @@ class Children:
 
     def wanted_by(self, tag: int) -> Key | None:
         """Which waiting child a NO_SA notice is about."""
-        return next((key for key, policies in self._waiting.items() for p in policies if p.tag == tag), None)
+        return self._wanted.get(tag)
 
     def _wait(self, connection: ConnectionConfig, child: ChildConfig) -> None:
         self._tags += 1
-        self._waiting[connection.name, child.name] = _policies(*_selectors(connection, child), None, self._tags)
+        key = (connection.name, child.name)
+        self._forget_tags(self._waiting.get(key, ()))
+        self._waiting[key] = _policies(*_selectors(connection, child), None, self._tags)
+        self._wanted[self._tags] = key
         self.changed = True
+
+    def _forget_tags(self, policies: Iterable[Policy]) -> None:
+        for policy in policies:
+            self._wanted.pop(policy.tag, None)
 
     def install(self, ask: AskInstallChild) -> None:
         """Receive at once; send at once too, unless the ask defers it. Whatever fails leaves nothing behind."""
@@ -210,9 +220,9 @@ class Children:
             _set_mtu(sa, child.mtu)
         self.changed = True
 
-    def extend_grants(self, spi: int) -> None:
-        """One block more for the children that send with this SPI (two peers may have chosen the same)."""
-        for child in self.sending_with(spi):
+    def extend_grant(self, child_id: int) -> None:
+        """One block more."""
+        if (child := self.standing(child_id)) is not None:
             self._extend(child)
 
     def retry_grants(self) -> None:
@@ -282,11 +292,10 @@ class Children:
     def all(self) -> Sequence[InstalledChild]:
         return tuple(self._children.values())
 
-    def receiving_with(self, spi: int) -> InstalledChild | None:
-        return next((child for child in self._children.values() if child.sa_in.spi == spi), None)
-
-    def sending_with(self, spi: int) -> list[InstalledChild]:
-        return [child for child in self._children.values() if child.sa_out.spi == spi and child.inbound_until is None]
+    def standing(self, child_id: int) -> InstalledChild | None:
+        """It, unless it only receives for its grace any more."""
+        child = self._children.get(child_id)
+        return child if child is not None and child.inbound_until is None else None
 
     def last_sent_s(self, connection_children: Iterable[int]) -> float | None:
         """Monotonic seconds of the last ESP packet that left on one of these children."""

@@ -35,7 +35,8 @@ class NoticeKind(IntEnum):
 class Notice:
     """`spi` as a number in host order (of NO_SA: the `tag` of the policy; of TOO_BIG 0 where the ICMP quotes too little).
 
-    `remote`: of UNKNOWN_SPI, who sent it; of TOO_BIG, where our packet went.
+    `remote`: of UNKNOWN_SPI, who sent it; of TOO_BIG, where our packet went. `tag`: of what one SA reports (its first packet,
+    limits, grant), the `SA.tag` of it. Go by the tag: an outbound SPI is chosen by the peer, and two peers may choose the same.
     """
 
     kind: NoticeKind
@@ -43,6 +44,7 @@ class Notice:
     remote: Address | None = None
     number: int = 0
     size: int = 0
+    tag: int = 0
 
 
 @dataclass(frozen=True, slots=True)
