@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
+from functools import lru_cache
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PlainValidator
@@ -16,7 +17,7 @@ from ..algorithms import default_esp_proposals, default_ike_proposals
 from ..dataplane.offload import Offload
 from ..ike.config import Action, ChildConfig, ConnectionConfig, Fragmentation, Unique
 from ..ike.lifetimes import ChildLifetimes, IkeLifetimes, count_limits, ike_lifetimes, time_limits
-from ..model import Address, Identity
+from ..model import Address, Identity, Proposal
 from .config_actions import (
     CloseAction,
     DpdAction,
@@ -263,6 +264,12 @@ class ChildSection(Section):
         )
 
 
+@lru_cache(maxsize=256)
+def _shared(proposals: tuple[Proposal, ...]) -> tuple[Proposal, ...]:
+    """Connections with equal proposals hold the same tuple, so that they can be weighed together (ike.v2.candidates)."""
+    return proposals
+
+
 class ConnectionSection(Section):
     version: Annotated[int, PlainValidator(_parse_version)] = 2
     local_addrs: Addresses = ()
@@ -291,7 +298,7 @@ class ConnectionSection(Section):
             name=name,
             local_addrs=self.local_addrs,
             remote_addrs=self.remote_addrs,
-            proposals=self.proposals,
+            proposals=_shared(self.proposals),
             local_id=self.local.id,
             remote_id=self.remote.id,
             encap=self.encap,

@@ -20,6 +20,7 @@ from .cookie import CookieIssuer
 from .events import Event, Outer, Outgoing
 from .limiter import Limiter
 from .records import IkeGone, IkeRecord
+from .shown import Shown
 from .timers import TimerKey, TimerKind, Timers
 
 if TYPE_CHECKING:
@@ -74,6 +75,7 @@ class Core:
         self.half_open_fragments = Budget(HALF_OPEN_FRAGMENTS_BYTES)
         self.sas: dict[int, IkeSA] = {}
         self.by_spi: dict[bytes, IkeSA] = {}  # by our own SPI
+        self.shown = Shown()  # by our own attempts, so that nobody shows it to us
         self.half_open: dict[HalfOpenKey, IkeSA] = {}  # kept while a copy of the first request may still arrive
         self.half_open_count = 0
         self.owners: dict[int, IkeSA] = {}  # of each Child SA
@@ -192,6 +194,7 @@ class Core:
     def forget(self, sa: IkeSA) -> None:
         """Out of every table; what rests for it is dropped. Its stored response, if any, stays for a while."""
         self.sas.pop(sa.ike_id, None)
+        self.shown.forget(sa.ike_id)
         self._changed.pop(sa.ike_id, None)
         if self.by_spi.get(sa.own_spi) is sa:
             del self.by_spi[sa.own_spi]

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from ..errors import NegotiationError, UsageError
-from ..iana import NotifyType
+from ..iana import IdType, NotifyType
 from ..ike.config import ChildConfig, ConnectionConfig
 from ..model import Identity, Path
 
@@ -17,11 +17,12 @@ class Peers:
     """The connections of a gateway, in the order of its configuration."""
 
     def __init__(self, connections: Iterable[ConnectionConfig]) -> None:
-        self.connections = tuple(connections)
+        self.replace(connections)
 
     def replace(self, connections: Iterable[ConnectionConfig]) -> None:
         """From now on these; an IKE SA goes on with the one that it was made with."""
         self.connections = tuple(connections)
+        self._own = {_folded(one.local_id) for one in self.connections if one.local_id is not None}
 
     def by_path(self, path: Path) -> tuple[ConnectionConfig, ...]:
         """Those whose addresses allow this path, best first: a named remote address weighs more than a named local one."""
@@ -40,7 +41,7 @@ class Peers:
             one
             for one in candidates
             if _allows(one, path)  # IKE_AUTH may come from another address than IKE_SA_INIT did
-            and (one.remote_id is None or one.remote_id.matches(remote_id))
+            and self._expects(one, remote_id)
             and (local_id is None or own_identity(one, path).matches(local_id))
         ]
         if not fitting:
@@ -68,6 +69,12 @@ class Peers:
         connection = matching[0]
         return connection, tuple(one for one in connection.children if child is None or one.name == child)
 
+    def _expects(self, connection: ConnectionConfig, remote_id: Identity) -> bool:
+        """Where any identity will do, none of ours does: the peer's proof would be our own message, come back."""
+        if connection.remote_id is None:
+            return _folded(remote_id) not in self._own
+        return connection.remote_id.matches(remote_id)
+
     def _addresses(self) -> str:
         rows = [
             f"{one.name} is {' '.join(map(str, one.local_addrs)) or 'any'} with {' '.join(map(str, one.remote_addrs)) or 'any'}"
@@ -79,6 +86,11 @@ class Peers:
 def own_identity(connection: ConnectionConfig, path: Path) -> Identity:
     """Who we are on this connection: the configured identity, otherwise our address."""
     return connection.local_id if connection.local_id is not None else Identity.of_address(path.local)
+
+
+def _folded(identity: Identity) -> tuple[int, bytes]:
+    """Equal for identities that match."""
+    return identity.type, identity.data.lower() if identity.type in (IdType.FQDN, IdType.RFC822_ADDR) else identity.data
 
 
 def _allows(connection: ConnectionConfig, path: Path) -> bool:
