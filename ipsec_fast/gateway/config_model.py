@@ -23,6 +23,7 @@ from .config_actions import (
     DpdAction,
     DpdTimeout,
     FragmentationPolicy,
+    Overlap,
     PerCpuSas,
     PerCpuSasMax,
     StartAction,
@@ -239,6 +240,7 @@ class ChildSection(Section):
     copy_df: YesNo = True
     per_cpu_sas: PerCpuSas = None
     per_cpu_sas_max: PerCpuSasMax = 0
+    overlap: Overlap = False
 
     def lifetimes(self) -> ChildLifetimes:
         return ChildLifetimes(
@@ -261,6 +263,7 @@ class ChildSection(Section):
             copy_df=self.copy_df,
             per_resource=self.per_cpu_sas,
             per_resource_max=self.per_cpu_sas_max,
+            overlap=self.overlap,
         )
 
 

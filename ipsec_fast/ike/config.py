@@ -72,6 +72,7 @@ class ChildConfig:
     copy_df: bool = True  # False: no DF outside, and what is too long then leaves in outer fragments
     per_resource: bool | None = None  # RFC 9611 is offered and answered; None: where we have more than one resource
     per_resource_max: int = 0  # how many per-resource SAs both sides together may have for it; 0: by our resources
+    overlap: bool = False  # selectors of two of its peers may overlap; else the first that has them keeps them
 
 
 @dataclass(frozen=True, slots=True)
