@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from itertools import chain
 
 from ..errors import NegotiationError
-from ..iana import IdType, NotifyType
+from ..iana import NotifyType
 from ..ike.config import ConnectionConfig
 from ..ike.events import AskInstallChild
 from ..model import TrafficSelector
@@ -224,10 +224,7 @@ class _Space:
 
 def _held(ask: AskInstallChild) -> _Held:
     identity = ask.peer
-    peer: Peer = ("at", ask.path.remote)
-    if identity is not None:
-        is_name = identity.type in (IdType.FQDN, IdType.RFC822_ADDR)
-        peer = (identity.type, identity.data.lower() if is_name else identity.data)
+    peer: Peer = ("at", ask.path.remote) if identity is None else identity.folded
     key = (ask.connection, ask.name)
     return _Held(
         key,

@@ -190,7 +190,8 @@ class Gateway:
         config = self._config
         workers = self._workers.count
         fragment_bytes = config.settings.ike_fragment_bytes
-        self._endpoint = Endpoint(EndpointSettings(resources=workers, fragment_bytes=fragment_bytes), os.urandom)
+        ike = EndpointSettings(resources=workers, fragment_bytes=fragment_bytes)
+        self._endpoint = Endpoint(ike, os.urandom, self._host.networks)
         spis = SpiPool(os.urandom, workers)
         host = Host(
             self._nat.index_of,

@@ -125,3 +125,4 @@ class EndpointSettings:
     resources: int = 1  # workers, of which each may have a Child SA of its own (RFC 9611)
     fragment_bytes: int = 1280  # the largest IP datagram of a message that may be fragmented, with all its headers
     ike_sas_per_peer: int = 32  # of one pair of identities, so that nobody fills our memory with what it may have
+    ike_sas_per_connection: int = 4096  # of a connection whose peers may have any identity

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from ..errors import NegotiationError, UsageError
-from ..iana import IdType, NotifyType
+from ..iana import NotifyType
 from ..ike.config import ChildConfig, ConnectionConfig
 from ..model import Identity, Path
 
@@ -22,7 +22,7 @@ class Peers:
     def replace(self, connections: Iterable[ConnectionConfig]) -> None:
         """From now on these; an IKE SA goes on with the one that it was made with."""
         self.connections = tuple(connections)
-        self._own = {_folded(one.local_id) for one in self.connections if one.local_id is not None}
+        self._own = {one.local_id.folded for one in self.connections if one.local_id is not None}
 
     def by_path(self, path: Path) -> tuple[ConnectionConfig, ...]:
         """Those whose addresses allow this path, best first: a named remote address weighs more than a named local one."""
@@ -72,7 +72,7 @@ class Peers:
     def _expects(self, connection: ConnectionConfig, remote_id: Identity) -> bool:
         """Where any identity will do, none of ours does: the peer's proof would be our own message, come back."""
         if connection.remote_id is None:
-            return _folded(remote_id) not in self._own
+            return remote_id.folded not in self._own
         return connection.remote_id.matches(remote_id)
 
     def _addresses(self) -> str:
@@ -86,11 +86,6 @@ class Peers:
 def own_identity(connection: ConnectionConfig, path: Path) -> Identity:
     """Who we are on this connection: the configured identity, otherwise our address."""
     return connection.local_id if connection.local_id is not None else Identity.of_address(path.local)
-
-
-def _folded(identity: Identity) -> tuple[int, bytes]:
-    """Equal for identities that match."""
-    return identity.type, identity.data.lower() if identity.type in (IdType.FQDN, IdType.RFC822_ADDR) else identity.data
 
 
 def _allows(connection: ConnectionConfig, path: Path) -> bool:
