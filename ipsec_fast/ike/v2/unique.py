@@ -94,12 +94,21 @@ def settle(sa: IkeSA, *, initial_contact: bool) -> None:
             other.close("replaced: its peer had fallen silent", failed=False)
         elif other.name != sa.name or other.state not in _STANDING:
             continue
+        elif _takes_over(sa, other):
+            text = f"{sa.remote_id} has an IKE SA at {other.path.remote} too; traffic for the same networks goes to the newer one"
+            sa.progress(f"{text}. If those are two hosts, give each an identity of its own", level=0)
         elif other.silent_since is not None:
             submit(other, DeleteIke("replaced: its peer had fallen silent"))
         elif policy is Unique.REPLACE and not sa.initiator:
             _replace(sa, other)
         elif policy is not Unique.NEVER and _crosses(sa, other):
             _watch_duplicate(sa, other)
+
+
+def _takes_over(sa: IkeSA, other: IkeSA) -> bool:
+    """Nothing ends the other one, and it is somewhere else: a host that has moved, or two hosts with one identity."""
+    ends = sa.config.unique is Unique.REPLACE or other.silent_since is not None or _crosses(sa, other)
+    return not sa.initiator and not ends and not _same_place(sa, other)
 
 
 def _replace(sa: IkeSA, other: IkeSA) -> None:

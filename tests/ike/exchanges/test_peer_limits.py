@@ -198,3 +198,13 @@ def test_who_belongs_to_a_peer_is_found_without_walking_all_ike_sas(monkeypatch)
         sa.close("test", failed=False)
     assert not core._peers
     assert not any(core._anybody.values())
+
+
+def test_two_hosts_with_one_identity_are_a_line_in_the_log() -> None:
+    pair = Pair().up()
+    pair.run(30.0)
+    (first,) = pair.b.endpoint._core.sas.values()
+    first.path = replace(first.path, remote=first.path.local)  # as if the first one were somewhere else
+    pair.initiate("a")
+    pair.run(2.0)
+    assert pair.b.log.count("a.example has an IKE SA at 192.0.2.2 too") == 1
