@@ -327,4 +327,9 @@ cdef _address(uint8_t version, const uint8_t *at):
 cdef _notice(bytes record):
     cdef notice_record at
     memcpy(&at, <const char *>record, sizeof(at))
-    return Notice(NoticeKind(at.kind), at.value, _address(at.remote_version, at.remote), at.number, at.size, at.tag)
+    remote = _address(at.remote_version, at.remote)
+    if not at.has_local:
+        return Notice(NoticeKind(at.kind), at.value, remote, at.number, at.size, tag=at.tag)
+    ports = (at.number >> 16, at.number & 0xFFFF) if at.has_ports else None
+    local = _address(at.remote_version, at.local)
+    return Notice(NoticeKind(at.kind), at.value, remote, local=local, protocol=at.protocol, ports=ports)

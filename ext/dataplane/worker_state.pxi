@@ -67,6 +67,10 @@ cdef struct notice_record:
     uint8_t kind
     uint8_t remote_version   # 0: no address
     uint8_t remote[16]
+    uint8_t protocol         # from here on of NO_SA alone, whose ports are in `number`, the local one in its upper half
+    uint8_t has_ports
+    uint8_t has_local
+    uint8_t local[16]
 
 cdef struct worker_state:
     inner_port *tun

@@ -103,11 +103,29 @@ cdef inline void tell_of_inbound(worker_state *w, esp_sa *sa, uint8_t verdict) n
         tell_once(w, sa, TOLD_EXHAUSTED, IN_LIFE_OVER)
 
 
-cdef inline void tell_no_sa(worker_state *w, dataplane_tables *tables, policy_row *row) noexcept nogil:
+cdef inline void tell_no_sa(worker_state *w, dataplane_tables *tables, policy_row *row, const ip_info *info) noexcept nogil:
     cdef uint64_t *told = &w.no_sa_told_ns[(row - tables.policies) % TOLD_POLICIES]
     if told[0] == 0 or w.now_ns - told[0] >= SECOND_NS:
         told[0] = w.now_ns
-        tell(w, NO_SA, row.tag)
+        tell_packet(w, row.tag, info)
+
+
+cdef void tell_packet(worker_state *w, uint64_t tag, const ip_info *info) noexcept nogil:
+    """NO_SA, with what the packet shows for selectors (RFC 7296 section 2.9)."""
+    cdef notice_record record
+    cdef size_t address_bytes = 4 if info.version == 4 else 16
+    memset(&record, 0, sizeof(record))
+    record.kind = NO_SA
+    record.value = tag
+    record.remote_version = info.version
+    memcpy(record.remote, info.dst, address_bytes)
+    memcpy(record.local, info.src, address_bytes)
+    record.has_local = True
+    record.protocol = info.protocol
+    record.has_ports = info.has_ports
+    record.number = <uint32_t>info.src_port << 16 | info.dst_port
+    if not ring_push(w.notify, &record, sizeof(record), NULL, 0):
+        w.counters.value[C_NOTICE_OVERFLOW] += 1
 
 
 cdef inline void count_clamp(worker_state *w, int result) noexcept nogil:

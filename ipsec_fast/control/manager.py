@@ -48,7 +48,8 @@ class Dataplane(Protocol):
 
 class Manager:
     """`log` gets one line per unexpected failure of ours; `resize` the TUN's new MTU question after children came or went;
-    `acquire` the child that a dropped packet was for, `settle` comes before new tables are published.
+    `acquire` the child that a dropped packet was for, with that packet's selectors if they were told; `settle` comes before new
+    tables are published.
     """
 
     def __init__(
@@ -60,7 +61,7 @@ class Manager:
         *,
         log: Callable[[str], None],
         resize: Callable[[list[int]], None] = lambda inner: None,
-        acquire: Callable[[str, str], None] = lambda connection, child: None,
+        acquire: Callable[..., None] = lambda connection, child, packet=None: None,
         stranger: Callable[[int, Address], None] = lambda spi, remote: None,
         settle: Callable[[float], None] = lambda now: None,
     ) -> None:
@@ -112,7 +113,7 @@ class Manager:
                         self._endpoint.inbound_seen(notice.tag, now)
                 case NoticeKind.NO_SA:
                     if (key := self._children.wanted_by(notice.spi)) is not None:
-                        self._acquire(*key)
+                        self._acquire(*key, *([notice.packet] if notice.packet else []))
                 case NoticeKind.UNKNOWN_SPI:
                     if notice.remote is not None:
                         self._stranger(notice.spi, notice.remote)

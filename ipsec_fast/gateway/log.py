@@ -118,6 +118,7 @@ def line_of(notice: Notice, view: IkeView | None) -> str | None:
             child = next((c for c in view.children if c.child_id == notice.child_id), None) if view else None
             what = (
                 f": {child.suite.name}, {selectors_text(child.local_ts)} === {selectors_text(child.remote_ts)}"
+                + (f", narrowed {child.narrowed}" if child.narrowed else "")
                 if child
                 else ""
             )

@@ -21,6 +21,7 @@ from .records import IkeGone, IkeRecord
 from .timers import TimerKey, TimerKind
 from .v2 import hints, inbound, liveness, outbound, reauth, resources, restore, sa_init, sa_init_answer, unique
 from .v2.child_sa import ChildSA, switch_outbound
+from .v2.child_setup import Packet
 from .v2.create_child import CreateChild
 from .v2.create_resource import CreateResourceChild
 from .v2.expire import expire_child
@@ -74,8 +75,18 @@ class Endpoint:
         except Exception:
             self._core.count_internal_error("receive_datagram")
 
-    def initiate(self, connection: ConnectionConfig, child_names: Sequence[str], path: Path, now: float) -> int:
-        """A new IKE SA with these children (the first of the connection where none is named); its number."""
+    def initiate(
+        self,
+        connection: ConnectionConfig,
+        child_names: Sequence[str],
+        path: Path,
+        now: float,
+        packet: Packet | None = None,
+    ) -> int:
+        """A new IKE SA with these children (the first of the connection where none is named); its number.
+
+        `packet`: the local and the remote selector of the packet that asked for the first child; they are offered first.
+        """
         names = tuple(child_names) or tuple(child.name for child in connection.children[:1])
         if not names:
             raise UsageError(f"connection {connection.name} has no children; an IKE SA starts with one")
@@ -87,6 +98,7 @@ class Endpoint:
         core.now = now
         sa = IkeSA(core, core.new_id("ike"), True, core.new_spi(), path, connection=connection)
         sa.was_announced = True
+        sa.packets = {names[0]: packet} if packet is not None else {}
         sa.stands_in_for = liveness.silent_twins(sa)
         core.add(sa)
         core.run(sa, sa_init.start(sa, names))
@@ -106,8 +118,9 @@ class Endpoint:
         sa = restore.make(core, record, connection)
         core.run(sa, restore.resume(sa, record))
 
-    def initiate_child(self, ike_id: int, child: ChildConfig, now: float) -> None:
-        outbound.submit(self._sa(ike_id, now), CreateChild(child))
+    def initiate_child(self, ike_id: int, child: ChildConfig, now: float, packet: Packet | None = None) -> None:
+        """`packet` as in `initiate`."""
+        outbound.submit(self._sa(ike_id, now), CreateChild(child, packet))
 
     def initiate_resource(self, child_id: int, resource: int, now: float) -> None:
         """One more Child SA for the traffic of this fallback, for one resource of ours (RFC 9611). Nothing where it has one.
@@ -249,7 +262,12 @@ class Endpoint:
                 self._core.count_internal_error(f"timer {key}")
 
     def answer(self, ticket: int, value_or_error: object, now: float) -> None:
+        """The answer to an ask, of the type that the ask names, or an Exception instance. It is ignored where the SA has vanished.
+
+        UsageError for any other value: nothing has happened then, and the ask still waits.
+        """
         self._core.now = now
+        self._core.check_answer(ticket, value_or_error)
         try:
             self._core.answer(ticket, value_or_error)
         except Exception:

@@ -332,6 +332,7 @@ class ChildView:
     initiator: bool = False  # of the exchange that made it
     in_group: bool = False  # both sides speak RFC 9611 of it
     resource: int | None = None  # of ours, that alone sends on it; None: the fallback, or no group
+    narrowed: str = ""  # `by the peer from 10.1.0.0/16`, `by us from ...`: what was offered and is not in it
 
 
 @dataclass(frozen=True, slots=True)

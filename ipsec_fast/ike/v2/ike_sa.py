@@ -29,6 +29,7 @@ from .states import AUTHENTICATED, ChildState, State, check_transition
 from .window import Window
 
 if TYPE_CHECKING:
+    from .child_setup import Packet
     from .rekey_ike import PeerIkeRekey, RekeyIke
     from .sa_init import Attempt
 
@@ -104,6 +105,9 @@ class IkeSA:
     reauthenticates: int | None = None  # the IKE SA that this one is to replace (as responder: probably)
     reauthenticated_by: int | None = None
     reauth_failures: int = 0
+    packets: dict[str, Packet] = field(
+        default_factory=dict
+    )  # by child: the packet that asked for it, until IKE_AUTH is over
     was_announced: bool = False  # IkeUp has been told, or it is ours to report
 
     def __post_init__(self) -> None:

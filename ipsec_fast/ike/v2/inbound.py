@@ -27,6 +27,7 @@ from .ike_sa import IkeSA
 from .informational import DeleteIke
 from .liveness import note_heard, take_hint
 from .message import Message, decode_message
+from .message_ids import watch
 from .outbound import end_active, note_size, repeat_response, respond, start_next, submit
 from .payloads import EncryptedPayload, FragmentPayload, NotifyPayload
 from .protect import open_content, open_message
@@ -143,6 +144,7 @@ def _answer(sa: IkeSA, exchange: int, opened: Message | RemoteError, path: Path,
     if reply.after is not None:
         reply.after()
     start_next(sa)
+    watch(sa)
 
 
 def _refuse(sa: IkeSA, error: IpsecFastError) -> Reply:
@@ -192,23 +194,25 @@ def _take(sa: IkeSA, exchange: Exchange, opened: Message | RemoteError) -> Steps
         yield from exchange.response(sa, opened)
     except IpsecFastError as error:
         if not sa.is_closed:
-            exchange.failed(sa, str(error))
+            (exchange.broken if is_broken else exchange.failed)(sa, str(error))
     if sa.is_closed:
         return
     if is_broken:
-        sa.progress(f"the response to {exchange.name} breaks the protocol, the IKE SA is given up")
-        sa.active = None
-        if sa.state is State.CONNECTING:
-            sa.close("a broken response", failed=True)
-            return
-        submit_delete = sa.state is not State.DELETING
+        _give_up(sa, exchange)
+    else:
         end_active(sa)
-        if submit_delete:
-            submit(sa, DeleteIke("a broken response", failed=True))
-        elif not sa.is_closed:
-            sa.close("a broken response", failed=True)
-        return
+    watch(sa)
+
+
+def _give_up(sa: IkeSA, exchange: Exchange) -> None:
+    """Section 2.21.2: the peer believes in what its response says, so it is told of the end."""
+    sa.progress(f"the response to {exchange.name} breaks the protocol, the IKE SA is given up")
+    is_told = sa.state is State.DELETING
     end_active(sa)
+    if not is_told:
+        submit(sa, DeleteIke("a broken response", failed=True))
+    elif sa.active is None:
+        sa.close("a broken response", failed=True)
 
 
 # --- SK{} and SKF{}

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
 
-from ...errors import NegotiationError, ParseError
+from ...errors import IpsecFastError, NegotiationError, ParseError
 from ...iana import ExchangeType, NotifyType, TransformType, name_of
 from ...model import Proposal
 from ..asks import Steps, ask_key_pair, ask_shared_secret
@@ -99,6 +99,15 @@ class RekeyIke(Exchange):
             return
         if error is not None:
             raise NegotiationError(f"the peer refused with {name_of(NotifyType, error.notify)}")
+        try:
+            yield from self._complete(sa, message)
+        except IpsecFastError as problem:
+            # the peer has moved the children to an IKE SA that we cannot use: it is told, and all is negotiated anew
+            if sa.peer_rekey is None and not sa.is_closed:
+                submit(sa, DeleteIke(f"the answer to its rekey cannot be used: {problem}", failed=True))
+            raise
+
+    def _complete(self, sa: IkeSA, message: Message) -> Steps[None]:
         answer, nonce, ke = message.get(SaPayload), message.get(NoncePayload), message.get(KePayload)
         if answer is None or nonce is None or ke is None or self._key_pair is None:
             raise ParseError("a response to an IKE rekey without SA, nonce or KE")
