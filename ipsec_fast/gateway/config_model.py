@@ -311,6 +311,7 @@ class ConnectionSection(Section):
             dpd_timeout_s=self.dpd_timeout,
             unique=self.unique,
             fragmentation=self.fragmentation,
+            any_identity=self.remote.id is None and "id" in self.remote.model_fields_set,
         )
 
 

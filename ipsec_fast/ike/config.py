@@ -94,6 +94,7 @@ class ConnectionConfig:
     dpd_timeout_s: float = 4.0  # how long a request may stay unanswered until the peer counts as silent
     unique: Unique = Unique.NO
     fragmentation: Fragmentation = Fragmentation.YES
+    any_identity: bool = False  # `remote_id` is None on purpose: any holder of any secret, also at a named address
 
     def child(self, name: str) -> ChildConfig | None:
         return next((child for child in self.children if child.name == name), None)

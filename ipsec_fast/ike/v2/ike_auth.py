@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
-from ...errors import IpsecFastError, LocalError, NegotiationError, ParseError, RemoteError
+from ...errors import IpsecFastError, LocalError, NegotiationError, ParseError, RemoteError, SecretError
 from ...iana import ExchangeType, NotifyType, PayloadType, name_of
 from ...model import Identity, Path
 from ..asks import Steps, ask_connection, ask_credential, ask_spi
@@ -231,9 +231,23 @@ def _authenticate(sa: IkeSA, peer_id: IdPayload, own: IdPayload | None, auth: Au
     _refuse_own(sa, local_id, peer_id.identity)
     psk = yield from ask_credential(config.name, local_id, peer_id.identity)
     check_auth(sa, psk, local_id, peer_id, auth)
+    if config.remote_id is None and config.remote_addrs and not config.any_identity:
+        yield from _check_address(sa, config, psk, local_id, peer_id, auth)
     sa.connection, sa.local_id, sa.remote_id = config, local_id, peer_id.identity
     sa.progress(f"authentication of {peer_id.identity} with pre-shared key successful")
     return make_auth(sa, psk, IdPayload(PayloadType.IDR, local_id))
+
+
+def _check_address(
+    sa: IkeSA, config: ConnectionConfig, psk: Secret, local_id: Identity, peer_id: IdPayload, auth: AuthPayload
+) -> Steps[None]:
+    """The peer is whoever is at a named address: then not with a secret that we share with somebody else, as for our initiator."""
+    try:
+        expected = yield from ask_credential(config.name, local_id, Identity.of_address(sa.path.remote))
+    except SecretError:
+        return  # none is kept for the address; then the identity's own has to do
+    if expected is not psk:
+        check_auth(sa, expected, local_id, peer_id, auth)
 
 
 def _answer_child(sa: IkeSA, message: Message, nonces: Nonces) -> Steps[Payloads]:

@@ -203,6 +203,28 @@ def test_nor_may_the_true_peer_take_the_name_of_another_one() -> None:
     assert not pair.a.views("ESTABLISHED")
 
 
+@pytest.mark.parametrize(("any_identity", "up"), [(False, False), (True, True)])
+def test_nor_does_a_responder_take_another_peers_secret_at_a_named_address(any_identity: bool, up: bool) -> None:
+    """mallory, on the path to b, begins from b's address as herself."""
+    secrets = OtherSecrets()
+    a = connection("a", remote_id=None, remote_addrs=(ADDRESS_B,), any_identity=any_identity)
+    pair = Pair(a=a, b=connection("b", local_id=named("mallory.example")))
+    answered_by(pair, "a", Peers([a]), secrets.credentials)
+    pair.b.psk = secrets.hers
+    pair.initiate("b")
+    pair.run(4.0)
+    assert bool(pair.a.views("ESTABLISHED")) is up
+    assert bool(pair.a.children) is up
+
+
+def test_a_responder_that_keeps_no_secret_for_the_address_goes_by_the_identity() -> None:
+    a = connection("a", remote_id=None, remote_addrs=(ADDRESS_B,))
+    keys = [SharedKey("b", (named("b.example"),), secret_from_buffer(bytearray(PSK)))]
+    pair = Pair(a=a)
+    answered_by(pair, "a", Peers([a]), Credentials(keys))
+    pair.up("b")
+
+
 @pytest.mark.parametrize("local_id", [None, "b.example"])
 def test_the_peer_at_the_address_is_taken_by_its_address_or_by_any_name_with_that_secret(local_id) -> None:
     a = connection("a", remote_id=None)
