@@ -1,14 +1,15 @@
 """Which policy comes first where the traffic of several children overlaps (RFC 4301 section 4.4.1: an ordered list, the administrator's).
 
-What counts is the configuration, not what a peer has narrowed to: a child whose configured selectors are narrower comes first
-(10.2.0.0/24 before 10.0.0.0/8), and of children that are configured for the same networks the one that stands first in the file. Among
-those for the very same networks one that has an SA goes before one that only waits. Within one child what was negotiated decides: narrow
-before wide, then the newest. Called by control.children.
+What counts is the configuration, not what a peer has narrowed to. A child whose configured selectors are narrower comes first (10.2.0.0/24
+before 10.0.0.0/8). Of children that are configured for the same networks, the one that stands first in the file does; but one that has an
+SA, with a peer that is heard, goes before one that has none. Within one child what was negotiated decides: narrow before wide, then the
+newest. Called by control.children.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from enum import IntEnum
 from itertools import pairwise
 
 from ..model import TrafficSelector
@@ -17,7 +18,17 @@ Key = tuple[str, str]  # connection, child
 Pair = tuple[TrafficSelector, TrafficSelector]  # local, remote
 Selectors = tuple[Sequence[TrafficSelector], Sequence[TrafficSelector]]
 Narrowness = tuple[int, int, int]
-Rank = tuple[Narrowness, int, bool, int, Narrowness]
+Rank = tuple[Narrowness, int, int, Narrowness]
+
+
+class Readiness(IntEnum):
+    """Of what stands behind a policy: among children for the very same networks it decides before the order of the file."""
+
+    SENDING = 0
+    SILENT = 1  # its SA's peer does not answer
+    WAITING = 2  # it has no SA
+
+
 LAST = 1 << 62  # of a child that is not configured any more
 
 
@@ -86,13 +97,19 @@ class PolicyOrder:
         """Another one if the ranks of this child's policies may have changed."""
         return self._order_changed, self._stamps.get(key, 0)
 
-    def rank(self, key: Key, local: TrafficSelector, remote: TrafficSelector, *, has_sa: bool) -> Rank:
-        """Sorts what comes first before the rest; equal ones stay in their order."""
+    def rank(self, key: Key, local: TrafficSelector, remote: TrafficSelector) -> Rank:
+        """For `sort_key`; it holds as long as `stamp` says."""
         ours, theirs = self._selectors.get(key, ((), ()))
         pair = _around(local, ours), _around(remote, theirs)
         place = self._places.get(key, LAST)
         first = min((self._places[twin] for twin in self._twins.get(pair, ())), default=LAST)
-        return _narrowness(*pair), first, not has_sa, place, _narrowness(local, remote)
+        return _narrowness(*pair), first, place, _narrowness(local, remote)
+
+
+def sort_key(rank: Rank, readiness: Readiness) -> tuple[Narrowness, int, Readiness, int, Narrowness]:
+    """Sorts what comes first before the rest; equal ones stay in their order."""
+    configured, first, place, negotiated = rank
+    return configured, first, readiness, place, negotiated
 
 
 def _pairs(selectors: Selectors) -> Iterable[Pair]:

@@ -258,6 +258,18 @@ def test_a_child_that_waits_gives_way_to_one_for_the_same_networks_and_to_no_wid
     assert site.order() == [3, 2, None, 1]
 
 
+def test_a_child_whose_peer_is_silent_gives_way_to_one_for_the_same_networks() -> None:
+    site = Sites(one="10.2.0.0/24", two="10.2.0.0/24", wide="10.0.0.0/8")
+    for number, (name, remote) in enumerate(
+        (("one", "10.2.0.0/24"), ("two", "10.2.0.0/24"), ("wide", "10.0.0.0/8")), 1
+    ):
+        site.add(number, name, remote)
+    for is_silent, order in ((True, [2, 1, 3]), (False, [1, 2, 3])):
+        site.children.set_silent([1], is_silent=is_silent)
+        site.hear(ChildDown(1, 77, "one", "net", "nobody", 0.0))
+        assert site.order() == order
+
+
 def test_another_order_of_the_file_is_another_order_of_the_policies() -> None:
     site = Sites(one="10.2.0.0/24", two="10.2.0.0/24")
     site.add(1, "one", "10.2.0.0/24")

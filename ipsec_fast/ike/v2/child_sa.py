@@ -201,6 +201,7 @@ def install_child(sa: IkeSA, child: ChildSA) -> Steps[None]:
             resource=child.resource,
             peer=sa.remote_id,
             overlap=child.config.overlap,
+            follows_peer=child.encap and sa.follows_peer,
         )
 
     try:

@@ -9,6 +9,7 @@ message that comes back), and an initiator that expects no identity takes only t
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, ClassVar
 
 from ...errors import IpsecFastError, LocalError, NegotiationError, ParseError, RemoteError, SecretError
@@ -195,7 +196,7 @@ def answer_ike_auth(sa: IkeSA, message: Message, path: Path) -> Steps[Reply]:
         text = f"{peer_id.identity} wants EAP (section 2.16: it sent no AUTH payload); here a pre-shared key is wanted"
         raise NegotiationError(text, NotifyType.AUTHENTICATION_FAILED)
     initial_contact = message.notify(NotifyType.INITIAL_CONTACT) is not None
-    sa.path = path  # it may have moved from port 500 to 4500
+    sa.path = path = _settled(sa, path)
     try:
         own_auth = yield from _authenticate(sa, peer_id, own, auth)
         admit(sa, initial_contact=initial_contact)
@@ -216,6 +217,16 @@ def answer_ike_auth(sa: IkeSA, message: Message, path: Path) -> Steps[Reply]:
     child = yield from _answer_child(sa, message, nonces)
     # <-- HDR, SK {IDr, AUTH, SAr2, TSi, TSr}
     return Reply((IdPayload(PayloadType.IDR, own_identity(sa.config, path)), own_auth, *child))
+
+
+def _settled(sa: IkeSA, path: Path) -> Path:
+    """The path from now on: it may have moved from port 500 to 4500, and behind a NAT to whatever port that has there.
+
+    A peer that is not behind a NAT stays at its address. Who has caught its request and sends it from elsewhere changes nothing.
+    """
+    if sa.nat.remote or path.remote == sa.path.remote:
+        return path
+    return replace(path, remote=sa.path.remote, remote_port=path.local_port)
 
 
 def _authenticate(sa: IkeSA, peer_id: IdPayload, own: IdPayload | None, auth: AuthPayload) -> Steps[AuthPayload]:
