@@ -340,7 +340,7 @@ cdef _notice(bytes record):
     memcpy(&at, <const char *>record, sizeof(at))
     remote = _address(at.remote_version, at.remote)
     if not at.has_local:
-        return Notice(NoticeKind(at.kind), at.value, remote, at.number, at.size)
+        return Notice(NoticeKind(at.kind), at.value, remote, at.number, at.size, tag=at.tag)
     ports = (at.number >> 16, at.number & 0xFFFF) if at.has_ports else None
     local = _address(at.remote_version, at.local)
     return Notice(NoticeKind(at.kind), at.value, remote, local=local, protocol=at.protocol, ports=ports)

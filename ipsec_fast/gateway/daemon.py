@@ -208,7 +208,7 @@ class Gateway:
             policies_per_child=POLICIES_MAX,
             routes_per_child=ROUTES_MAX,
         )
-        self._endpoint = Endpoint(settings, os.urandom)
+        self._endpoint = Endpoint(settings, os.urandom, self._host.networks)
         spis = SpiPool(os.urandom, workers)
         host = Host(
             self._nat.index_of,

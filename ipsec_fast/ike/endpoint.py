@@ -8,6 +8,7 @@ answers what needs no IKE SA; the rest is v2/. No datagram makes it raise: one g
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from ipaddress import IPv4Network, IPv6Network
 
 from ..errors import RemoteError, StateError, UsageError
 from ..iana import ExchangeType, NotifyType
@@ -45,10 +46,18 @@ VERSION_REPLY_MIN_BYTES = 36  # the reply is never longer than what it answers
 
 
 class Endpoint:
-    """`random(n)` gives n bytes, for nonces, SPIs, IVs and jitter. Times are the caller's clock in seconds, any origin."""
+    """`random(n)` gives n bytes, for nonces, SPIs, IVs and jitter. Times are the caller's clock in seconds, any origin.
 
-    def __init__(self, settings: EndpointSettings, random: Callable[[int], bytes]) -> None:
-        self._core = Core(settings, random)
+    `connected` lists the networks of this host's interfaces, which no peer may pick out of a wider remote_ts.
+    """
+
+    def __init__(
+        self,
+        settings: EndpointSettings,
+        random: Callable[[int], bytes],
+        connected: Callable[[], Sequence[IPv4Network | IPv6Network]] = tuple,
+    ) -> None:
+        self._core = Core(settings, random, connected)
 
     @property
     def counters(self) -> dict[str, int]:

@@ -225,6 +225,8 @@ class IkeSA:
             self._inherit_reauthentication(replaces)
         self.init = None
         self.attempt = None
+        self.core.shown.forget(self.ike_id)
+        self.core.note_peer(self)
         self.leave_half_open()
         start_ike_timers(self, replaces)
         if self.config.dpd_delay_s > 0:
