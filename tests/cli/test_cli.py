@@ -162,6 +162,16 @@ def test_status_for_people(run: Run, gateway: tuple[FakeControl, str], tmp_path:
         assert text in out
 
 
+def test_status_says_what_was_narrowed(run: Run, gateway: tuple[FakeControl, str]) -> None:
+    control, path = gateway
+    narrowed = replace(child_view(), narrowed="by the peer from 10.1.0.0/16")
+    control.sas[0] = ike_view(children=(narrowed, child_view(8)))
+    first, second = json.loads(run("status", "--json", "--socket", path)[1])["ike_sas"][0]["child-sas"]
+    assert first["narrowed"] == "by the peer from 10.1.0.0/16"
+    assert "narrowed" not in second
+    assert run("status", "--socket", path)[1].count("    narrowed by the peer from 10.1.0.0/16\n") == 1
+
+
 def test_status_says_whose_a_child_sa_is_and_how_the_cores_are_used(run: Run, gateway: tuple[FakeControl, str]) -> None:
     control, path = gateway
     fallback, own = (replace(child_view(n), in_group=True, spi_in=0x1000 + n) for n in (1, 2))

@@ -31,6 +31,7 @@ from .narrow import (
     lead_with,
     narrow_both,
     not_covered,
+    reduced,
     shown,
     volume,
 )
@@ -229,18 +230,18 @@ def choose_child(
         if not payload.selectors:
             text = f"{payload.type_.name} has no selector of a type that we know: {payload.unread_text}"
             raise NegotiationError(text, NotifyType.TS_UNACCEPTABLE)
-    fitting: list[tuple[tuple[bool, float, int], ChildChoice]] = []
+    selectors = (reduced(tsi.selectors), reduced(tsr.selectors))
+    fitting: list[tuple[tuple[bool, float, int], ChildChoice, Common]] = []
     refusals: list[RemoteError] = []
     for config in candidates:
         try:
-            rank, choice = _choose(sa, offered, tsi, tsr, config, with_ke, ke_group, replaced)
+            fitting.append(_choose(sa, offered, selectors, config, with_ke, ke_group, replaced))
         except NegotiationError as error:
             refusals.append(error)
-            continue
-        fitting.append((rank, choice))
-    if fitting:
-        return min(fitting, key=lambda item: item[0])[1]
-    raise min(refusals, key=lambda error: error.notify == NotifyType.TS_UNACCEPTABLE)
+    if not fitting:
+        raise min(refusals, key=lambda error: error.notify == NotifyType.TS_UNACCEPTABLE)
+    _, choice, common = min(fitting, key=lambda item: item[0])
+    return replace(choice, narrowed=_narrowed_by_us(choice, common, tsi, tsr))
 
 
 def place_child(
@@ -268,13 +269,12 @@ def place_child(
 def _choose(
     sa: IkeSA,
     offered: SaPayload,
-    tsi: TsPayload,
-    tsr: TsPayload,
+    selectors: tuple[Selectors, Selectors],
     config: ChildConfig,
     with_ke: bool,
     ke_group: int | None,
     replaced: ChildSA | None,
-) -> tuple[tuple[bool, float, int], ChildChoice]:
+) -> tuple[tuple[bool, float, int], ChildChoice, Common]:
     """What this child makes of the offer, and its rank: the least is the best."""
     local, remote = selectors_of(sa, config)
     if replaced is not None:
@@ -282,14 +282,14 @@ def _choose(
         remote = (*remote, *not_covered(replaced.remote_ts, remote))
     limits = sa.core.settings
     common = narrow_both(
-        tsi.selectors,
-        tsr.selectors,
+        *selectors,
         local,
         remote,
         policies=limits.policies_per_child,
         routes=limits.routes_per_child,
     )
-    common = _without_reserved(sa, common, remote if replaced is None else (*remote, *replaced.remote_ts), tsi)
+    configured = remote if replaced is None else (*remote, *replaced.remote_ts)
+    common = _without_reserved(sa, common, configured, selectors[0][0])
     if not with_ke:
         proposal = choose_proposal(without_ke(offered.proposals), without_ke(config.proposals))
     else:
@@ -298,16 +298,16 @@ def _choose(
     if replaced is not None:
         check_not_narrower(choice, replaced)
     rank = (not common.holds_first, -common.share, volume(local) * volume(remote))
-    return rank, replace(choice, narrowed=_narrowed_by_us(choice, common, tsi, tsr))
+    return rank, choice, common
 
 
-def _without_reserved(sa: IkeSA, common: Common, configured: Selectors, tsi: TsPayload) -> Common:
+def _without_reserved(sa: IkeSA, common: Common, configured: Selectors, first: TrafficSelector) -> Common:
     """What a peer may not pick is narrowed away; what a rekey replaces stays as it was."""
     kept = without_reserved(common.remote, configured, sa.core.connected(), sa.path.remote)
     if kept == common.remote:
         return common
     local, remote = drop_unpaired(common.local, kept)
-    holds_first = common.holds_first and covers(remote, tsi.selectors[0])
+    holds_first = common.holds_first and covers(remote, first)
     return replace(common, local=local, remote=remote, holds_first=holds_first)
 
 
