@@ -12,8 +12,8 @@ def name_of(table: type[IntEnum], value: int) -> str:
     """The IANA name of `value`, or `TABLE_value` where it has none."""
     try:
         return table(value).name
-    except ValueError:
-        return f"{table.__name__}({value})"
+    except ValueError:  # a peer's number may have any length, and Python writes no more than 4,300 digits
+        return f"{table.__name__}({value if value.bit_length() <= 64 else f'{value.bit_length()} bits'})"
 
 
 class ExchangeType(IntEnum):

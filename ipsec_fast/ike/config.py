@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import Enum
+from functools import lru_cache
 from hashlib import sha256
 
 from ..algorithms import default_esp_proposals, default_ike_proposals
@@ -74,6 +75,12 @@ class ChildConfig:
     per_resource_max: int = 0  # how many per-resource SAs both sides together may have for it; 0: by our resources
 
 
+@lru_cache(maxsize=1024)
+def _shared(proposals: tuple[Proposal, ...]) -> tuple[Proposal, ...]:
+    """The first one of all that are equal."""
+    return proposals
+
+
 @dataclass(frozen=True, slots=True)
 class ConnectionConfig:
     """One connection. Empty addresses mean any; `remote_id` None means any identity that proves itself with the PSK."""
@@ -93,6 +100,10 @@ class ConnectionConfig:
     dpd_timeout_s: float = 4.0  # how long a request may stay unanswered until the peer counts as silent
     unique: Unique = Unique.NO
     fragmentation: Fragmentation = Fragmentation.YES
+
+    def __post_init__(self) -> None:
+        # what many connections share is looked at once for each offer of a peer (v2/offer.py)
+        object.__setattr__(self, "proposals", _shared(self.proposals))
 
     def child(self, name: str) -> ChildConfig | None:
         return next((child for child in self.children if child.name == name), None)
@@ -120,6 +131,8 @@ class EndpointSettings:
     cookie_from_half_open: int = (
         64  # so many half-open IKE SAs: from now on state only for who answers from its address
     )
+    cookie_from_requests_per_s: int = 500  # so many IKE_SA_INIT requests: the same
+    cookie_from_refusals_per_s: int = 10  # so many that are refused, for a while: the same
     keepalive_s: float = 20.0
     resources: int = 1  # workers, of which each may have a Child SA of its own (RFC 9611)
     fragment_bytes: int = 1280  # the largest IP datagram of a message that may be fragmented, with all its headers

@@ -7,6 +7,7 @@ answers what needs no IKE SA; the rest is v2/. No datagram makes it raise: one g
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Collection, Mapping, Sequence
 
 from ..errors import RemoteError, StateError, UsageError
@@ -36,6 +37,7 @@ from .v2.rekey_ike import RekeyIke
 from .v2.states import ChildState, State
 from .v2.window import digest_of
 
+SHOWN_HALF_OPEN = 64  # there may be thousands, which would make every look at the IKE SAs dear
 VERSION_REPLY_MIN_BYTES = 36  # the reply is never longer than what it answers
 
 
@@ -272,8 +274,18 @@ class Endpoint:
     def get_timer(self) -> float | None:
         return self._core.timers.next_at()
 
-    def views(self) -> list[IkeView]:
-        return [sa.view() for sa in self._core.sas.values()]
+    def views(self, most_half_open: int | None = SHOWN_HALF_OPEN) -> list[IkeView]:
+        """All, but at most so many of those that strangers have begun and not authenticated, the oldest; None: those too."""
+        sas = self._core.sas.values()
+        if most_half_open is None:
+            return [sa.view() for sa in sas]
+        begun = itertools.islice(self._core.half_open_sas, most_half_open)
+        return [sa.view() for sa in itertools.chain((sa for sa in sas if not sa.is_half_open), begun)]
+
+    @property
+    def half_open_count(self) -> int:
+        """IKE SAs that strangers have begun and not authenticated."""
+        return self._core.half_open_count
 
     # --- finding things
 
@@ -348,6 +360,9 @@ class Endpoint:
         """Section 2.5: the highest version we speak, in clear, to requests only."""
         if len(data) < VERSION_REPLY_MIN_BYTES or data[19] & FLAG_RESPONSE:
             return
+        if not self._core.strangers.may_refuse(path.remote, self._core.now):
+            self._core.counters["answers_left_out"] += 1
+            return
         message_id = int.from_bytes(data[20:24], "big")
         header = IkeHeader.make(data[:8], data[8:16], data[18], message_id, initiator=False, response=True)
         self._core.send(path, (encode_message(header, (NotifyPayload(NotifyType.INVALID_MAJOR_VERSION),)),))
@@ -357,7 +372,7 @@ class Endpoint:
     def _fire(self, key: TimerKey) -> None:
         core = self._core
         if key.kind is TimerKind.TOMBSTONE:
-            core.drop_oldest_tombstone()
+            core.drop_old_tombstones()
             return
         if key.kind is TimerKind.ASK:
             core.expire_ask(key.child)

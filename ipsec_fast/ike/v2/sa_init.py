@@ -182,11 +182,13 @@ def _retry_with_cookie(sa: IkeSA, attempt: Attempt, cookie: bytes) -> Steps[None
 
 def _retry_with_group(sa: IkeSA, attempt: Attempt, data: bytes) -> Steps[None]:
     """<-- HDR(A,0), N(INVALID_KE_PAYLOAD): the same proposals again, with the KE payload of another group of ours."""
+    if len(data) != 2:
+        raise NegotiationError(f"{sa.path.remote} wants another group, by {len(data)} bytes where 2 are wanted")
     group = int.from_bytes(data, "big")
     if attempt.key_pair is not None and group == attempt.key_pair.group:
         return  # an earlier send's answer, once more
     name = name_of(Group, group)
-    if len(data) != 2 or group not in groups_of(attempt.proposals):
+    if group not in groups_of(attempt.proposals):
         raise NegotiationError(f"{sa.path.remote} wants group {name}, which we did not offer")
     if group in attempt.groups_tried:
         raise NegotiationError(f"{sa.path.remote} wants group {name} again, which it refused before")
