@@ -7,13 +7,16 @@ from __future__ import annotations
 
 from enum import IntEnum
 
+SHOWN_BITS = 64  # beyond that Python may refuse to write an integer as text
+
 
 def name_of(table: type[IntEnum], value: int) -> str:
-    """The IANA name of `value`, or `TABLE_value` where it has none."""
+    """The IANA name of `value`, or `TABLE(value)` where it has none. Never raises, whatever a peer has sent."""
     try:
         return table(value).name
-    except ValueError:  # a peer's number may have any length, and Python writes no more than 4,300 digits
-        return f"{table.__name__}({value if value.bit_length() <= 64 else f'{value.bit_length()} bits'})"
+    except ValueError:
+        number = str(value) if value.bit_length() <= SHOWN_BITS else f"a number of {value.bit_length()} bits"
+        return f"{table.__name__}({number})"
 
 
 class ExchangeType(IntEnum):
