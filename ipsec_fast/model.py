@@ -268,9 +268,13 @@ class Identity:
 
     def matches(self, other: Identity) -> bool:
         """Equal; names without regard to case (RFC 7296 section 3.5 leaves it to us, DNS does not care)."""
-        if self.type == other.type and self.type in (IdType.FQDN, IdType.RFC822_ADDR):
-            return self.data.lower() == other.data.lower()
-        return self == other
+        return self.folded == other.folded
+
+    @property
+    def folded(self) -> tuple[int, bytes]:
+        """The same for all identities that match."""
+        is_name = self.type in (IdType.FQDN, IdType.RFC822_ADDR)
+        return self.type, self.data.lower() if is_name else self.data
 
     def __str__(self) -> str:
         """As `parse` reads it, where it is a name; cut where it is long. A name that looks like another type has its type before it."""

@@ -276,6 +276,11 @@ cdef class Worker:
         atomic_set_pointer(&self.state.tables, &tables.c)
         retire(old)
 
+    def resume_inner(self):
+        """See worker.pyi."""
+        self.state.tun_fd = self.state.tun.fd
+        os.eventfd_write(self.state.hand_fd, 1)
+
     def inject(self, int tag, bytes packet):
         """See worker.pyi."""
         return self._inject.push(tag.to_bytes(8, sys.byteorder) + packet)
@@ -335,7 +340,7 @@ cdef _notice(bytes record):
     memcpy(&at, <const char *>record, sizeof(at))
     remote = _address(at.remote_version, at.remote)
     if not at.has_local:
-        return Notice(NoticeKind(at.kind), at.value, remote, at.number, at.size)
+        return Notice(NoticeKind(at.kind), at.value, remote, at.number, at.size, tag=at.tag)
     ports = (at.number >> 16, at.number & 0xFFFF) if at.has_ports else None
     local = _address(at.remote_version, at.local)
     return Notice(NoticeKind(at.kind), at.value, remote, local=local, protocol=at.protocol, ports=ports)

@@ -73,6 +73,7 @@ class ChildConfig:
     copy_df: bool = True  # False: no DF outside, and what is too long then leaves in outer fragments
     per_resource: bool | None = None  # RFC 9611 is offered and answered; None: where we have more than one resource
     per_resource_max: int = 0  # how many per-resource SAs both sides together may have for it; 0: by our resources
+    overlap: bool = False  # selectors of two of its peers may overlap; else the first that has them keeps them
 
 
 @lru_cache(maxsize=1024)
@@ -100,6 +101,7 @@ class ConnectionConfig:
     dpd_timeout_s: float = 4.0  # how long a request may stay unanswered until the peer counts as silent
     unique: Unique = Unique.NO
     fragmentation: Fragmentation = Fragmentation.YES
+    any_identity: bool = False  # `remote_id` is None on purpose: any holder of any secret, also at a named address
 
     def __post_init__(self) -> None:
         # what many connections share is looked at once for each offer of a peer (v2/offer.py)
@@ -139,3 +141,4 @@ class EndpointSettings:
     policies_per_child: int = 0  # pairs of selectors that a responder lets one Child SA have, 0: any number
     routes_per_child: int = 0  # prefixes of its remote selectors
     ike_sas_per_peer: int = 32  # of one pair of identities, so that nobody fills our memory with what it may have
+    ike_sas_per_connection: int = 4096  # of a connection whose peers may have any identity

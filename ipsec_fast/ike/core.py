@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import logging
 from collections import Counter, deque
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from ipaddress import IPv4Network, IPv6Network
 from typing import TYPE_CHECKING, Any
 
 from ..errors import LocalError
@@ -22,6 +23,7 @@ from .events import Ask, Event, Outer, Outgoing
 from .half_open import ByHolder
 from .limiter import Limiter
 from .records import IkeGone, IkeRecord
+from .shown import Shown
 from .strangers import Strangers
 from .timers import TimerKey, TimerKind, Timers
 from .tombstones import REST_S, Tombstone, Tombstones
@@ -56,9 +58,15 @@ class Resting:
 
 
 class Core:
-    def __init__(self, settings: EndpointSettings, random: Callable[[int], bytes]) -> None:
+    def __init__(
+        self,
+        settings: EndpointSettings,
+        random: Callable[[int], bytes],
+        connected: Callable[[], Sequence[IPv4Network | IPv6Network]] = tuple,
+    ) -> None:
         self.settings = settings
         self.random = random
+        self.connected = connected
         self.now = 0.0
         self.counters: Counter[str] = Counter(internal_errors=0)
         self.messages: Counter[MessageKind] = Counter()
@@ -71,10 +79,13 @@ class Core:
         self.half_open_fragments = Budget(HALF_OPEN_FRAGMENTS_BYTES)
         self.sas: dict[int, IkeSA] = {}
         self.by_spi: dict[bytes, IkeSA] = {}  # by our own SPI
+        self.shown = Shown()  # by our own attempts, so that nobody shows it to us
         self.half_open: dict[HalfOpenKey, IkeSA] = {}  # kept while a copy of the first request may still arrive
         self.half_open_sas: ByHolder[IkeSA] = ByHolder()  # not authenticated yet
         self.strangers = Strangers(settings)
         self.owners: dict[int, IkeSA] = {}  # of each Child SA
+        self._peers: dict[tuple[int, bytes], dict[int, IkeSA]] = {}  # authenticated IKE SAs by the peer's identity
+        self._anybody: dict[str, set[int]] = {}  # those of connections that take any identity
         self.tombstones = Tombstones()
         self._events: deque[Event] = deque()
         self._outbox: list[tuple[int, Outgoing]] = []  # with the IKE SA whose state it needs, or 0
@@ -198,9 +209,33 @@ class Core:
         self.sas[sa.ike_id] = sa
         self.by_spi[sa.own_spi] = sa
 
+    def note_peer(self, sa: IkeSA) -> None:
+        """It is authenticated: `with_peer` finds it from now on, until it is forgotten."""
+        if sa.remote_id is not None:
+            self._peers.setdefault(sa.remote_id.folded, {})[sa.ike_id] = sa
+        if sa.connection is not None and sa.connection.remote_id is None:
+            self._anybody.setdefault(sa.name, set()).add(sa.ike_id)
+
+    def count_anybody(self, connection: str) -> int:
+        """Authenticated IKE SAs of a connection that takes any identity."""
+        return len(self._anybody.get(connection, ()))
+
+    def with_peer(self, sa: IkeSA) -> list[IkeSA]:
+        """Where the others with its peer are to be looked for; without an identity that could be anywhere."""
+        if sa.remote_id is None:
+            return list(self.sas.values())
+        return list(self._peers.get(sa.remote_id.folded, {}).values())
+
     def forget(self, sa: IkeSA) -> None:
         """Out of every table; what rests for it is dropped. Its stored response, if any, stays for a while."""
         self.sas.pop(sa.ike_id, None)
+        if sa.remote_id is not None and (same := self._peers.get(sa.remote_id.folded)) is not None:
+            same.pop(sa.ike_id, None)
+            if not same:
+                del self._peers[sa.remote_id.folded]
+        if sa.name in self._anybody:
+            self._anybody[sa.name].discard(sa.ike_id)
+        self.shown.forget(sa.ike_id)
         self._changed.pop(sa.ike_id, None)
         if self.by_spi.get(sa.own_spi) is sa:
             del self.by_spi[sa.own_spi]

@@ -35,6 +35,7 @@ class Peers:
             if not one.remote_addrs:
                 self._any_remote.append(one)
         self._of_local: dict[Address, tuple[ConnectionConfig, ...]] = {}  # for remote addresses that none names
+        self._own = {one.local_id.folded for one in self.connections if one.local_id is not None}
 
     def by_path(self, path: Path) -> tuple[ConnectionConfig, ...]:
         """Those whose addresses allow this path, best first: a named remote address weighs more than a named local one."""
@@ -63,7 +64,7 @@ class Peers:
             one
             for one in candidates
             if _allows(one, path)  # IKE_AUTH may come from another address than IKE_SA_INIT did
-            and (one.remote_id is None or one.remote_id.matches(remote_id))
+            and self._expects(one, remote_id)
             and (local_id is None or own_identity(one, path).matches(local_id))
         ]
         if not fitting:
@@ -91,6 +92,12 @@ class Peers:
             raise UsageError(f"child {child} is in {', '.join(one.name for one in matching)}: name the connection too")
         connection = matching[0]
         return connection, tuple(one for one in connection.children if child is None or one.name == child)
+
+    def _expects(self, connection: ConnectionConfig, remote_id: Identity) -> bool:
+        """Where any identity will do, none of ours does: the peer's proof would be our own message, come back."""
+        if connection.remote_id is None:
+            return remote_id.folded not in self._own
+        return connection.remote_id.matches(remote_id)
 
     def _addresses(self) -> str:
         return _shown(

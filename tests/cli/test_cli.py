@@ -118,7 +118,7 @@ def test_check_config(run: Run, tmp_path: Path) -> None:
     secret.chmod(0o600)
     file = tmp_path / "x.toml"
     file.write_text(
-        '[connections.a]\nlocal = { auth = "psk" }\nremote = { auth = "psk" }\n[secrets.ike]\nfile = "a.psk"\n'
+        '[connections.a]\nlocal = { auth = "psk" }\nremote = { auth = "psk", id = "%any" }\n[secrets.ike]\nfile = "a.psk"\n'
     )
     status, out, err = run("check-config", str(file))
     assert (status, out) == (0, f"{file}: ok, 1 connection, 0 children, 1 secret\n")

@@ -263,7 +263,7 @@ async def test_a_client_that_leaves_ends_its_waiting(host: Host) -> None:
 
 async def test_a_client_that_leaves_in_a_stream_holds_up_nobody_and_leaves_nothing(host: Host) -> None:
     child = {f"child-with-a-long-name-{n}": {"remote_ts": ["10.9.0.0/24"]} for n in range(200)}
-    sides = {"local": {"auth": "psk"}, "remote": {"auth": "psk"}}
+    sides = {"local": {"auth": "psk"}, "remote": {"auth": "psk", "id": "%any"}}
     slow, other = await host.connect(), await host.connect()
     for number in range(15):
         assert await other.command("load-conn", {f"c{number}": {**sides, "children": child}}) == {"success": b"yes"}

@@ -42,12 +42,9 @@ class Announcer:
                 self._keep(notice, view)
                 message = self._child_updown(notice, view, notice.child_id, None)
                 self._broadcast("child-updown", message)
-        # a Child SA that goes after its IKE SA would leave a view that nobody takes out
-        if view is not None and not isinstance(notice, IkeDown) and not self._is_late(notice, view):
+        is_over = isinstance(notice, ChildDown) and notice.ike_id not in self._up  # its IKE SA may be gone already
+        if view is not None and not isinstance(notice, IkeDown) and not is_over:
             self._last_seen[view.ike_id] = view
-
-    def _is_late(self, notice: Notice, view: IkeView) -> bool:
-        return isinstance(notice, ChildDown) and view.ike_id not in self._up
 
     def hear_path(self, news: PathNews) -> None:
         def build() -> Encodable:

@@ -25,6 +25,7 @@ from .message import Message
 from .narrow import (
     PAYLOAD_SELECTORS,
     Common,
+    covers,
     drop_unpaired,
     foldable,
     lead_with,
@@ -35,8 +36,11 @@ from .narrow import (
 )
 from .negotiate import check_chosen, check_narrowed, choose_proposal, numbered, uses_esn, without_ke
 from .payloads import SaPayload, TsPayload
+from .reserved import without_reserved
 from .resources import admit, alike, fallback_of, is_alike, speaks
 from .resources import shown as shown_resource
+from .states import ChildState
+from .unique import same_peer
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -45,6 +49,9 @@ Selectors = tuple[TrafficSelector, ...]
 Packet = tuple[TrafficSelector, TrafficSelector]  # local and remote side of one packet
 CHILDREN_MAX = 64
 RESOURCE_CHILDREN_MAX = 256  # beside those: of all groups together, with those that a rekey has replaced
+CHILDREN_PER_PEER = 256  # over all its IKE SAs, those of a reauthentication among them
+RESOURCE_CHILDREN_PER_PEER = 1024
+REPLACED_ROOM = 3  # so many times as many exist while a peer leaves what its rekeys have replaced
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,19 +169,39 @@ def _narrowed(
 
 
 def check_room(sa: IkeSA, place: Place) -> None:
-    """NegotiationError where this IKE SA holds as many as it may; RFC 9611 section 6 has a notify of its own for what is in a group."""
+    """NegotiationError where this IKE SA or this peer holds as many as it may; RFC 9611 section 6 has a notify of its own for a group's."""
     if place.resource is not None:
-        if has_resource_room(sa):
-            return
-        text = f"{RESOURCE_CHILDREN_MAX} per-resource SAs in one IKE SA are the most"
-        raise NegotiationError(text, NotifyType.TS_MAX_QUEUE)
-    if sum(child.resource is None for child in sa.children.values()) >= CHILDREN_MAX:
-        raise NegotiationError(f"{CHILDREN_MAX} Child SAs are the most", NotifyType.NO_ADDITIONAL_SAS)
+        most, per_peer, notify = RESOURCE_CHILDREN_MAX, RESOURCE_CHILDREN_PER_PEER, NotifyType.TS_MAX_QUEUE
+        own, what = count_children(sa, in_group=True), "per-resource SAs"
+    else:
+        most, per_peer, notify = CHILDREN_MAX, CHILDREN_PER_PEER, NotifyType.NO_ADDITIONAL_SAS
+        own, what = count_children(sa, in_group=False), "Child SAs"
+    if own >= most:
+        raise NegotiationError(f"{most} {what} in one IKE SA are the most", notify)
+    others = sum(count_children(other, in_group=place.resource is not None) for other in same_peer(sa))
+    if own + others >= per_peer:
+        raise NegotiationError(f"{sa.remote_id} has {own + others} {what} over all its IKE SAs, the most", notify)
+
+
+def check_rekey_room(sa: IkeSA, old: ChildSA) -> None:
+    """A rekey takes the place of what it replaces, also at the limit. NegotiationError where the peer leaves too many replaced ones."""
+    most = CHILDREN_MAX if old.resource is None else RESOURCE_CHILDREN_MAX
+    same = sum((child.resource is None) == (old.resource is None) for child in sa.children.values())
+    if same >= REPLACED_ROOM * most:
+        text = f"{same} Child SAs are there, most of them replaced and not deleted by the peer"
+        raise NegotiationError(text, NotifyType.TEMPORARY_FAILURE)
+
+
+def count_children(sa: IkeSA, *, in_group: bool) -> int:
+    """Per-resource ones, or the others without those that a rekey has replaced: they have no place any more."""
+    if in_group:
+        return sum(child.resource is not None for child in sa.children.values())
+    return sum(child.resource is None and child.state is not ChildState.REKEYED for child in sa.children.values())
 
 
 def has_resource_room(sa: IkeSA) -> bool:
     """For one more per-resource Child SA, whoever asks for it."""
-    return sum(child.resource is not None for child in sa.children.values()) < RESOURCE_CHILDREN_MAX
+    return count_children(sa, in_group=True) < RESOURCE_CHILDREN_MAX
 
 
 def choose_child(
@@ -262,6 +289,7 @@ def _choose(
         policies=limits.policies_per_child,
         routes=limits.routes_per_child,
     )
+    common = _without_reserved(sa, common, remote if replaced is None else (*remote, *replaced.remote_ts), tsi)
     if not with_ke:
         proposal = choose_proposal(without_ke(offered.proposals), without_ke(config.proposals))
     else:
@@ -271,6 +299,16 @@ def _choose(
         check_not_narrower(choice, replaced)
     rank = (not common.holds_first, -common.share, volume(local) * volume(remote))
     return rank, replace(choice, narrowed=_narrowed_by_us(choice, common, tsi, tsr))
+
+
+def _without_reserved(sa: IkeSA, common: Common, configured: Selectors, tsi: TsPayload) -> Common:
+    """What a peer may not pick is narrowed away; what a rekey replaces stays as it was."""
+    kept = without_reserved(common.remote, configured, sa.core.connected(), sa.path.remote)
+    if kept == common.remote:
+        return common
+    local, remote = drop_unpaired(common.local, kept)
+    holds_first = common.holds_first and covers(remote, tsi.selectors[0])
+    return replace(common, local=local, remote=remote, holds_first=holds_first)
 
 
 def check_not_narrower(choice: ChildChoice, replaced: ChildSA) -> None:
@@ -330,6 +368,10 @@ def establish_child(
     """Keys, then into the dataplane. `initiator`: of this exchange, hence of the Child SA's KEYMAT. `place`: in a group of RFC 9611."""
     if replaces is not None and (choice.local_ts, choice.remote_ts) == (replaces.local_ts, replaces.remote_ts):
         choice = replace(choice, narrowed=replaces.narrowed)
+    if initiator and replaces is None:  # the responder may have narrowed to what is nobody's or ours
+        configured = selectors_of(sa, choice.config)[1]
+        kept = without_reserved(choice.remote_ts, configured, sa.core.connected(), sa.path.remote)
+        choice = replace(choice, remote_ts=kept)
     suite = suite_of(choice.proposal)
     key_i, key_r = sa.keys.child_keys(shared, nonces, suite.keymat_bytes)
     group = choice.proposal.one(TransformType.KE)

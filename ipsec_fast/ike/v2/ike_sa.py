@@ -111,6 +111,7 @@ class IkeSA:
     heard_at: float = 0.0  # when the newest message or packet came that says where the peer is (moves.py)
     wanted_path: Path | None = None  # where the peer was heard since, while `path` rests
     asks_source: bool = False  # the shell has been asked where the newest packet came from
+    told_unanswered: bool = False  # that nobody answers what was to set it up
     packets: dict[str, Packet] = field(
         default_factory=dict
     )  # by child: the packet that asked for it, until IKE_AUTH is over
@@ -225,6 +226,8 @@ class IkeSA:
             self._inherit_reauthentication(replaces)
         self.init = None
         self.attempt = None
+        self.core.shown.forget(self.ike_id)
+        self.core.note_peer(self)
         self.leave_half_open()
         start_ike_timers(self, replaces)
         if self.config.dpd_delay_s > 0:

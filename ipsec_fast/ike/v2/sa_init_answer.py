@@ -8,20 +8,18 @@ the COOKIE, nothing else. No answer is longer than its request, and all have a r
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 
 from ...errors import IpsecFastError, NegotiationError, ParseError, RemoteError
 from ...iana import ExchangeType, NotifyType, name_of
-from ...model import Path, Proposal
+from ...model import Path
 from ..asks import Steps, ask_config, ask_key_pair, ask_shared_secret
-from ..config import ConnectionConfig
 from ..core import HALF_OPEN_MAX, Core
 from ..header import IkeHeader
 from ..strangers import Line
 from ..timers import TimerKind
-from .child_setup import choose_with_group
+from .candidates import choose
 from .collide import Nonces
 from .ike_sa import ZERO_SPI, IkeSA, InitOctets
 from .init_headers import read_init
@@ -30,6 +28,7 @@ from .message import Message, decode_message, encode_message
 from .negotiate import wanted_group
 from .outbound import respond
 from .payloads import KePayload, NoncePayload, NotifyPayload, Payload, SaPayload
+from .reflection import drop_reflected
 from .rules import check_payloads
 from .sa_init import NONCE_BYTES, detect, fragmentation_payloads, nat_payloads
 from .states import State
@@ -58,6 +57,8 @@ def receive_request(core: Core, header: IkeHeader, data: bytes, path: Path) -> N
             _refuse(core, header, path, NotifyPayload(error.notify, error.data), len(data))
         return
     core.count_message("", header.exchange, inbound=True, response=False)
+    if drop_reflected(core, message, path.remote):
+        return
     sa = IkeSA(core, core.new_id("ike"), False, core.new_spi(), path, peer_spi=header.spi_i)
     core.add(sa)
     sa.half_open_key = (path.remote, path.remote_port, header.spi_i)
@@ -155,16 +156,19 @@ def _accept(sa: IkeSA, message: Message, data: bytes, path: Path) -> Steps[None]
     if offered is None or ke is None or nonce is None:
         raise ParseError("an IKE_SA_INIT request without SA, KE or nonce")
     candidates = yield from ask_config(path)
-    proposal = _choose(candidates, offered, ke.group, path)
+    if not candidates:
+        text = f"no connection is configured for {path.local} and {path.remote}"
+        raise NegotiationError(text, NotifyType.NO_PROPOSAL_CHOSEN)
+    proposal, sa.candidates = choose(candidates, offered.proposals, ke.group)
     group = wanted_group(proposal, ke.group)
     if group is not None:
         # <-- HDR(A,0), N(INVALID_KE_PAYLOAD)
         raise NegotiationError("the KE payload is of another group", NotifyType.INVALID_KE_PAYLOAD, group.to_bytes(2))
-    chosen = (proposal,)
-    sa.candidates = tuple(c for c in candidates if _allows(c, chosen))
     sa.nat = detect(sa.spi_i, ZERO_SPI, path, message)
-    sa.nat_fake = sa.candidates[0].encap
-    if sa.nat_fake and not sa.nat.supported:
+    if not sa.nat.supported:
+        sa.candidates = tuple(one for one in sa.candidates if not one.encap)
+    sa.nat_fake, announces = _settings(sa)
+    if not sa.candidates:
         text = "the peer has no NAT traversal (it sent no NAT_DETECTION notifies), and we encapsulate ESP in UDP"
         raise NegotiationError(text, NotifyType.NO_PROPOSAL_CHOSEN)
     suite = ike_suite_of(proposal)
@@ -184,7 +188,7 @@ def _accept(sa: IkeSA, message: Message, data: bytes, path: Path) -> Steps[None]
     sa.proposal = proposal
     sa.keymat = IkeKeymat(suite, keys, initiator=False, random=sa.core.random)
     is_supported = message.notify(NotifyType.IKEV2_FRAGMENTATION_SUPPORTED) is not None
-    sa.fragments = is_supported and sa.candidates[0].fragmentation.announces
+    sa.fragments = is_supported and announces
     sa.enter(State.CONNECTING)
     # <-- HDR, SAr1, KEr, Nr, N(NAT_DETECTION_SOURCE_IP), N(NAT_DETECTION_DESTINATION_IP), [N(IKEV2_FRAGMENTATION_SUPPORTED)]
     payloads = (
@@ -201,28 +205,11 @@ def _accept(sa: IkeSA, message: Message, data: bytes, path: Path) -> Steps[None]
     )
 
 
-def _choose(candidates: Sequence[ConnectionConfig], offered: SaPayload, ke_group: int, path: Path) -> Proposal:
-    """By the first candidate that has something in common with the offer."""
-    if not candidates:
-        text = f"no connection is configured for {path.local} and {path.remote}"
-        raise NegotiationError(text, NotifyType.NO_PROPOSAL_CHOSEN)
-    refusal: NegotiationError | None = None
-    tried: set[int] = set()  # most connections have the same proposals
-    for candidate in candidates:
-        if id(candidate.proposals) in tried:
-            continue
-        tried.add(id(candidate.proposals))
-        try:
-            return choose_with_group(offered.proposals, candidate.proposals, ke_group)
-        except NegotiationError as error:
-            refusal = refusal or error
-    raise refusal or NegotiationError("no common proposal", NotifyType.NO_PROPOSAL_CHOSEN)
+def _settings(sa: IkeSA) -> tuple[bool, bool]:
+    """Whether ESP is to be encapsulated and IKE fragmentation announced, which must be said before IKE_AUTH tells the connection.
 
-
-def _allows(candidate: ConnectionConfig, chosen: tuple[Proposal]) -> bool:
-    """Whether this candidate, too, can live with the choice: its identities are only known in IKE_AUTH."""
-    try:
-        choose_with_group(chosen, candidate.proposals, None)
-    except NegotiationError:
-        return False
-    return True
+    Encapsulation if any candidate that may be meant wants it: without our word the peer would send plain ESP to one that must have
+    UDP, while one that can do without takes both. What is announced of fragmentation binds nobody to send fragments.
+    """
+    likely = [one for one in sa.candidates if one.remote_addrs] or sa.candidates
+    return any(one.encap for one in likely), any(one.fragmentation.announces for one in likely)
