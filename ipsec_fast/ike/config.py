@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import Enum
+from functools import lru_cache
 from hashlib import sha256
 
 from ..algorithms import default_esp_proposals, default_ike_proposals
@@ -75,6 +76,12 @@ class ChildConfig:
     overlap: bool = False  # selectors of two of its peers may overlap; else the first that has them keeps them
 
 
+@lru_cache(maxsize=1024)
+def _shared(proposals: tuple[Proposal, ...]) -> tuple[Proposal, ...]:
+    """The first one of all that are equal."""
+    return proposals
+
+
 @dataclass(frozen=True, slots=True)
 class ConnectionConfig:
     """One connection. Empty addresses mean any; `remote_id` None means any identity that proves itself with the PSK."""
@@ -95,6 +102,10 @@ class ConnectionConfig:
     unique: Unique = Unique.NO
     fragmentation: Fragmentation = Fragmentation.YES
     any_identity: bool = False  # `remote_id` is None on purpose: any holder of any secret, also at a named address
+
+    def __post_init__(self) -> None:
+        # what many connections share is looked at once for each offer of a peer (v2/offer.py)
+        object.__setattr__(self, "proposals", _shared(self.proposals))
 
     def child(self, name: str) -> ChildConfig | None:
         return next((child for child in self.children if child.name == name), None)
@@ -122,6 +133,8 @@ class EndpointSettings:
     cookie_from_half_open: int = (
         64  # so many half-open IKE SAs: from now on state only for who answers from its address
     )
+    cookie_from_requests_per_s: int = 500  # so many IKE_SA_INIT requests: the same
+    cookie_from_refusals_per_s: int = 10  # so many that are refused, for a while: the same
     keepalive_s: float = 20.0
     resources: int = 1  # workers, of which each may have a Child SA of its own (RFC 9611)
     fragment_bytes: int = 1280  # the largest IP datagram of a message that may be fragmented, with all its headers

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import logging
-from collections import Counter, OrderedDict, deque
+from collections import Counter, deque
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network
@@ -20,10 +20,13 @@ from .budget import Budget
 from .config import EndpointSettings
 from .cookie import CookieIssuer
 from .events import Ask, Event, Outer, Outgoing
+from .half_open import ByHolder
 from .limiter import Limiter
 from .records import IkeGone, IkeRecord
 from .shown import Shown
+from .strangers import Strangers
 from .timers import TimerKey, TimerKind, Timers
+from .tombstones import REST_S, Tombstone, Tombstones
 
 if TYPE_CHECKING:
     from .v2.ike_sa import IkeSA
@@ -35,13 +38,14 @@ MessageKind = tuple[str, int, bool, bool]  # connection ("": not known yet), exc
 HalfOpenKey = tuple[Any, int, bytes]  # remote address, remote port, SPIi
 
 ASK_DEADLINE_S = 30.0
-TOMBSTONE_S = 30.0
-TOMBSTONES_MAX = 1024
 HALF_OPEN_MAX = 4096
 FRAGMENTS_BYTES = 8 << 20  # pieces of messages that are not whole yet, over all IKE SAs
 HALF_OPEN_FRAGMENTS_BYTES = (
     2 << 20
 )  # and those of peers that are not authenticated, so that they displace nobody else's
+
+
+_TOMBSTONES = TimerKey(0, TimerKind.TOMBSTONE)
 
 
 @dataclass(slots=True)
@@ -51,15 +55,6 @@ class Resting:
     sa: IkeSA
     steps: Steps[None]
     ask: Ask
-
-
-@dataclass(frozen=True, slots=True)
-class Tombstone:
-    """A deleted IKE SA answers its last request again if the response was lost."""
-
-    peer_spi: bytes
-    digest: bytes
-    datagrams: Datagrams
 
 
 class Core:
@@ -86,17 +81,22 @@ class Core:
         self.by_spi: dict[bytes, IkeSA] = {}  # by our own SPI
         self.shown = Shown()  # by our own attempts, so that nobody shows it to us
         self.half_open: dict[HalfOpenKey, IkeSA] = {}  # kept while a copy of the first request may still arrive
-        self.half_open_count = 0
+        self.half_open_sas: ByHolder[IkeSA] = ByHolder()  # not authenticated yet
+        self.strangers = Strangers(settings)
         self.owners: dict[int, IkeSA] = {}  # of each Child SA
         self._peers: dict[tuple[int, bytes], dict[int, IkeSA]] = {}  # authenticated IKE SAs by the peer's identity
         self._anybody: dict[str, set[int]] = {}  # those of connections that take any identity
-        self.tombstones: OrderedDict[bytes, Tombstone] = OrderedDict()
+        self.tombstones = Tombstones()
         self._events: deque[Event] = deque()
         self._outbox: list[tuple[int, Outgoing]] = []  # with the IKE SA whose state it needs, or 0
         self._resting: dict[int, Resting] = {}
         self._changed: dict[int, IkeSA] = {}
         self._gone: list[IkeGone] = []
         self._ids: Counter[str] = Counter()
+
+    @property
+    def half_open_count(self) -> int:
+        return len(self.half_open_sas)
 
     # --- numbers
 
@@ -247,12 +247,19 @@ class Core:
         self._gone.append(IkeGone(sa.ike_id))
 
     def bury(self, sa: IkeSA) -> None:
-        """Keep the last response of a deleted IKE SA, for the peer whose copy of it was lost."""
+        """Keep the last response of a deleted IKE SA, for the peer whose copy of it was lost. One to IKE_SA_INIT is of no use."""
         window = sa.window
-        if window.last_response and len(self.tombstones) < TOMBSTONES_MAX:
-            self.tombstones[sa.own_spi] = Tombstone(sa.peer_spi, window.last_digest, window.last_response)
-            self.timers.set(TimerKey(0, TimerKind.TOMBSTONE, self.new_id("tombstone")), self.now + TOMBSTONE_S)
+        is_init_only = sa.init is not None and window.expected <= 1
+        if window.last_response and not is_init_only:
+            stone = Tombstone(sa.peer_spi, window.last_digest, window.last_response, self.now + REST_S)
+            self.tombstones.add(sa.own_spi, stone, authenticated=sa.established_at is not None)
+            self._plan_tombstones()
 
-    def drop_oldest_tombstone(self) -> None:
-        if self.tombstones:
-            self.tombstones.popitem(last=False)
+    def drop_old_tombstones(self) -> None:
+        self.tombstones.expire(self.now)
+        self._plan_tombstones()
+
+    def _plan_tombstones(self) -> None:
+        at = self.tombstones.next_at()
+        if at is not None and self.timers.at(_TOMBSTONES) is None:
+            self.timers.set(_TOMBSTONES, at)

@@ -12,11 +12,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from ...errors import NegotiationError
-from ...iana import NotifyType, TransformType
+from ...iana import TransformType
 from ...model import Proposal
 from ..config import ConnectionConfig
 from .child_setup import choose_with_group
 from .negotiate import choose_proposal
+from .offer import NoCommonProposal
 
 LISTS_MAX = 16  # that are weighed: a stranger's offer must not cost more with every connection
 
@@ -42,9 +43,10 @@ def choose(
     refusal = _let_choose(weighed, offered, ke_group)
     able = [one for one in weighed if one.choice is not None]
     if not able:
-        raise NegotiationError(f"{refusal}{_others(candidates)}", NotifyType.NO_PROPOSAL_CHOSEN)
+        raise NoCommonProposal(lambda: f"{refusal}{_others(candidates)}")
     best = _best(able, offered, ke_group)
-    allowing = {key for key, one in lists.items() if _allows(one.proposals, best)}
+    chosen = (best,)
+    allowing = {key for key, one in lists.items() if _allows(one.proposals, chosen)}
     return best, tuple(one for one in candidates if id(one.proposals) in allowing)
 
 
@@ -87,7 +89,7 @@ def _best(able: Sequence[_List], offered: Sequence[Proposal], ke_group: int) -> 
 
     def weight(choice: Proposal) -> tuple[int, bool, int, tuple[int, ...]]:
         """Greater is better: who names the address, does the sent group do, how many allow it, what the peer likes best."""
-        allowing = [one for one in able if one.choice == choice or _allows(one.proposals, choice)]
+        allowing = [one for one in able if one.choice == choice or _allows(one.proposals, (choice,))]
         count = sum(one.count for one in allowing)
         is_sent = _group(choice) == ke_group and 2 * count >= total
         return sum(one.named for one in allowing), is_sent, count, tuple(-place for place in _place(offered, choice))
@@ -109,9 +111,9 @@ def _group(proposal: Proposal) -> int | None:
     return transform.id if transform is not None else None
 
 
-def _allows(ours: Sequence[Proposal], proposal: Proposal) -> bool:
+def _allows(ours: Sequence[Proposal], chosen: tuple[Proposal]) -> bool:
     try:
-        choose_proposal((proposal,), ours)
+        choose_proposal(chosen, ours)
     except NegotiationError:
         return False
     return True

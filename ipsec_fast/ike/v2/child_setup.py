@@ -334,12 +334,14 @@ def choose_with_group(
     offered: Sequence[Proposal], ours: Sequence[Proposal], ke_group: int | None, *, spi_bytes: int | None = None
 ) -> Proposal:
     """The group of the KE payload is taken where our proposals allow it, which saves a round trip."""
-    if ke_group is not None and ke_group in groups_of(ours):
-        try:
-            return choose_proposal(offered, ours, spi_bytes=spi_bytes, groups_allowed=(ke_group,))
-        except NegotiationError:
-            pass  # it is not offered together with anything of ours
-    return choose_proposal(offered, ours, spi_bytes=spi_bytes)
+    chosen = choose_proposal(offered, ours, spi_bytes=spi_bytes)
+    group = chosen.one(TransformType.KE)
+    if ke_group is None or (group is not None and group.id == ke_group) or ke_group not in groups_of(ours):
+        return chosen
+    try:
+        return choose_proposal(offered, ours, spi_bytes=spi_bytes, groups_allowed=(ke_group,))
+    except NegotiationError:  # it is not offered together with anything of ours
+        return chosen
 
 
 def answer_payloads(choice: ChildChoice, spi: int) -> tuple[SaPayload, Payloads]:

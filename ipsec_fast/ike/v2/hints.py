@@ -52,7 +52,7 @@ def is_hint(message: Message) -> bool:
 
 def find_hinted(core: Core, header: IkeHeader, data: bytes, path: Path) -> tuple[bool, IkeSA | None]:
     """HDR, N(INVALID_SPI) --> in clear, outside of every IKE SA: whether it is one, and which IKE SA it may mean."""
-    if header.response or header.exchange != ExchangeType.INFORMATIONAL:
+    if header.response or header.exchange != ExchangeType.INFORMATIONAL or header.next_payload != PayloadType.NOTIFY:
         return False, None
     try:
         message = decode_message(data)

@@ -18,6 +18,7 @@ from ...model import Identity, Path
 from ..asks import Steps, ask_connection, ask_credential, ask_spi
 from ..config import ConnectionConfig
 from ..events import ChildFailed
+from ..strangers import Line
 from ..timers import TimerKind
 from .auth import check_auth, make_auth
 from .child_sa import FALLBACK, ORDINARY
@@ -203,7 +204,7 @@ def answer_ike_auth(sa: IkeSA, message: Message, path: Path) -> Steps[Reply]:
     except IpsecFastError as error:
         # whatever the reason is, the peer learns nothing but this; the operator sees it
         reason = f"authentication of {peer_id.identity} failed: {error}"
-        sa.progress(reason, level=0)
+        sa.tell_of_stranger(Line.AUTHENTICATION, lambda: reason)
         # <-- HDR, SK {N(AUTHENTICATION_FAILED)}
         return Reply(
             (NotifyPayload(NotifyType.AUTHENTICATION_FAILED),),
