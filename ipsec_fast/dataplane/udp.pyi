@@ -10,6 +10,7 @@ class UdpSocket:
     """A non-blocking UDP socket of the gateway: DF without path MTU discovery, 8 MB buffers, UDP_GRO, SO_MARK.
 
     `local` None is the wildcard address of `version`. Raises HostError, naming address and port, if it cannot be bound.
+    `beside` is the first socket of a port, for another worker: both are then of one SO_REUSEPORT group, and no other program's.
     """
 
     fd: int
@@ -27,9 +28,7 @@ class UdpSocket:
         offload: Offload = ...,
         mark: int | None = None,
         beside: UdpSocket | None = None,
-    ) -> None:
-        """`beside` the first socket of a port, for another worker: both are then of one SO_REUSEPORT group, and no other program's."""
-
+    ) -> None: ...
     def sendto(
         self,
         data: bytes | bytearray | memoryview,
@@ -42,7 +41,8 @@ class UdpSocket:
 
         `cut`: what is longer than the interface's MTU leaves in IP fragments, or not at all.
         """
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Twice is fine. StateError while a worker runs on it."""
 
 def set_endpoint(
     sa: SA, socket_index: int, local: Address | None, remote: Address, port: int, outside: Outside | None = None
@@ -59,4 +59,5 @@ def set_raw_endpoint(sa: SA, socket_index: int, mtu: int = 0, outside_mtu: int =
     than `sa.max_inner` leave in fragments of at most `outside_mtu` bytes, DF or not; 0: they are dropped. Raises UsageError.
     """
 
-def endpoint(sa: SA) -> tuple[int, Address | None, Address, int] | None: ...
+def endpoint(sa: SA) -> tuple[int, Address | None, Address, int] | None:
+    """(socket_index, local, remote, port) of an SA, None before set_endpoint."""
