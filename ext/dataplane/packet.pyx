@@ -23,11 +23,11 @@ from ipsec_fast.dataplane.esp cimport (
 )
 from ipsec_fast.dataplane.forks cimport fork_count
 from ipsec_fast.dataplane.sad cimport (
-    HOLDER_CALL, HOLDER_LEAVING, MODE_TUNNEL, PROTOCOL_AH, PROTOCOL_ESP, SA, SA_INBOUND, SA_OUTBOUND, coarse_ns, esp_sa, holder_none, load_u64,
+    HOLDER_CALL, HOLDER_LEAVING, MODE_TRANSPORT, MODE_TUNNEL, OUTER_NONE, PROTOCOL_AH, PROTOCOL_ESP, SA, SA_INBOUND, SA_OUTBOUND, coarse_ns, esp_sa, holder_none, load_u64,
     sa_check_time, sa_enter, sa_enter_late, sa_leave, sa_need, sa_note_use, sa_refuse, sa_settle, store_u64, swap_u64
 )
 from ipsec_fast.dataplane.sad_table cimport SAD, sad_assign, sad_prefetch, sad_table
-from ipsec_fast.dataplane.status cimport VERDICT_BAD_INNER, VERDICT_OK, VERDICT_RUNT
+from ipsec_fast.dataplane.status cimport VERDICT_BAD_INNER, VERDICT_BAD_OUTER, VERDICT_OK, VERDICT_RUNT
 from ipsec_fast.errors import StateError, UsageError
 
 from operator import index
@@ -428,6 +428,13 @@ cdef void run_kernels(PacketBatch batch, uint32_t n, int direction, bint dummies
         start = end
 
 
+cdef inline uint8_t verdict_of_nothing(const esp_sa *sa) noexcept nogil:
+    """What the kernels say of a packet of 0 bytes."""
+    if sa != NULL and sa.direction == SA_OUTBOUND:
+        return VERDICT_BAD_INNER
+    return VERDICT_BAD_OUTER if sa != NULL and (sa.outer != OUTER_NONE or sa.mode == MODE_TRANSPORT) else VERDICT_RUNT
+
+
 cdef misfit load_packets(PacketBatch batch, uint32_t n, bint dummies) noexcept nogil:
     # offsets and lengths are read once: what was checked is what runs
     cdef uint8_t *base = <uint8_t *> batch.views[0].buf
@@ -458,7 +465,7 @@ cdef misfit load_packets(PacketBatch batch, uint32_t n, bint dummies) noexcept n
             return found
         if end == start and not dummies:  # an empty slot: without an SA the kernels leave it alone, and nothing is counted
             packets[i].sa = NULL
-            packets[i].flags = VERDICT_BAD_INNER if sa != NULL and sa.direction == SA_OUTBOUND else VERDICT_RUNT
+            packets[i].flags = verdict_of_nothing(sa)
             continue
         if start < before:
             found.code = NO_HEADROOM
