@@ -20,11 +20,11 @@ cdef extern from "replay.h" nogil:
 
 
 cdef class ReplayWindow:
-    """The anti-replay window of the kernels, for tests: `size` numbers (64 to 1048576), all up to `top` seen."""
+    """The anti-replay window of the kernels, for tests: `size` numbers (32 to 1048576), all up to `top` seen."""
 
     def __cinit__(self, size, top=0):
-        if not 64 <= size <= 1048576:
-            raise UsageError(f"anti-replay window {size}: it is 64 to 1048576 packets")
+        if not 32 <= size <= 1048576:
+            raise UsageError(f"anti-replay window {size}: it is 32 to 1048576 packets")
         self.window = replay_new(size, top)
         if self.window == NULL:
             raise MemoryError
