@@ -222,28 +222,46 @@ class Identity:
 
     @classmethod
     def parse(cls, text: str) -> Identity:
-        """By shape, as strongSwan does: an address, `user@host`, `@name` or a plain name (FQDN), `@#hex` (KEY_ID)."""
+        """By strongSwan's spelling: a prefix such as `keyid:` names the type, `#` and hex digits behind it are the bytes themselves.
+
+        Without a prefix the shape tells: an address, `user@host` or `@@user@host`, `@name` or a plain name (FQDN), `@#hex` (KEY_ID),
+        and KEY_ID for what has a colon and is no address. UsageError for what strongSwan has and we do not.
+        """
         text = text.strip()
         if not text:
             raise UsageError(
                 "an identity must not be empty; for example london.example, ops@london.example or 192.0.2.1"
             )
-        for prefix, kind in (("fqdn:", IdType.FQDN), ("email:", IdType.RFC822_ADDR), ("keyid:", IdType.KEY_ID)):
-            if text.startswith(prefix):
-                return cls(kind, text.removeprefix(prefix).encode())
-        try:
-            address = ipaddress.ip_address(text)
-            return cls(IdType.IPV4_ADDR if address.version == 4 else IdType.IPV6_ADDR, address.packed)
-        except ValueError:
-            pass
+        prefix, colon, rest = text.partition(":")
+        if colon and (kind := _ID_PREFIXES.get(prefix.lower())) is not None:
+            return cls(kind, _id_bytes(text, kind, rest))
+        if colon and prefix.lower() in _ID_PREFIXES_LATER or text.startswith("{") or "=" in text:
+            raise UsageError(
+                f"identity {text!r}: this kind (DN, general name, network, type by number) is not supported by this "
+                "version; names, mail addresses, single addresses and key IDs are"
+            )
         if text.startswith("@#"):
-            try:
-                return cls(IdType.KEY_ID, bytes.fromhex(text[2:]))
-            except ValueError:
-                raise UsageError(f"identity {text!r}: behind @# stand hex digits") from None
+            return cls(IdType.KEY_ID, _id_hex(text, text[2:]))
+        if text.startswith("@@"):
+            return cls(IdType.RFC822_ADDR, text[2:].encode())
         if text.startswith("@"):
             return cls(IdType.FQDN, text[1:].encode())
-        return cls(IdType.RFC822_ADDR if "@" in text else IdType.FQDN, text.encode())
+        if "@" in text:
+            return cls(IdType.RFC822_ADDR, text.encode())
+        return cls._of_shape(text)
+
+    @classmethod
+    def _of_shape(cls, text: str) -> Identity:
+        """Without `@`, `=` and a prefix."""
+        try:
+            address = ipaddress.ip_address(text)
+        except ValueError:
+            if re.fullmatch(r"[0-9.]+([/-][0-9.]+)?|[0-9a-fA-F:.]*:[0-9a-fA-F:.]*[/-][0-9a-fA-F:.]+", text):
+                raise UsageError(f"{text!r} looks like an address and is none; ranges and subnets are no identity here") from None
+            return cls(IdType.KEY_ID if ":" in text else IdType.FQDN, text.encode())
+        if "%" in text:
+            raise UsageError(f"{text!r}: an identity holds no scope; write {text.partition('%')[0]}")
+        return cls.of_address(address)
 
     @classmethod
     def of_address(cls, address: Address) -> Identity:
@@ -255,6 +273,28 @@ class Identity:
             return self.data.lower() == other.data.lower()
         return self == other
 
+    @property
+    def is_pattern(self) -> bool:
+        """`*.example.org` or `*@example.org`: whom a configuration expects. No peer is one: its identity is never a pattern."""
+        return self.type in (IdType.FQDN, IdType.RFC822_ADDR) and self.data.startswith(b"*")
+
+    def covers(self, other: Identity) -> bool:
+        """This identity of a configuration means `other`: it is equal, or a pattern whose end `other` has, as in strongSwan."""
+        if self.matches(other):
+            return True
+        if not self.is_pattern or self.type != other.type or other.is_pattern or len(other.data) < len(self.data):
+            return False
+        return other.data.lower().endswith(self.data[1:].lower())
+
+    @property
+    def with_type(self) -> str:
+        return f"{self} ({name_of(IdType, self.type)})"
+
+    def types_beside(self, wanted: Identity) -> str:
+        """For messages in which two identities differ, perhaps in nothing but their type: `192.0.2.2` may be a name."""
+        said, right = name_of(IdType, self.type), name_of(IdType, wanted.type)
+        return f"(ID type {said}, not {right})" if said != right else f"(both of ID type {said})"
+
     def __str__(self) -> str:
         if self.type in (IdType.IPV4_ADDR, IdType.IPV6_ADDR) and len(self.data) in (4, 16):
             return str(ipaddress.ip_address(self.data))
@@ -262,6 +302,36 @@ class Identity:
             text = self.data.decode("ascii", "backslashreplace")
             return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in text)
         return f"{name_of(IdType, self.type)}:{self.data.hex()}"
+
+
+# strongSwan's prefixes, in any case; `dns`, `rfc822` and `userfqdn` are older names
+_ID_PREFIXES = {
+    "fqdn": IdType.FQDN, "dns": IdType.FQDN,
+    "email": IdType.RFC822_ADDR, "rfc822": IdType.RFC822_ADDR, "userfqdn": IdType.RFC822_ADDR,
+    "keyid": IdType.KEY_ID,
+    "ipv4": IdType.IPV4_ADDR, "ipv6": IdType.IPV6_ADDR,
+}  # fmt: skip
+_ID_PREFIXES_LATER = ("ipv4net", "ipv6net", "ipv4range", "ipv6range", "asn1dn", "asn1gn", "xmppaddr", "uri")
+_ID_ADDRESS_BYTES = {IdType.IPV4_ADDR: 4, IdType.IPV6_ADDR: 16}
+
+
+def _id_bytes(text: str, kind: IdType, rest: str) -> bytes:
+    data = _id_hex(text, rest[1:]) if rest.startswith("#") else rest.encode()
+    wanted = _ID_ADDRESS_BYTES.get(kind)
+    if wanted is not None and (len(data) != wanted or not rest.startswith("#")):
+        raise UsageError(
+            f"identity {text!r}: behind this prefix strongSwan takes bytes, not an address; write the address alone, or # and "
+            f"{2 * wanted} hex digits"
+        )
+    return data
+
+
+def _id_hex(text: str, digits: str) -> bytes:
+    """Hex digits, with colons between them or not; of an odd number the first stands alone, as in strongSwan."""
+    plain = digits.replace(":", "")
+    if not re.fullmatch("[0-9a-fA-F]+", plain):
+        raise UsageError(f"identity {text!r}: behind # stand hex digits")
+    return bytes.fromhex("0" * (len(plain) % 2) + plain)
 
 
 def selectors_text(selectors: Iterable[TrafficSelector]) -> str:

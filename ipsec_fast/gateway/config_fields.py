@@ -27,9 +27,7 @@ COUNT_UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
 MAX_COUNT = (1 << 63) - 1
 TRUE_WORDS = ("yes", "true", "enabled", "1")
 FALSE_WORDS = ("no", "false", "disabled", "0")
-# prefixes that swanctl knows beside those that Identity.parse knows
-IDENTITY_ALIASES = {"dns:": "fqdn:", "rfc822:": "email:", "userfqdn:": "email:"}
-IDENTITY_LATER = ("ipv4:", "ipv6:", "asn1dn:", "asn1gn:", "{")
+ANY_IDENTITY = ("%any", "%any6", "0.0.0.0", "*", "::", "0::0")  # strongSwan's spellings of anybody
 
 
 def parse_words(value: object) -> tuple[str, ...]:
@@ -157,30 +155,42 @@ def _parse_proposals(
 
 
 def parse_identity(value: object) -> Identity | None:
-    """An IKE identity by its shape; None for `%any`."""
+    """An IKE identity in strongSwan's spelling; None for `%any`."""
     if not isinstance(value, str):
         raise ValueError("must be a string, for example london.example, ops@london.example or 192.0.2.1")
     text = value.strip()
-    if text == "%any":
+    if text in ANY_IDENTITY:
         return None
-    if "=" in text or text.startswith(IDENTITY_LATER):
-        raise ValueError(f"{text!r}: identities of this kind (DN, raw types) are not supported by this version")
-    if "*" in text or text.startswith("%"):
-        raise ValueError(f"{text!r}: wildcards are not supported by this version; write the whole identity, or %any")
+    if text.startswith("%"):
+        raise ValueError(f"{text!r} is no identity; write %any for anybody")
     if any(c.isspace() or not c.isprintable() for c in text):
         raise ValueError(f"{text!r} holds a space or a control character; one identity stands alone")
-    for prefix, ours in IDENTITY_ALIASES.items():
-        if text.startswith(prefix):
-            text = ours + text.removeprefix(prefix)
+    if re.fullmatch(r"([a-z0-9]+:)?\^.*\$", text, re.IGNORECASE):
+        raise ValueError(f"{text!r}: regular expressions are not supported by this version; write *.example.org")
     try:
         identity = Identity.parse(text)
     except IpsecFastError as error:
         raise ValueError(str(error)) from None
     if not identity.data or len(identity.data) > 255:
         raise ValueError("an identity must be 1 to 255 bytes long")
-    if identity.type == IdType.FQDN and re.fullmatch(r"[0-9.]+(/\d+)?", text):
-        raise ValueError(f"{text!r} looks like an address and is none")
+    if identity.type in (IdType.FQDN, IdType.RFC822_ADDR):
+        _check_asterisk(text, identity)
     return identity
+
+
+def parse_own_identity(value: object) -> Identity | None:
+    identity = parse_identity(value)
+    if identity is not None and identity.is_pattern:
+        raise ValueError(f"{value!r}: nobody is a wildcard; write our own whole identity, or leave it out for our address")
+    return identity
+
+
+def _check_asterisk(text: str, identity: Identity) -> None:
+    """One, at the head, with something behind it that tells whom it means."""
+    if b"*" in identity.data[1:]:
+        raise ValueError(f"{text!r}: an asterisk stands at the head alone, as in *.example.org or *@example.org")
+    if identity.data in (b"*", b"*.", b"*@"):
+        raise ValueError(f"{text!r} means everybody; write %any, or a name such as *.example.org")
 
 
 def _each(words: tuple[str, ...], parse: Callable[[str], T]) -> list[T]:
@@ -207,3 +217,4 @@ Selectors = Annotated[tuple[TrafficSelector, ...], PlainValidator(parse_selector
 IkeProposals = Annotated[tuple[Proposal, ...], PlainValidator(parse_ike_proposals)]
 EspProposals = Annotated[tuple[Proposal, ...], PlainValidator(parse_esp_proposals)]
 MaybeIdentity = Annotated[Identity | None, PlainValidator(parse_identity)]
+OwnIdentity = Annotated[Identity | None, PlainValidator(parse_own_identity)]

@@ -28,7 +28,8 @@ class SharedKey:
 class Credentials:
     """The PSKs of a gateway. The best entry wins, among equals the first.
 
-    3: names both sides. 2: names the peer. 1: names nobody but ourselves, so every peer of this identity. 0: names nobody.
+    One that names the peer goes before one that means it by a wildcard (`*.example.org`), and each of them before itself without our
+    own identity; then one that names nobody but ourselves, so every peer of this identity; then one that names nobody.
     An entry that names the peer's neighbours but not the peer is none of these and never used.
     """
 
@@ -41,7 +42,7 @@ class Credentials:
 
     def shared_key(self, local: Identity, remote: Identity) -> Secret:
         """SecretError, with both identities, where no entry fits."""
-        best: tuple[int, SharedKey] | None = None
+        best: tuple[tuple[int, int], SharedKey] | None = None
         for key in self._keys:
             score = _score(key.ids, local, remote)
             if score is not None and (best is None or score > best[0]):
@@ -57,10 +58,13 @@ class Credentials:
             key.secret.close()
 
 
-def _score(ids: tuple[Identity, ...], local: Identity, remote: Identity) -> int | None:
+def _score(ids: tuple[Identity, ...], local: Identity, remote: Identity) -> tuple[int, int] | None:
+    """(how well it means the peer, whether it names us); strongSwan compares in this order too."""
     if not ids:
-        return 0
+        return 0, 0
     names_local = any(one.matches(local) for one in ids)
     if any(one.matches(remote) for one in ids):
-        return 3 if names_local else 2
-    return 1 if names_local and all(one.matches(local) for one in ids) else None
+        return 2, names_local
+    if any(one.covers(remote) for one in ids):
+        return 1, names_local
+    return (0, 1) if names_local and all(one.matches(local) for one in ids) else None

@@ -40,19 +40,21 @@ class Peers:
             one
             for one in candidates
             if _allows(one, path)  # IKE_AUTH may come from another address than IKE_SA_INIT did
-            and (one.remote_id is None or one.remote_id.matches(remote_id))
+            and (one.remote_id is None or one.remote_id.covers(remote_id))
             and (local_id is None or own_identity(one, path).matches(local_id))
         ]
         if not fitting:
             wanted = "; ".join(
-                f"{one.name} wants {one.remote_id or 'anybody'} and is {own_identity(one, path)}" for one in candidates
+                f"{one.name} wants {_beside(one.remote_id, remote_id)} and is "
+                f"{_beside(own_identity(one, path), local_id)}"
+                for one in candidates
             )
-            said = f"{remote_id}, who asks for {local_id}," if local_id is not None else f"{remote_id}"
+            asks = f", who asks for {local_id.with_type}," if local_id is not None else ""
+            said = remote_id.with_type + asks
             raise NegotiationError(
                 f"no connection for {said} at {path.remote}: {wanted}", NotifyType.AUTHENTICATION_FAILED
             )
-        named = [one for one in fitting if one.remote_id is not None]
-        return (named or fitting)[0]
+        return min(fitting, key=lambda one: _vagueness(one.remote_id))  # of equals the first
 
     def find(self, ike: str | None, child: str | None) -> tuple[ConnectionConfig, tuple[ChildConfig, ...]]:
         """The connection and children that a command names; a connection alone means all its children."""
@@ -85,6 +87,18 @@ def _allows(connection: ConnectionConfig, path: Path) -> bool:
     return (not connection.local_addrs or path.local in connection.local_addrs) and (
         not connection.remote_addrs or path.remote in connection.remote_addrs
     )
+
+
+def _beside(configured: Identity | None, said: Identity | None) -> str:
+    """With its type where that is what differs: the texts of both may be the same."""
+    if configured is None:
+        return "anybody"
+    return configured.with_type if said is not None and configured.type != said.type else str(configured)
+
+
+def _vagueness(wanted: Identity | None) -> int:
+    """A whole identity goes before a wildcard, that before anybody."""
+    return 2 if wanted is None else int(wanted.is_pattern)
 
 
 def _address_score(connection: ConnectionConfig) -> int:
