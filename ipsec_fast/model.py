@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import difflib
 import ipaddress
 import re
+import socket
 from collections.abc import Iterable
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
@@ -13,7 +15,26 @@ from .iana import Encr, Esn, Group, IdType, Integ, Prf, ProtocolId, TransformTyp
 
 Address = IPv4Address | IPv6Address
 
-PROTOCOL_NAMES = {"icmp": 1, "tcp": 6, "udp": 17, "gre": 47, "icmpv6": 58, "ipv6-icmp": 58, "sctp": 132}
+PROTOCOL_NAMES = {
+    "icmp": 1,
+    "tcp": 6,
+    "udp": 17,
+    "gre": 47,
+    "esp": 50,
+    "ah": 51,
+    "icmpv6": 58,
+    "ipv6-icmp": 58,
+    "ospf": 89,
+    "sctp": 132,
+}
+_COMMON_PROTOCOLS = (*PROTOCOL_NAMES, "esp", "ah", "ospf", "any")
+_SERVICES = {
+    "ftp": 21, "ssh": 22, "telnet": 23, "smtp": 25, "domain": 53, "bootps": 67, "bootpc": 68, "tftp": 69, "http": 80, "kerberos": 88,
+    "pop3": 110, "sunrpc": 111, "ntp": 123, "imap2": 143, "imap": 143, "snmp": 161, "bgp": 179, "ldap": 389, "https": 443,
+    "microsoft-ds": 445, "isakmp": 500, "syslog": 514, "ldaps": 636, "domain-s": 853, "imaps": 993, "pop3s": 995, "l2f": 1701,
+    "l2tp": 1701, "radius": 1812, "nfs": 2049, "mysql": 3306, "ms-wbt-server": 3389, "ipsec-nat-t": 4500, "sip": 5060, "sips": 5061,
+    "postgresql": 5432,
+}  # fmt: skip
 _PROTOCOL_TEXT = {1: "icmp", 6: "tcp", 17: "udp", 47: "gre", 58: "ipv6-icmp", 132: "sctp"}
 
 
@@ -104,6 +125,8 @@ class TrafficSelector:
             raise UsageError(f"selector {text!r} is not like 10.1.0.0/24, 10.1.0.5-10.1.0.9 or 10.1.0.0/24[tcp/443]")
         addresses, rest = match[1], match[2]
         try:
+            if "%" in addresses:
+                raise UsageError(f"selector {text!r}: a selector holds no scope; leave out % and what follows it")
             if "-" in addresses:
                 first, last = addresses.split("-", 1)
                 start, end = ipaddress.ip_address(first), ipaddress.ip_address(last)
@@ -155,21 +178,82 @@ class TrafficSelector:
         return f"{addresses}[{_PROTOCOL_TEXT.get(self.protocol, str(self.protocol))}{ports}]"
 
 
+@dataclass(frozen=True, slots=True)
+class DynamicSelector:
+    """`dynamic`, `dynamic[tcp/22]`: a selector whose address is that of the IKE SA on its side."""
+
+    protocol: int = 0
+    start_port: int = 0
+    end_port: int = 65535
+
+    @classmethod
+    def parse(cls, text: str) -> DynamicSelector:
+        match = re.fullmatch(r"\s*dynamic\s*(?:\[([^\]]*)\])?\s*", text)
+        if match is None:
+            raise UsageError(f"selector {text!r} is not like dynamic or dynamic[tcp/22]")
+        protocol, start_port, end_port = _parse_protocol_port(text, match[1])
+        TrafficSelector(IPv4Address(0), IPv4Address(0), protocol, start_port, end_port)  # its checks
+        return cls(protocol, start_port, end_port)
+
+    def at(self, address: Address) -> TrafficSelector:
+        return TrafficSelector(address, address, self.protocol, self.start_port, self.end_port)
+
+    def __str__(self) -> str:
+        return "dynamic" + str(self.at(IPv4Address(0))).removeprefix("0.0.0.0/32")
+
+
 def _parse_protocol_port(text: str, rest: str | None) -> tuple[int, int, int]:
     if not rest:
         return 0, 0, 65535
     name, _, port = rest.partition("/")
-    protocol = PROTOCOL_NAMES.get(name.lower(), int(name) if name.isdigit() else 0 if name in ("", "any") else -1)
-    if protocol < 0 or protocol > 255:
-        raise UsageError(f"selector {text!r}: protocol {name!r} is neither a name such as tcp nor a number 0..255")
+    protocol = _protocol_number(name.strip().lower())
+    if protocol is None:
+        near = difflib.get_close_matches(name.strip().lower(), _COMMON_PROTOCOLS, n=1)
+        hint = f"; did you mean {near[0]}?" if near and near[0] != name.strip().lower() else ""
+        raise UsageError(
+            f"selector {text!r}: protocol {name!r} is neither a name such as tcp nor a number 0..255{hint}"
+        )
+    port = port.strip()
     if port in ("", "any"):
         return protocol, 0, 65535
     if port == "opaque":
         return protocol, 65535, 0
     match = re.fullmatch(r"(\d{1,5})(?:-(\d{1,5}))?", port)
-    if match is None:
-        raise UsageError(f"selector {text!r}: port {port!r} is not like 443, 1000-2000 or opaque")
-    return protocol, int(match[1]), int(match[2] or match[1])
+    if match is not None:
+        return protocol, int(match[1]), int(match[2] or match[1])
+    number = _port_of_service(port, protocol)
+    if number is None:
+        raise UsageError(
+            f"selector {text!r}: port {port[:64]!r} is no number, range (1000-2000), opaque or service that this host knows"
+        )
+    return protocol, number, number
+
+
+def _protocol_number(name: str) -> int | None:
+    if name in ("", "any"):
+        return 0
+    if re.fullmatch("[0-9]{1,3}", name):
+        return int(name) if int(name) <= 255 else None
+    if name in PROTOCOL_NAMES:
+        return PROTOCOL_NAMES[name]
+    try:
+        return socket.getprotobyname(name) if re.fullmatch("[a-z0-9_+.-]{1,32}", name) else None
+    except OSError:
+        return None
+
+
+def _port_of_service(name: str, protocol: int) -> int | None:
+    """By our own short list first, so that the common names mean the same on a host without /etc/services."""
+    name = name.lower()
+    if name in _SERVICES:
+        return _SERVICES[name]
+    if not re.fullmatch("[a-z0-9][a-z0-9_+.-]{0,31}", name):
+        return None
+    transport = _PROTOCOL_TEXT.get(protocol)
+    try:
+        return socket.getservbyname(name, transport) if transport else socket.getservbyname(name)
+    except OSError:
+        return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,7 +341,9 @@ class Identity:
             address = ipaddress.ip_address(text)
         except ValueError:
             if re.fullmatch(r"[0-9.]+([/-][0-9.]+)?|[0-9a-fA-F:.]*:[0-9a-fA-F:.]*[/-][0-9a-fA-F:.]+", text):
-                raise UsageError(f"{text!r} looks like an address and is none; ranges and subnets are no identity here") from None
+                raise UsageError(
+                    f"{text!r} looks like an address and is none; ranges and subnets are no identity here"
+                ) from None
             return cls(IdType.KEY_ID if ":" in text else IdType.FQDN, text.encode())
         if "%" in text:
             raise UsageError(f"{text!r}: an identity holds no scope; write {text.partition('%')[0]}")

@@ -18,11 +18,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class SharedKey:
-    """A PSK and whose it is. No `ids`: for every pair of identities that has no better entry."""
+    """A PSK and whose it is. No `ids`: for every pair of identities that has no better entry.
+
+    `needs_allow_weak`: so short that only a connection that allows it may use it.
+    """
 
     name: str
     ids: tuple[Identity, ...]
     secret: Secret = field(repr=False)
+    needs_allow_weak: bool = False
 
 
 class Credentials:
@@ -40,8 +44,8 @@ class Credentials:
         """From now on these. Who calls wipes those that are in no use any more."""
         self._keys = tuple(keys)
 
-    def shared_key(self, local: Identity, remote: Identity) -> Secret:
-        """SecretError, with both identities, where no entry fits."""
+    def shared_key(self, local: Identity, remote: Identity, *, allow_weak: bool = False) -> Secret:
+        """SecretError, with both identities, where no entry fits, or where the best one is too short for this connection."""
         best: tuple[tuple[int, int], SharedKey] | None = None
         for key in self._keys:
             score = _score(key.ids, local, remote)
@@ -50,6 +54,10 @@ class Credentials:
         if best is None:
             named = ", ".join(f"{key.name} ({' '.join(str(one) for one in key.ids)})" for key in self._keys)
             raise SecretError(f"no secret for {local} with {remote}; the configuration has {named or 'none'}")
+        if best[1].needs_allow_weak and not allow_weak:
+            raise SecretError(
+                f"the secret {best[1].name} is too short; a longer one, or allow_weak = true in the connection"
+            )
         return best[1].secret
 
     def close(self) -> None:

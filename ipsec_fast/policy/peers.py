@@ -17,11 +17,15 @@ class Peers:
     """The connections of a gateway, in the order of its configuration."""
 
     def __init__(self, connections: Iterable[ConnectionConfig]) -> None:
-        self.connections = tuple(connections)
+        self.replace(connections)
 
     def replace(self, connections: Iterable[ConnectionConfig]) -> None:
         """From now on these; an IKE SA goes on with the one that it was made with."""
         self.connections = tuple(connections)
+        self._allowing_weak = frozenset(one.name for one in self.connections if one.allow_weak)
+
+    def allows_weak(self, connection: str) -> bool:
+        return connection in self._allowing_weak
 
     def by_path(self, path: Path) -> tuple[ConnectionConfig, ...]:
         """Those whose addresses allow this path, best first: a named remote address weighs more than a named local one."""
