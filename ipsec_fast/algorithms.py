@@ -326,7 +326,7 @@ def parse_ike_proposal(text: str) -> Proposal:
 
 def parse_esp_proposal(text: str) -> Proposal:
     """`aes128gcm16`, `aes128-sha256-x25519-esn` as a Proposal. Naming neither `esn` nor `noesn` offers both, ESN first."""
-    encryption, integrity, prfs, groups, rest = _sort_words(text)
+    encryption, integrity, _, groups, rest = _sort_words(text)
     esn = [word for word in rest if word in ("esn", "noesn")]
     wrong = [word for word in rest if word not in ("esn", "noesn")]
     if wrong:

@@ -220,7 +220,10 @@ def _parse_protocol_port(text: str, rest: str | None) -> tuple[int, int, int]:
         return protocol, 65535, 0
     match = re.fullmatch(r"(\d{1,5})(?:-(\d{1,5}))?", port)
     if match is not None:
-        return protocol, int(match[1]), int(match[2] or match[1])
+        first, last = int(match[1]), int(match[2] or match[1])
+        if max(first, last) > 65535:
+            raise UsageError(f"selector {text!r}: ports are 0..65535")
+        return protocol, first, last
     number = _port_of_service(port, protocol)
     if number is None:
         raise UsageError(
@@ -319,7 +322,7 @@ class Identity:
         prefix, colon, rest = text.partition(":")
         if colon and (kind := _ID_PREFIXES.get(prefix.lower())) is not None:
             return cls(kind, _id_bytes(text, kind, rest))
-        if colon and prefix.lower() in _ID_PREFIXES_LATER or text.startswith("{") or "=" in text:
+        if (colon and prefix.lower() in _ID_PREFIXES_LATER) or text.startswith("{") or "=" in text:
             raise UsageError(
                 f"identity {text!r}: this kind (DN, general name, network, type by number) is not supported by this "
                 "version; names, mail addresses, single addresses and key IDs are"

@@ -11,8 +11,8 @@ from typing import Annotated
 from pydantic import PlainValidator
 
 from ..ike.config import Action, Fragmentation, Unique
-from .config_keys import nearest
 from .config_fields import FALSE_WORDS, TRUE_WORDS, parse_seconds, parse_yes_no
+from .config_keys import nearest
 
 DPD_TIMEOUT_S = 4.0
 PER_CPU_SAS_MOST = 256

@@ -18,8 +18,8 @@ from ..ike.config import ConnectionConfig
 from ..policy.credentials import Credentials, SharedKey
 from ..policy.peers import Peers
 from .config import LoadedConfig, load_config
-from .config_load import LoadedConnection, check_secret, parse_connection, parse_owners
 from .config_check import serves
+from .config_load import LoadedConnection, check_secret, parse_connection, parse_owners
 from .config_model import Mss, MtuProbe
 from .config_secrets import SHORT_SECRET_BYTES
 from .waiting import Change

@@ -21,8 +21,8 @@ from ..ike.events import ChildDown, ChildFailed, ChildUp, ChildView, IkeDown, Ik
 from ..model import Address, Path
 from .configuration import Configuration
 from .exchange_counters import ExchangeCounters
-from .turns import Turns
 from .ike_io import IKE_PORT, source_for
+from .turns import Turns
 from .vici.control import ChildCounters, ChildMtu, ChildPath, ControlLog, GatewayStats, PathListener, Selection
 from .waiting import Waiting
 

@@ -60,7 +60,10 @@ class Fragmentation(Enum):
 
 @dataclass(frozen=True, slots=True)
 class ChildConfig:
-    """One child of a connection. `*_dynamic`: selectors of the IKE SA's own address on that side; with no selectors at all, the whole of it."""
+    """One child of a connection. `*_dynamic`: selectors of the IKE SA's own address on that side.
+
+    A side without any selector means that whole address.
+    """
 
     name: str
     local_ts: tuple[TrafficSelector, ...] = ()

@@ -1,7 +1,9 @@
 """The vici server: one command at a time on each connection, events to those who registered.
 
-Connections are few. Where all are taken, the one that has been idle longest gives way to a new one: it has no command running and
-hears no events, or it has left what we wrote unread. Reading goes on while a command runs, so that a client that goes away ends the waiting. Malformed bytes
+Connections are few. Where all are taken, the one that has been idle longest gives way to a new one: it has no command
+running and hears no events, or it has left what we wrote unread.
+
+Reading goes on while a command runs, so that a client that goes away ends the waiting. Malformed bytes
 close that connection and nothing else. Output nobody reads is bounded. Called by daemon.py.
 """
 
