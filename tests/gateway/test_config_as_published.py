@@ -223,7 +223,8 @@ def test_a_shorter_one_needs_allow_weak(tmp_path: Path, size: int) -> None:
 # --- identities
 
 SAME_AS_STRONGSWAN = [
-    ("keyid:router-end", IdType.KEY_ID, b"router-end"), ("KEYID:#0a0B", IdType.KEY_ID, b"\x0a\x0b"), ("@#0a:0b", IdType.KEY_ID, b"\x0a\x0b"),
+    ("keyid:router-end", IdType.KEY_ID, b"router-end"), ("KEYID:#0a0B", IdType.KEY_ID, b"\x0a\x0b"),
+    ("@#0a:0b", IdType.KEY_ID, b"\x0a\x0b"),
     ("@#a0b", IdType.KEY_ID, b"\x0a\x0b"), ("@@gw@site.example", IdType.RFC822_ADDR, b"gw@site.example"),
     ("@@name", IdType.RFC822_ADDR, b"name"), ("email:gw@site.example", IdType.RFC822_ADDR, b"gw@site.example"),
     ("rfc822:gw", IdType.RFC822_ADDR, b"gw"), ("userfqdn:gw", IdType.RFC822_ADDR, b"gw"), ("fqdn:192.0.2.1", IdType.FQDN, b"192.0.2.1"),
