@@ -8,7 +8,6 @@ name says bits. Which engine runs a row is the dataplane's business.
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -392,6 +391,8 @@ def _check_aead_mix(text: str, encryption: Iterable[Encryption], integrity: list
 
 def _unknown_word(text: str, word: str, protocol: str, known: Iterable[str], carried: str) -> str:
     """The word, the one that was probably meant, or else what there is."""
+    import difflib  # for a wrong word alone: it costs the command line's start
+
     where = f" in {text!r}" if word != text.strip().lower() else ""
     near = [one for one in difflib.get_close_matches(word, tuple(known), n=1, cutoff=0.6) if one != word]
     hint = f"did you mean {near[0]!r}?" if near else carried

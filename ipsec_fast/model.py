@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import ipaddress
 import re
 import socket
@@ -208,6 +207,8 @@ def _parse_protocol_port(text: str, rest: str | None) -> tuple[int, int, int]:
     name, _, port = rest.partition("/")
     protocol = _protocol_number(name.strip().lower())
     if protocol is None:
+        import difflib  # for a wrong word alone: it costs the command line's start
+
         near = difflib.get_close_matches(name.strip().lower(), _COMMON_PROTOCOLS, n=1)
         hint = f"; did you mean {near[0]}?" if near and near[0] != name.strip().lower() else ""
         raise UsageError(

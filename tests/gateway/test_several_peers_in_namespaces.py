@@ -205,7 +205,7 @@ def test_two_child_sas_are_told_apart_by_protocol_and_port(pair: SitePair) -> No
     assert can_connect(pair.netns("a"), 22)
     assert not can_connect(pair.netns("a"), 23)
     children = {child["name"]: child for child in two.sas()[0]["child-sas"]}
-    assert children["net"]["packets-in"] == 3
+    assert children["net"]["packets-in"] >= 3  # echoes that look for the path's MTU are ICMP too
     assert children["login"]["packets-in"] > 0
 
 
