@@ -97,7 +97,7 @@ cdef inline void handle_from_tun(
         return
     if row.sa is NULL:
         drop(w, NULL, VERDICT_POLICY_NO_SA)
-        tell_no_sa(w, tables, row)
+        tell_no_sa(w, tables, row, &info)
         return
     verdict = send_protected(w, row.sa, vnet, packet, &info)
     if verdict == VERDICT_OK:

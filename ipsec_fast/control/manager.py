@@ -6,7 +6,7 @@ message"): an inbound SA is in the worker's tables before the message leaves tha
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from ..dataplane.notice import Notice as WorkerNotice
@@ -16,6 +16,7 @@ from ..ike.events import (
     Ask,
     AskInstallChild,
     CheckIdle,
+    CheckSource,
     ChildDown,
     ChildFailed,
     ChildMoved,
@@ -24,6 +25,7 @@ from ..ike.events import (
     IkeUp,
     IkeView,
     Notice,
+    PathMoved,
     PeerBack,
     PeerSilent,
     Progress,
@@ -48,7 +50,8 @@ class Dataplane(Protocol):
 
 class Manager:
     """`log` gets one line per unexpected failure of ours; `resize` the TUN's new MTU question after children came or went;
-    `acquire` the child that a dropped packet was for, `settle` comes before new tables are published.
+    `acquire` the child that a dropped packet was for, with that packet's selectors if they were told; `settle` comes before new
+    tables are published. `moved`: the peer of some Child SAs is elsewhere.
     """
 
     def __init__(
@@ -60,9 +63,10 @@ class Manager:
         *,
         log: Callable[[str], None],
         resize: Callable[[list[int]], None] = lambda inner: None,
-        acquire: Callable[[str, str], None] = lambda connection, child: None,
+        acquire: Callable[..., None] = lambda connection, child, packet=None: None,
         stranger: Callable[[int, Address], None] = lambda spi, remote: None,
         settle: Callable[[float], None] = lambda now: None,
+        moved: Callable[[Sequence[int], float], None] = lambda child_ids, now: None,
     ) -> None:
         self._endpoint = endpoint
         self._answers = answers
@@ -73,6 +77,7 @@ class Manager:
         self._acquire = acquire
         self._stranger = stranger
         self._settle = settle
+        self._moved = moved
         self._listeners: list[Listener] = []
         self._views: dict[int, IkeView] = {}
 
@@ -88,7 +93,7 @@ class Manager:
             if isinstance(event, Ask):
                 self._answer(event, now)
                 continue
-            seen = not isinstance(event, Progress) or seen
+            seen = not isinstance(event, Progress | PathMoved | CheckSource) or seen
             if isinstance(event, ChildDown):  # a listener may still want the counters of what goes
                 self._tell(event)
                 self._act(event, now)
@@ -112,11 +117,13 @@ class Manager:
                         self._endpoint.inbound_seen(child.child_id, now)
                 case NoticeKind.NO_SA:
                     if (key := self._children.wanted_by(notice.spi)) is not None:
-                        self._acquire(*key)
+                        self._acquire(*key, *([notice.packet] if notice.packet else []))
                 case NoticeKind.UNKNOWN_SPI:
                     if notice.remote is not None:
                         self._stranger(notice.spi, notice.remote)
                         self._endpoint.note_unknown_spi(notice.spi, notice.remote, now)
+                case NoticeKind.PEER_MOVED:
+                    self._peer_moved(notice.spi, now)
                 case NoticeKind.GRANT_WANTED:
                     self._children.extend_grants(notice.spi)
                 case NoticeKind.REKEY_SOON:
@@ -137,6 +144,14 @@ class Manager:
                             f"{child.connection} {child.name}: no sequence number left, nothing is sent until it is rekeyed"
                         )
                         self._endpoint.rekey_child(child.child_id, now)
+
+    def _peer_moved(self, child_id: int, now: float) -> None:
+        """A packet came from elsewhere. The newest one of all Child SAs of the IKE SA says where the peer is."""
+        if self._endpoint.path_rests(child_id):
+            return  # CheckSource comes, and the worker waits until then
+        source = self._children.newest_source(self._endpoint.children_beside(child_id))
+        if source is not None:
+            self._endpoint.packet_came_from(child_id, *source, now)
 
     # --- asks
 
@@ -163,6 +178,12 @@ class Manager:
                     self._children.switch_outbound(child_id)
                 case CheckIdle(child_id=child_id):
                     self._endpoint.child_used(child_id, self._children.last_used_s(child_id), now)
+                case PathMoved():
+                    self._children.move(notice.child_ids, notice.path)
+                    self._moved(notice.child_ids, now)
+                case CheckSource():
+                    source = self._children.newest_source(notice.child_ids)
+                    self._endpoint.source_checked(notice.ike_id, source, now)
                 case ChildDown():
                     self._children.remove(notice.child_id, now, notice.inbound_grace_s, notice.replaced_by)
                 case _:
@@ -179,6 +200,10 @@ class Manager:
                 view = self._views.get(notice.ike_id)
             case IkeUp() | ChildUp() | ChildFailed() | PeerSilent() | PeerBack():
                 view = next((one for one in self._endpoint.views() if one.ike_id == notice.ike_id), None)
+            case PathMoved():
+                view = self._endpoint.view_of(notice.ike_id)
+                if view is not None:
+                    self._views[notice.ike_id] = view
             case ChildMoved():
                 view = next((one for one in self._endpoint.views() if one.ike_id == notice.new_ike_id), None)
             case _:

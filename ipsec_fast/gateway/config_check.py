@@ -11,6 +11,7 @@ from ..algorithms import weak_groups, weak_words
 from ..control.children import POLICIES_MAX, ROUTES_MAX
 from ..iana import IdType
 from ..ike.config import Action, ConnectionConfig
+from ..ike.v2.narrow import PAYLOAD_SELECTORS, foldable
 from ..model import DynamicSelector, Identity, TrafficSelector
 from .config_lifetimes import check_child_lifetimes, check_ike_lifetimes, warn_child_lifetimes
 from .config_model import ChildSection, ConnectionSection
@@ -46,6 +47,7 @@ def check_connections(
             is_fixed = not any(isinstance(ts, DynamicSelector) for side in sides for ts in side)
             if is_fixed and all(versions) and not versions[0] & versions[1]:
                 yield where, "local_ts and remote_ts have no IP version in common"
+            yield from _check_selectors(where, child, trapped=any(action.traps for _, action in _actions(child)))
             policies = max(1, len(child.local_ts)) * max(1, len(child.remote_ts))
             routes = sum(len(ts.networks()) if isinstance(ts, TrafficSelector) else 1 for ts in child.remote_ts)
             if policies > POLICIES_MAX or routes > ROUTES_MAX:
@@ -91,6 +93,20 @@ def _check_probed(name: str, section: ConnectionSection) -> Iterator[Blame]:
                 ("connections", name, "mtu_probe"),
                 f"{address} lies in no remote_ts of its children; name addresses behind the peer",
             )
+
+
+def _check_selectors(where: Location, child: ChildSection, *, trapped: bool) -> Iterator[Blame]:
+    """What one Child SA can be offered with; neighbours are joined where that makes them few enough."""
+    most = PAYLOAD_SELECTORS - trapped
+    for key, side in (("local_ts", child.local_ts), ("remote_ts", child.remote_ts)):
+        fixed = [ts for ts in side if isinstance(ts, TrafficSelector)]
+        dynamic = len(side) - len(fixed)
+        count = len(foldable(fixed, most - dynamic)) + dynamic
+        if count > most:
+            joined = f", {count} where neighbours are joined" if count < len(side) else ""
+            place = "; one more place is for the packet that a trap tells of" if trapped else ""
+            text = f"has {len(side)} selectors{joined}; at most {most} fit into one Child SA (RFC 7296 section 3.13){place}"
+            yield (*where, key), f"{text}: split it into several children"
 
 
 def _actions(child: ChildSection) -> Iterator[tuple[str, Action]]:

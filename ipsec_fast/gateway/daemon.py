@@ -22,7 +22,7 @@ from typing import Any
 
 from ..control.answers import Answers
 from ..control.audit import AuditLog
-from ..control.children import Children, Host
+from ..control.children import POLICIES_MAX, ROUTES_MAX, Children, Host
 from ..control.grants import Grants
 from ..control.keeper import Keeper
 from ..control.liveness import TrafficWatch
@@ -190,7 +190,13 @@ class Gateway:
         config = self._config
         workers = self._workers.count
         fragment_bytes = config.settings.ike_fragment_bytes
-        self._endpoint = Endpoint(EndpointSettings(resources=workers, fragment_bytes=fragment_bytes), os.urandom)
+        settings = EndpointSettings(
+            resources=workers,
+            fragment_bytes=fragment_bytes,
+            policies_per_child=POLICIES_MAX,
+            routes_per_child=ROUTES_MAX,
+        )
+        self._endpoint = Endpoint(settings, os.urandom)
         spis = SpiPool(os.urandom, workers)
         host = Host(
             self._nat.index_of,
@@ -226,9 +232,12 @@ class Gateway:
             self,
             log=self._log,
             resize=self._resize_tun,
-            acquire=lambda connection, child: self._starter.acquire(connection, child, self._now()),
+            acquire=lambda connection, child, packet=None: self._starter.acquire(
+                connection, child, self._now(), packet
+            ),
             stranger=lambda spi, remote: self._audit.note_unknown_spi(spi, remote, self._now()),
             settle=lambda now: self._paths.sync(now),
+            moved=lambda child_ids, now: self._paths.moved(child_ids, now),
         )
         counters = ExchangeCounters(lambda: self._endpoint.messages, lambda: self._endpoint.counters)
         self.operations = Operations(

@@ -18,7 +18,7 @@ from ..control.views import child_counters, child_mtu, child_path
 from ..errors import HostError, StateError, UsageError
 from ..ike.config import ChildConfig, ConnectionConfig
 from ..ike.events import ChildDown, ChildFailed, ChildUp, ChildView, IkeDown, IkeUp, IkeView, Notice, Progress
-from ..model import Address, Path
+from ..model import Address, Path, TrafficSelector
 from .configuration import Configuration
 from .exchange_counters import ExchangeCounters
 from .ike_io import IKE_PORT, source_for
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 LIVE = ("ESTABLISHED", "REKEYING")
 DEAD = ("DELETING", "DELETED")
 DEAD_CHILD = ("DELETING", "DELETED", "REKEYED")
+Packet = tuple[TrafficSelector, TrafficSelector]  # its local and its remote selector
 
 
 class Waiter:
@@ -220,10 +221,10 @@ class Operations:
             unsubscribe()
         return was_attempt, waiter.errors
 
-    def start(self, connection_name: str, child: str) -> None:
-        """Begin and do not wait."""
+    def start(self, connection_name: str, child: str, packet: Packet | None = None) -> None:
+        """Begin and do not wait. `packet`: the selectors of the one that asked for it."""
         connection, _ = self._peers.find(connection_name, child)
-        self._begin(connection, [child], None)
+        self._begin(connection, [child], None, packet)
         self._pump()
 
     async def terminate(self, selection: Selection, force: bool, log: ControlLog) -> int:
@@ -307,45 +308,51 @@ class Operations:
 
     # --- beginning
 
-    def _begin(self, connection: ConnectionConfig, names: list[str], waiter: Waiter | None) -> None:
+    def _begin(
+        self, connection: ConnectionConfig, names: list[str], waiter: Waiter | None, packet: Packet | None = None
+    ) -> None:
         """On the connection's IKE SA if it has one, with the one that is being set up if there is one, otherwise with a new one."""
         now = self._now()
         views = [view for view in self.views() if view.connection == connection.name]
         # a silent peer's IKE SA is asked for nothing more: another one takes its place, or it comes back by itself
         live = next((view for view in reversed(views) if view.state in LIVE and view.silent_since is None), None)
         if live is not None:
-            self._begin_children(live.ike_id, connection, names)
+            self._begin_children(live.ike_id, connection, names, packet)
         else:
             rising = next((v for v in views if v.ike_id in self._asked and v.state not in DEAD), None)
             ike_id = (
                 rising.ike_id
                 if rising
-                else self._endpoint.initiate(connection, tuple(names), self._path(connection), now)
+                else self._endpoint.initiate(connection, tuple(names), self._path(connection), now, packet)
             )
             if rising is None:
                 self._turns.begin(ike_id, connection)
             late = [name for name in names if name not in self._asked.get(ike_id, names)]
             self._asked.setdefault(ike_id, set()).update(names)
             if late:
-                self._begin_when_up(ike_id, connection, late)
+                self._begin_when_up(ike_id, connection, late, packet)
             if waiter is not None and not names:
                 waiter.going.add(("up", ike_id))
         if waiter is not None:
             waiter.ike_ids.add(live.ike_id if live else ike_id)
 
-    def _begin_children(self, ike_id: int, connection: ConnectionConfig, names: Sequence[str]) -> None:
+    def _begin_children(
+        self, ike_id: int, connection: ConnectionConfig, names: Sequence[str], packet: Packet | None = None
+    ) -> None:
         for name in names:
             child = connection.child(name)
             if child is not None:
                 self._creating[connection.name, name] = ike_id
-                self._endpoint.initiate_child(ike_id, child, self._now())
+                self._endpoint.initiate_child(ike_id, child, self._now(), packet)
 
-    def _begin_when_up(self, ike_id: int, connection: ConnectionConfig, names: Sequence[str]) -> None:
+    def _begin_when_up(
+        self, ike_id: int, connection: ConnectionConfig, names: Sequence[str], packet: Packet | None
+    ) -> None:
         def hear(notice: Notice, view: IkeView | None) -> None:
             if isinstance(notice, IkeUp | IkeDown) and notice.ike_id == ike_id:
                 unsubscribe()
                 if isinstance(notice, IkeUp):
-                    self._begin_children(ike_id, connection, names)
+                    self._begin_children(ike_id, connection, names, packet)
 
         unsubscribe = self._manager.subscribe(hear)
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from ..errors import IpsecFastError
 from ..ike.config import Action, ChildConfig, ConnectionConfig
 from ..ike.events import ChildDown, ChildFailed, ChildUp, IkeDown, IkeView, Notice, PeerBack, PeerSilent
+from ..model import TrafficSelector
 
 FIRST_S, MOST_S, FACTOR = 1.0, 60.0, 2.0
 JITTER = 0.25
@@ -23,6 +24,7 @@ STOOD_S = 60.0  # a tunnel that stood that long was a good one
 LOOK_AGAIN_S = 2.0  # a child that went without anybody's fault may come back by the peer
 
 Key = tuple[str, str]  # connection, child
+Packet = tuple[TrafficSelector, TrafficSelector]  # its local and its remote selector
 
 
 @dataclass(slots=True)
@@ -42,14 +44,14 @@ class _Child:
 
 
 class Starter:
-    """`initiate` starts one child and raises if that cannot even begin; `is_up` says whether it stands or is being set up;
-    `trap` makes its packets begin it from now on; `chance` gives 0..1.
+    """`initiate` starts one child, for a packet if one is named, and raises if that cannot even begin; `is_up` says whether it
+    stands or is being set up; `trap` makes its packets begin it from now on; `chance` gives 0..1.
     """
 
     def __init__(
         self,
         connections: Iterable[ConnectionConfig],
-        initiate: Callable[[str, str], None],
+        initiate: Callable[..., None],
         is_up: Callable[[str, str], bool],
         log: Callable[[str], None],
         *,
@@ -99,10 +101,10 @@ class Starter:
                 if child.is_wanted and not child.is_held and not self._is_up(*child.key):
                     self._begin(child, now)
 
-    def _begin(self, child: _Child, now: float) -> None:
+    def _begin(self, child: _Child, now: float, packet: Packet | None = None) -> None:
         child.began_at = now
         try:
-            self._initiate(*child.key)
+            self._initiate(*child.key, *([packet] if packet else []))
         except IpsecFastError as error:
             self._log(f"{child.key[0]} {child.key[1]} failed: {error}")
             self._plan_retry(child, now)
@@ -141,8 +143,8 @@ class Starter:
             case _:
                 pass
 
-    def acquire(self, connection: str, name: str, now: float) -> None:
-        """A packet for a child without an SA was dropped."""
+    def acquire(self, connection: str, name: str, now: float, packet: Packet | None = None) -> None:
+        """A packet for a child without an SA was dropped; its selectors, if they were told, are offered first."""
         child = self._children.get((connection, name))
         if child is None or child.due is not None or self._is_up(connection, name):
             return
@@ -150,7 +152,7 @@ class Starter:
             return
         if child.began_at is None or now - child.began_at >= child.wait_s:
             child.wait_s = min(child.wait_s * FACTOR, MOST_S)
-            self._begin(child, now)
+            self._begin(child, now, packet)
             child.due = child.due if child.is_wanted else None  # the next packet will do
 
     def forget(self, connection: str, name: str | None = None) -> int:

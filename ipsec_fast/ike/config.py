@@ -155,4 +155,6 @@ class EndpointSettings:
     keepalive_s: float = 20.0
     resources: int = 1  # workers, of which each may have a Child SA of its own (RFC 9611)
     fragment_bytes: int = 1280  # the largest IP datagram of a message that may be fragmented, with all its headers
+    policies_per_child: int = 0  # pairs of selectors that a responder lets one Child SA have, 0: any number
+    routes_per_child: int = 0  # prefixes of its remote selectors
     ike_sas_per_peer: int = 32  # of one pair of identities, so that nobody fills our memory with what it may have

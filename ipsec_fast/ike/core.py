@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import LocalError
 from ..model import Path
+from .answer_types import check_answer
 from .asks import MakeAsk, Steps
 from .budget import Budget
 from .config import EndpointSettings
 from .cookie import CookieIssuer
-from .events import Event, Outer, Outgoing
+from .events import Ask, Event, Outer, Outgoing
 from .limiter import Limiter
 from .records import IkeGone, IkeRecord
 from .timers import TimerKey, TimerKind, Timers
@@ -43,10 +44,11 @@ HALF_OPEN_FRAGMENTS_BYTES = (
 
 @dataclass(slots=True)
 class Resting:
-    """Steps that asked, and the IKE SA they belong to."""
+    """Steps that asked, what they asked, and the IKE SA they belong to."""
 
     sa: IkeSA
     steps: Steps[None]
+    ask: Ask
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +144,12 @@ class Core:
         """Drive an exchange's steps until they end or ask."""
         self._advance(sa, steps, lambda: next(steps))
 
+    def check_answer(self, ticket: int, answer: object) -> None:
+        """UsageError where the shell answers with something else than was asked for."""
+        resting = self._resting.get(ticket)
+        if resting is not None:
+            check_answer(resting.ask, answer)
+
     def answer(self, ticket: int, answer: object) -> None:
         resting = self._resting.pop(ticket, None)
         if resting is None:  # its IKE SA has vanished, or the deadline has passed
@@ -171,9 +179,10 @@ class Core:
             steps.close()
             return
         ticket = self.new_id("ticket")
-        self._resting[ticket] = Resting(sa, steps)
+        ask = make_ask(ticket)
+        self._resting[ticket] = Resting(sa, steps, ask)
         self.timers.set(TimerKey(sa.ike_id, TimerKind.ASK, ticket), self.now + ASK_DEADLINE_S)
-        self.emit(make_ask(ticket))
+        self.emit(ask)
 
     def count_message(self, connection: str, exchange: int, *, inbound: bool, response: bool) -> None:
         """One that was sound (its ICV too), or that we made; repetitions are not counted again."""

@@ -18,8 +18,9 @@ from .events import Event, IkeView, Outgoing
 from .header import FLAG_RESPONSE, IkeHeader
 from .records import IkeGone, IkeRecord
 from .timers import TimerKey, TimerKind
-from .v2 import hints, inbound, liveness, outbound, reauth, resources, restore, sa_init, sa_init_answer, unique
+from .v2 import hints, inbound, liveness, moves, outbound, reauth, resources, restore, sa_init, sa_init_answer, unique
 from .v2.child_sa import ChildSA, switch_outbound
+from .v2.child_setup import Packet
 from .v2.create_child import CreateChild
 from .v2.create_resource import CreateResourceChild
 from .v2.expire import expire_child
@@ -65,8 +66,18 @@ class Endpoint:
         except Exception:
             self._core.count_internal_error("receive_datagram")
 
-    def initiate(self, connection: ConnectionConfig, child_names: Sequence[str], path: Path, now: float) -> int:
-        """A new IKE SA with these children (the first of the connection where none is named); its number."""
+    def initiate(
+        self,
+        connection: ConnectionConfig,
+        child_names: Sequence[str],
+        path: Path,
+        now: float,
+        packet: Packet | None = None,
+    ) -> int:
+        """A new IKE SA with these children (the first of the connection where none is named); its number.
+
+        `packet`: the local and the remote selector of the packet that asked for the first child; they are offered first.
+        """
         names = tuple(child_names) or tuple(child.name for child in connection.children[:1])
         if not names:
             raise UsageError(f"connection {connection.name} has no children; an IKE SA starts with one")
@@ -78,6 +89,7 @@ class Endpoint:
         core.now = now
         sa = IkeSA(core, core.new_id("ike"), True, core.new_spi(), path, connection=connection)
         sa.was_announced = True
+        sa.packets = {names[0]: packet} if packet is not None else {}
         sa.stands_in_for = liveness.silent_twins(sa)
         core.add(sa)
         core.run(sa, sa_init.start(sa, names))
@@ -97,8 +109,9 @@ class Endpoint:
         sa = restore.make(core, record, connection)
         core.run(sa, restore.resume(sa, record))
 
-    def initiate_child(self, ike_id: int, child: ChildConfig, now: float) -> None:
-        outbound.submit(self._sa(ike_id, now), CreateChild(child))
+    def initiate_child(self, ike_id: int, child: ChildConfig, now: float, packet: Packet | None = None) -> None:
+        """`packet` as in `initiate`."""
+        outbound.submit(self._sa(ike_id, now), CreateChild(child, packet))
 
     def initiate_resource(self, child_id: int, resource: int, now: float) -> None:
         """One more Child SA for the traffic of this fallback, for one resource of ours (RFC 9611). Nothing where it has one.
@@ -213,6 +226,10 @@ class Endpoint:
         sa.fragment_bytes = datagram_bytes
         self._core.mark_changed(sa)
 
+    def view_of(self, ike_id: int) -> IkeView | None:
+        sa = self._core.sas.get(ike_id)
+        return sa.view() if sa is not None else None
+
     def owner_of(self, child_id: int) -> int | None:
         """The IKE SA that a Child SA belongs to now."""
         sa = self._core.owners.get(child_id)
@@ -224,6 +241,33 @@ class Endpoint:
         sa = self._core.sas.get(ike_id)
         if sa is not None:
             liveness.note_traffic(sa, sent_at, received_at)
+
+    def children_beside(self, child_id: int) -> tuple[int, ...]:
+        """The Child SAs of its IKE SA, this one among them; none where it is gone."""
+        sa = self._core.owners.get(child_id)
+        return tuple(sa.children) if sa is not None else ()
+
+    def path_rests(self, child_id: int) -> bool:
+        """Its IKE SA has followed the peer a moment ago: CheckSource will come when it may do so again."""
+        sa = self._core.owners.get(child_id)
+        return sa is not None and sa.path_rests
+
+    def packet_came_from(self, child_id: int, remote: Address, port: int, at: float, now: float) -> None:
+        """The newest authentic packet of this child and its siblings came in UDP from there, then. Silent where it is gone."""
+        self._core.now = now
+        sa = self._core.owners.get(child_id)
+        if sa is not None:
+            moves.note_packet(sa, remote, port, at)
+
+    def source_checked(self, ike_id: int, source: tuple[Address, int, float] | None, now: float) -> None:
+        """The answer to CheckSource: address, port and time of the newest packet; None where there was none."""
+        self._core.now = now
+        sa = self._core.sas.get(ike_id)
+        if sa is None or not sa.asks_source:
+            return
+        if source is not None:
+            moves.note_packet(sa, *source)
+        moves.decide(sa)
 
     def note_unknown_spi(self, spi: int, remote: Address, now: float) -> None:
         """ESP came for an SPI that nobody has here."""
@@ -240,7 +284,12 @@ class Endpoint:
                 self._core.count_internal_error(f"timer {key}")
 
     def answer(self, ticket: int, value_or_error: object, now: float) -> None:
+        """The answer to an ask, of the type that the ask names, or an Exception instance. It is ignored where the SA has vanished.
+
+        UsageError for any other value: nothing has happened then, and the ask still waits.
+        """
         self._core.now = now
+        self._core.check_answer(ticket, value_or_error)
         try:
             self._core.answer(ticket, value_or_error)
         except Exception:
@@ -392,6 +441,8 @@ class Endpoint:
             outbound.submit(sa, DeleteIke("its lifetime is over", failed=True))
         elif kind is TimerKind.RETRY:
             outbound.submit_put_off(sa)
+        elif kind is TimerKind.MOVE:
+            moves.rest_is_over(sa)
         elif kind is TimerKind.FRAGMENTS:
             expire(sa)
         elif kind is TimerKind.CHILDLESS and not sa.children:

@@ -7,6 +7,7 @@ import os
 import socket
 import struct
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -125,6 +126,31 @@ def test_outbound_policies_discard_bypass_and_trap() -> None:
             assert after[name] - before[name] >= 2
         assert after["packets_out"] == 0
         assert pair.a.do("notices") == [["NO_SA", 77]]
+
+
+def test_a_packet_that_wants_an_sa_is_told_of_with_its_selectors() -> None:
+    """RFC 7296 section 2.9: addresses, protocol and ports; type and code of ICMP on both sides; one a second and policy."""
+    traps = [["10.1.0.1", f"10.2.0.{last}"] for last in range(2, 8)]
+    more = {"routes": ["10.2.0.0/16"], "traps": traps}
+    code = (
+        "import socket;"
+        "s=socket.socket(socket.AF_INET,socket.SOCK_DGRAM);s.bind(('10.1.0.1',4000));s.sendto(b'x',('10.2.0.3',53));"
+        "t=socket.socket();t.bind(('10.1.0.1',4001));t.setblocking(False);t.connect_ex(('10.2.0.4',443));"
+        "r=socket.socket(socket.AF_INET,socket.SOCK_RAW,47);r.bind(('10.1.0.1',0));r.sendto(bytes(4),('10.2.0.5',0));"
+    )
+    with Pair(4, a=more) as pair:
+        ping(pair.a, "10.2.0.2", "-c 2 -i 0.1 -W 0.2")
+        told: list[list[str]] = []
+        for _ in range(2):
+            subprocess.run(["ip", "netns", "exec", pair.names["a"], sys.executable, "-c", code], check=True)
+        wait_for(lambda: told.extend(pair.a.do("packets")) or len(told) >= 4)
+        assert told[:4] == [
+            ["10.1.0.1/32[icmp/2048]", "10.2.0.2/32[icmp/2048]"],
+            ["10.1.0.1/32[udp/4000]", "10.2.0.3/32[udp/53]"],
+            ["10.1.0.1/32[tcp/4001]", "10.2.0.4/32[tcp/443]"],
+            ["10.1.0.1/32[gre]", "10.2.0.5/32[gre]"],
+        ]
+        assert pair.a.counters()["drop_policy_no_sa"] >= 8, "dropped all the same"
 
 
 def raw_sender(pair: Pair, datagrams: list[bytes], segment: int = 0, times: int = 1) -> None:

@@ -1,7 +1,7 @@
 """SAs and connections as list-sas and list-conns show them: charon's keys, charon's values, absent numbers left out.
 
-`mtu`, `mss_ipv4`, `mss_ipv6`, `path-mtu*`, `worker` and `cores` of a child are ours; so is `silent` of an IKE SA: seconds since its
-peer was found silent. `per-cpu-sas` and `cpu` (RFC 9611) are charon's keys; a CPU of theirs is a worker of ours.
+`mtu`, `mss_ipv4`, `mss_ipv6`, `path-mtu*`, `worker`, `cores` and `narrowed` of a child are ours; so is `silent` of an IKE SA:
+seconds since its peer was found silent. `per-cpu-sas` and `cpu` (RFC 9611) are charon's keys; a CPU of theirs is a worker of ours.
 Called by commands.py and announce.py.
 """
 
@@ -91,6 +91,7 @@ def child_section(child: ChildView, control: GatewayControl, siblings: Iterable[
         "install-time": _seconds_since(child.installed_at, now),
         "local-ts": _selector_texts(child.local_ts),
         "remote-ts": _selector_texts(child.remote_ts),
+        "narrowed": child.narrowed or None,
         "per-cpu-sas": True if child.in_group else None,
         "cpu": child.resource,
         "worker": worker_of(child.spi_in, control.workers),

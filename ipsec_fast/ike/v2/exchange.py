@@ -59,5 +59,9 @@ class Exchange:
         """Which resource it is to give a Child SA of its own in this group (RFC 9611); None where it does something else."""
         return None
 
+    def broken(self, sa: IkeSA, reason: str) -> None:
+        """Its response breaks the protocol: it has failed, and the caller ends the IKE SA."""
+        self.failed(sa, reason)
+
     def failed(self, sa: IkeSA, reason: str) -> None:
         """It came to nothing: it was refused, nobody answered, or the IKE SA is gone (`sa.is_closed`)."""

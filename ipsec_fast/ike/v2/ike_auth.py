@@ -6,9 +6,10 @@ stands: our initiator deletes it, our responder keeps it for a while. Certificat
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import ClassVar
 
-from ...errors import IpsecFastError, LocalError, NegotiationError, RemoteError
+from ...errors import IpsecFastError, LocalError, NegotiationError, ParseError, RemoteError
 from ...iana import ExchangeType, NotifyType, PayloadType, name_of
 from ...model import Identity, Path
 from ..asks import Steps, ask_connection, ask_credential, ask_spi
@@ -24,6 +25,7 @@ from .child_setup import (
     choose_child,
     establish_child,
     make_offer,
+    offered_text,
     place_child,
 )
 from .collide import Nonces
@@ -71,7 +73,7 @@ class IkeAuth(Exchange):
         child = config.child(self._child_names[0])
         if child is None:
             raise LocalError(f"connection {config.name} has no child {self._child_names[0]}")
-        self._offer = yield from make_offer(sa, child, with_ke=False)
+        self._offer = yield from make_offer(sa, child, with_ke=False, packet=sa.packets.get(child.name))
         payloads: list[Payload] = [idi]
         if sa.reauthenticates is None and is_first_contact(sa):
             sa.displaces = frozenset(other.ike_id for other in same_peer(sa))
@@ -103,7 +105,8 @@ class IkeAuth(Exchange):
         yield from self._take_child(sa, message, nonces)
         for child in (sa.config.child(name) for name in self._child_names[1:]):
             if child is not None:
-                submit(sa, CreateChild(child))
+                submit(sa, CreateChild(child, sa.packets.get(child.name)))
+        sa.packets = {}
         if sa.reauthenticates is not None:
             for more in carry_resources(sa):
                 submit(sa, more)
@@ -136,10 +139,9 @@ class IkeAuth(Exchange):
         try:
             error = message.error
             if error is not None:
-                both = f"we offered {offer.proposals[0]} {_ts(offer)}"
-                raise NegotiationError(
-                    f"the peer refused the Child SA with {name_of(NotifyType, error.notify)}; {both}"
-                )
+                what = name_of(NotifyType, error.notify)
+                text = f"the peer refused the Child SA with {what}; we offered {offered_text(offer)}"
+                raise NegotiationError(text)
             choice = check_answer(offer, message)
             place = self._wanted if message.notify(NotifyType.SA_RESOURCE_INFO) is not None else ORDINARY
             yield from establish_child(
@@ -151,20 +153,18 @@ class IkeAuth(Exchange):
             if message.get(SaPayload) is not None and message.error is None:
                 submit(sa, DeleteChild(None, str(problem), spi_in=offer.spi))  # the peer has it
             if not sa.children and len(self._child_names) == 1:
-                submit(sa, DeleteIke(f"its only Child SA failed: {problem}", failed=True))
+                submit(sa, DeleteIke(f"its only Child SA, {offer.config.name}, failed", failed=True))
             elif not sa.children:  # others may follow; if none comes up, it goes
                 sa.set_timer(TimerKind.CHILDLESS, sa.core.settings.childless_s)
+
+    def broken(self, sa: IkeSA, reason: str) -> None:
+        self._reject(sa, f"the response to IKE_AUTH breaks the protocol: {reason}")
 
     def failed(self, sa: IkeSA, reason: str) -> None:
         name = self._child_names[0]
         sa.core.emit(ChildFailed(sa.ike_id, sa.name, name, reason))
         if not sa.is_closed:
             sa.close(reason, failed=True)
-
-
-def _ts(offer: ChildOffer) -> str:
-    tsi, tsr = (" ".join(str(ts) for ts in selectors) for selectors in (offer.local_ts, offer.remote_ts))
-    return f"{tsi} === {tsr}"
 
 
 # --- responder
@@ -174,10 +174,13 @@ def answer_ike_auth(sa: IkeSA, message: Message, path: Path) -> Steps[Reply]:
     """HDR, SK {IDi, [N(INITIAL_CONTACT),] [IDr,] AUTH, SAi2, TSi, TSr} -->"""
     peer_id, auth = message.get(IdPayload, PayloadType.IDI), message.get(AuthPayload)
     own = message.get(IdPayload, PayloadType.IDR)
-    if peer_id is None or auth is None:
-        raise NegotiationError("no AUTH payload: EAP is not offered here", NotifyType.AUTHENTICATION_FAILED)
+    if peer_id is None:
+        raise ParseError("an IKE_AUTH request without IDi")
+    if auth is None:
+        text = f"{peer_id.identity} wants EAP (section 2.16: it sent no AUTH payload); here a pre-shared key is wanted"
+        raise NegotiationError(text, NotifyType.AUTHENTICATION_FAILED)
     initial_contact = message.notify(NotifyType.INITIAL_CONTACT) is not None
-    sa.path = path  # it may have moved from port 500 to 4500
+    sa.path = path = _settled(sa, path)
     try:
         own_auth = yield from _authenticate(sa, peer_id, own, auth)
         admit(sa, initial_contact=initial_contact)
@@ -198,6 +201,16 @@ def answer_ike_auth(sa: IkeSA, message: Message, path: Path) -> Steps[Reply]:
     child = yield from _answer_child(sa, message, nonces)
     # <-- HDR, SK {IDr, AUTH, SAr2, TSi, TSr}
     return Reply((IdPayload(PayloadType.IDR, own_identity(sa.config, path)), own_auth, *child))
+
+
+def _settled(sa: IkeSA, path: Path) -> Path:
+    """The path from now on: it may have moved from port 500 to 4500, and behind a NAT to whatever port that has there.
+
+    A peer that is not behind a NAT stays at its address. Who has caught its request and sends it from elsewhere changes nothing.
+    """
+    if sa.nat.remote or path.remote == sa.path.remote:
+        return path
+    return replace(path, remote=sa.path.remote, remote_port=path.local_port)
 
 
 def _authenticate(sa: IkeSA, peer_id: IdPayload, own: IdPayload | None, auth: AuthPayload) -> Steps[AuthPayload]:

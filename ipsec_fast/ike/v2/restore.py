@@ -144,6 +144,7 @@ def _make_child(record: ChildRecord, config: ChildConfig, resources: int) -> Chi
         rekey_at=record.rekey_at,
         life_at=record.life_at,
         place=Place(record.in_group, resource),
+        narrowed=record.narrowed,
     )
 
 

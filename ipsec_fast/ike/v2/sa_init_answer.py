@@ -20,7 +20,7 @@ from ..timers import TimerKind
 from .child_setup import choose_with_group
 from .collide import Nonces
 from .ike_sa import ZERO_SPI, IkeSA, InitOctets
-from .keymat import IkeKeymat, first_keys, ike_suite_of
+from .keymat import IkeKeymat, check_nonces, first_keys, ike_suite_of
 from .message import Message, decode_message, encode_message
 from .negotiate import wanted_group
 from .outbound import respond
@@ -125,6 +125,7 @@ def _accept(sa: IkeSA, message: Message, data: bytes, path: Path) -> Steps[None]
         raise NegotiationError(text, NotifyType.NO_PROPOSAL_CHOSEN)
     suite = ike_suite_of(proposal)
     nr = sa.core.random(NONCE_BYTES)
+    check_nonces(suite.prf, Nonces(nonce.data, nr))
     key_pair = yield from ask_key_pair(ke.group)
     try:
         public = key_pair.public
