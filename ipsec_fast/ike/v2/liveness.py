@@ -54,9 +54,14 @@ def note_traffic(sa: IkeSA, sent_at: float | None, received_at: float | None) ->
         sa.set_timer(TimerKind.LIVENESS, due - sa.core.now)
 
 
+def delay_of(sa: IkeSA) -> float:
+    """A moment from now must be later than now, or the timer that is set to it would be due for ever."""
+    return max(sa.config.dpd_delay_s, LEAST_DELAY_S)
+
+
 def check_due(sa: IkeSA) -> float:
     """When the peer is to be asked, if nothing is heard until then."""
-    delay_s = max(sa.config.dpd_delay_s, LEAST_DELAY_S)
+    delay_s = delay_of(sa)
     due = sa.last_inbound_at + delay_s
     if sa.sent_unheard_at is not None:
         due = min(due, sa.sent_unheard_at + min(UNHEARD_S, delay_s))
