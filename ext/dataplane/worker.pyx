@@ -276,6 +276,11 @@ cdef class Worker:
         atomic_set_pointer(&self.state.tables, &tables.c)
         retire(old)
 
+    def resume_inner(self):
+        """See worker.pyi."""
+        self.state.tun_fd = self.state.tun.fd
+        os.eventfd_write(self.state.hand_fd, 1)
+
     def inject(self, int tag, bytes packet):
         """See worker.pyi."""
         return self._inject.push(tag.to_bytes(8, sys.byteorder) + packet)

@@ -9,6 +9,7 @@ Called by control.manager and the views.
 from __future__ import annotations
 
 import contextlib
+import heapq
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -60,6 +61,7 @@ class InstalledChild:
     order: int = 0
     follows_peer: bool = False  # its worker tells when the peer's packets come from elsewhere
     replaces: int | None = None
+    is_silent: bool = False  # its peer is known to be
     used_before_s: float | None = None  # when the child that it replaces last carried a packet
     inbound_until: float | None = None  # set when the child went down
 
@@ -109,6 +111,7 @@ class Children:
         ] = {}  # of children that stood before a restart and are about to be installed
         self._ungranted: set[int] = set()
         self._successors: dict[int, InstalledChild] = {}  # by the child that they replace
+        self._ending: list[tuple[float, int]] = []  # a heap: when the grace of which child is over
         self.changed = False
 
     # --- the books
@@ -183,23 +186,52 @@ class Children:
             self.switch_outbound(replaced_by)
         child.order = 0
         child.inbound_until = now + grace_s
+        heapq.heappush(self._ending, (child.inbound_until, child_id))
         self.changed = True
         self._grants.forget(child_id)
         self.expire(now)
         self._routing.remove_child(child_id)
 
-    def expire(self, now: float) -> None:
-        """Forget inbound SAs whose grace is over."""
-        for child in tuple(self._children.values()):
-            if child.inbound_until is not None and child.inbound_until <= now:
-                del self._children[child.child_id]
-                if child.replaces is not None and self._successors.get(child.replaces) is child:
-                    del self._successors[child.replaces]
-                self._spis.give_back(child.sa_in.spi)
+    def set_silent(self, child_ids: Iterable[int], *, is_silent: bool) -> None:
+        """Their peer has fallen silent, or was heard again: packets prefer another Child SA for the same traffic, where there is one."""
+        for child_id in child_ids:
+            child = self._children.get(child_id)
+            if child is not None and child.is_silent != is_silent:
+                child.is_silent = is_silent
                 self.changed = True
 
+    def expire(self, now: float) -> None:
+        """Forget inbound SAs whose grace is over."""
+        while self._ending and self._ending[0][0] <= now:
+            child = self._children.pop(heapq.heappop(self._ending)[1])
+            if child.replaces is not None and self._successors.get(child.replaces) is child:
+                del self._successors[child.replaces]
+            self._spis.give_back(child.sa_in.spi)
+            self.changed = True
+
+    def begin_turn(self, now: float) -> None:
+        """The event loop has been round."""
+        self.expire(now)
+        self._routing.begin_turn()
+
     def get_timer(self) -> float | None:
-        return min((c.inbound_until for c in self._children.values() if c.inbound_until is not None), default=None)
+        ending = self._ending[0][0] if self._ending else None
+        routing = self._routing.get_timer()
+        return ending if routing is None else routing if ending is None else min(ending, routing)
+
+    def handle_timer(self, now: float) -> None:
+        """Routes of children that are gone leave the kernel's tables piece by piece."""
+        self._routing.handle_timer(now)
+
+    def move_routes(self, tun_index: int) -> None:
+        """The TUN device is another one now, or lost its routes. HostError; may be repeated."""
+        self._routing.move(tun_index)
+        self.route_mtus()
+        self.changed = True
+
+    def take_reports(self) -> list[str]:
+        """Lines for the log about routes that could not be removed."""
+        return self._routing.take_reports()
 
     def set_path_mtu(self, child_id: int, path_mtu: int, source: Source, now: float) -> None:
         """The path to this child's peer carries so many bytes from now on; workers see it with their next packet."""
@@ -313,13 +345,13 @@ class Children:
         return [(ts, owners.pop() if len(owners) == 1 else None) for ts, owners in found.items()]
 
     def _sending(self, worker: int) -> list[InstalledChild]:
-        """Of each group the one that this worker's packets leave on, those switched to last first."""
+        """Of each group the one that this worker's packets leave on, those switched to last first, those of silent peers last."""
         groups: dict[tuple[object, ...], list[InstalledChild]] = {}
         for child in self._children.values():
             if child.order:
                 groups.setdefault(child.group, []).append(child)
-        chosen = (sending_child(group, worker, self._host.workers) for group in groups.values())
-        return sorted((child for child in chosen if child is not None), key=lambda child: -child.order)
+        chosen = (sending_child(_heard(group), worker, self._host.workers) for group in groups.values())
+        return sorted((c for c in chosen if c is not None), key=lambda child: (child.is_silent, -child.order))
 
     def get(self, child_id: int) -> InstalledChild | None:
         return self._children.get(child_id)
@@ -465,6 +497,11 @@ class Children:
             outside = Outside(self._host.raw_socket_index(path.local), path.local, ours, path_mtu)
         set_endpoint(sa, self._host.socket_index(path.local), path.local, path.remote, theirs, outside)
         return outside is not None
+
+
+def _heard(group: list[InstalledChild]) -> list[InstalledChild]:
+    """Those whose peer is not silent; all of them where it is of each."""
+    return [child for child in group if not child.is_silent] or group
 
 
 def _check_size(ask: AskInstallChild) -> None:

@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 
 LIVE = ("ESTABLISHED", "REKEYING")
 DEAD = ("DELETING", "DELETED")
-DEAD_CHILD = ("DELETING", "DELETED", "REKEYED")
 Packet = tuple[TrafficSelector, TrafficSelector]  # its local and its remote selector
 
 
@@ -43,6 +42,7 @@ class Waiter:
         self.children: set[tuple[str, str]] = set()
         self.going: set[tuple[str, int]] = set()
         self.errors: list[str] = []
+        self.is_taken_down = False  # somebody ended what is waited for, which is no failure
         self._log = log
         self._done = asyncio.get_running_loop().create_future()
 
@@ -67,6 +67,7 @@ class Waiter:
                     self.going.discard(("up", ike_id))
                     self.errors.append(notice.reason)
                 if ike_id in self.ike_ids:
+                    self.is_taken_down |= not notice.failed
                     for connection, name in tuple(self.children):
                         self._fail(connection, name, notice.reason)
         self.check()
@@ -171,35 +172,31 @@ class Operations:
         return self._now()
 
     def is_up(self, connection: str, child: str) -> bool:
-        return any(
-            one.name == child and one.resource is None and one.state not in DEAD_CHILD
-            for view in self.views()
-            if view.connection == connection and view.silent_since is None
-            for one in view.children
-        )
+        return self._endpoint.has_child(connection, child)
 
     def is_up_or_rising(self, connection: str, child: str) -> bool:
         """Whether it stands, or has been asked for and neither came nor failed yet."""
         if self.is_up(connection, child) or (connection, child) in self._creating:
             return True
         rising = {ike_id for ike_id, names in self._asked.items() if child in names}
-        return bool(rising) and any(v.ike_id in rising and v.connection == connection for v in self.views())
+        return bool(rising) and any(view.ike_id in rising for view in self._endpoint.views(connection))
 
     # --- doing
 
     async def initiate(self, ike: str | None, child: str | None, log: ControlLog) -> None:
         connection, children = self._peers.find(ike, child)
         missing = [one.name for one in children if not self.is_up(connection.name, one.name)]
-        if not missing and (children or any(v.connection == connection.name and v.state in LIVE for v in self.views())):
+        views = self._endpoint.views(connection.name)
+        if not missing and (children or any(view.state in LIVE for view in views)):
             return
         errors: list[str] = []
         for _ in range(max(1, len(connection.remote_addrs))):
             place = self._turns.place(connection)
-            was_attempt, found = await self._initiate_once(connection, missing, log)
+            is_next, found = await self._initiate_once(connection, missing, log)
             errors += [one for one in found if one not in errors]
             if not found:
                 return
-            if not was_attempt:
+            if not is_next:
                 break
             self._turns.hand_over(connection, place)
             missing = [name for name in missing if not self.is_up(connection.name, name)]
@@ -208,18 +205,18 @@ class Operations:
     async def _initiate_once(
         self, connection: ConnectionConfig, missing: list[str], log: ControlLog
     ) -> tuple[bool, list[str]]:
-        """Whether it was for an IKE SA that did not stand yet, and what went wrong."""
+        """Whether another address may do better (it was for an IKE SA that did not stand yet), and what went wrong."""
         waiter = Waiter(log)
         waiter.children = {(connection.name, name) for name in missing}
         unsubscribe = self._manager.subscribe(waiter.hear)
         try:
             self._begin(connection, missing, waiter)
-            was_attempt = not waiter.ike_ids.isdisjoint(self._asked)
+            is_attempt = not waiter.ike_ids.isdisjoint(self._asked)
             self._pump()
             await waiter.wait()
         finally:
             unsubscribe()
-        return was_attempt, waiter.errors
+        return is_attempt and not waiter.is_taken_down, waiter.errors
 
     def start(self, connection_name: str, child: str, packet: Packet | None = None) -> None:
         """Begin and do not wait. `packet`: the selectors of the one that asked for it."""
@@ -313,7 +310,7 @@ class Operations:
     ) -> None:
         """On the connection's IKE SA if it has one, with the one that is being set up if there is one, otherwise with a new one."""
         now = self._now()
-        views = [view for view in self.views() if view.connection == connection.name]
+        views = self._endpoint.views(connection.name)
         # a silent peer's IKE SA is asked for nothing more: another one takes its place, or it comes back by itself
         live = next((view for view in reversed(views) if view.state in LIVE and view.silent_since is None), None)
         if live is not None:
@@ -341,7 +338,9 @@ class Operations:
     ) -> None:
         for name in names:
             child = connection.child(name)
-            if child is not None:
+            if (
+                child is not None and self._creating.get((connection.name, name)) != ike_id
+            ):  # or it is asked for already
                 self._creating[connection.name, name] = ike_id
                 self._endpoint.initiate_child(ike_id, child, self._now(), packet)
 

@@ -37,6 +37,10 @@ from .v2.rekey_ike import RekeyIke
 from .v2.states import ChildState, State
 from .v2.window import digest_of
 
+LIFE_LEFT_S = 10.0
+RENEWALS = frozenset((TimerKind.REKEY, TimerKind.REAUTH, TimerKind.CHILD_REKEY, TimerKind.CHILD_IDLE))
+ENDS = frozenset((TimerKind.LIFE, TimerKind.CHILD_LIFE))
+ENDING_CHILD = frozenset((ChildState.DELETING, ChildState.DELETED, ChildState.REKEYED))
 VERSION_REPLY_MIN_BYTES = 36  # the reply is never longer than what it answers
 
 
@@ -144,7 +148,7 @@ class Endpoint:
         """By a DELETE, which waits for the outstanding request; `force` does not wait for an answer, nor do we where the peer is silent."""
         sa = self._sa(ike_id, now)
         if sa.established_at is None:
-            sa.close("given up by us", failed=True)
+            sa.close(f"taken down by us before it was set up with {sa.path.remote}", failed=False)
         elif not any(isinstance(exchange, DeleteIke) for exchange in (sa.active, *sa.queue)):
             outbound.submit(sa, DeleteIke())
         if force or sa.silent_since is not None:
@@ -283,6 +287,18 @@ class Endpoint:
             except Exception:
                 self._core.count_internal_error(f"timer {key}")
 
+    def note_suspended(self, seconds: float, now: float) -> None:
+        """The host slept for so long, and `now` knows nothing of it: lifetimes went on, and the peer may be gone.
+
+        What was to be rekeyed meanwhile is rekeyed at once. What was to end has LIFE_LEFT_S for that. Every peer is asked.
+        """
+        core = self._core
+        core.now = now
+        core.timers.advance(RENEWALS, seconds, now)
+        core.timers.advance(ENDS, seconds, now + LIFE_LEFT_S)
+        for sa in tuple(core.sas.values()):
+            self._ask(sa)
+
     def answer(self, ticket: int, value_or_error: object, now: float) -> None:
         """The answer to an ask, of the type that the ask names, or an Exception instance. It is ignored where the SA has vanished.
 
@@ -321,8 +337,18 @@ class Endpoint:
     def get_timer(self) -> float | None:
         return self._core.timers.next_at()
 
-    def views(self) -> list[IkeView]:
-        return [sa.view() for sa in self._core.sas.values()]
+    def views(self, connection: str | None = None) -> list[IkeView]:
+        """All of them, or those of one connection."""
+        return [sa.view() for sa in self._core.sas.values() if connection in (None, sa.name)]
+
+    def has_child(self, connection: str, name: str) -> bool:
+        """Whether such a Child SA stands or is being made, on an IKE SA whose peer is not silent. No view is made for it."""
+        return any(
+            child.name == name and child.resource is None and child.state not in ENDING_CHILD
+            for sa in self._core.sas.values()
+            if sa.name == connection and sa.silent_since is None
+            for child in sa.children.values()
+        )
 
     # --- finding things
 

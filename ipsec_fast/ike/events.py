@@ -123,6 +123,9 @@ Ask = AskConfig | AskConnection | AskCredential | AskKeyPair | AskSharedSecret |
 # --- notices
 
 
+NO_ANSWER = "no answer from "  # how the text of a Progress begins that tells why an attempt takes so long
+
+
 @dataclass(frozen=True, slots=True)
 class Progress:
     """One line of a negotiation, for control-log and the log. group: ike, cfg, chd, net, enc; level as strongSwan's, 0 audit, 1 control."""

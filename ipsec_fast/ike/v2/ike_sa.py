@@ -110,6 +110,7 @@ class IkeSA:
     heard_at: float = 0.0  # when the newest message or packet came that says where the peer is (moves.py)
     wanted_path: Path | None = None  # where the peer was heard since, while `path` rests
     asks_source: bool = False  # the shell has been asked where the newest packet came from
+    told_unanswered: bool = False  # that nobody answers what was to set it up
     packets: dict[str, Packet] = field(
         default_factory=dict
     )  # by child: the packet that asked for it, until IKE_AUTH is over
