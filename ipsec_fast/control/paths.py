@@ -178,7 +178,7 @@ class Paths:
     def _give(self, path: _Path, children: tuple[InstalledChild, ...], now: float) -> None:
         """These are on this path from now on; where there is none, it ends."""
         path.children = children
-        path.standing = tuple((child.child_id, child.order) for child in children)
+        path.standing = tuple((child.child_id, child.order, child.is_silent) for child in children)
         for child in children:
             self._of[child.child_id] = path
         if children:
