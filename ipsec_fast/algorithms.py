@@ -1,7 +1,8 @@
 """One row per transform that we carry, and the proposal strings of strongSwan's spelling that name them.
 
 `aes128gcm16-prfsha256-x25519` is an IKE proposal, `aes128gcm16`, `aes128-sha256-esn`, `aes256-sha256-x25519` (PFS) are
-ESP proposals. A word may be repeated with other values; the peer picks one of each type. Sizes are in bytes unless the
+ESP proposals. A word may be repeated with other values; the peer picks one of each type. What strongSwan leaves out of a
+proposal is left out here: integrity beside an AEAD (in IKE it names the PRF), a PRF in ESP. Sizes are in bytes unless the
 name says bits. Which engine runs a row is the dataplane's business.
 """
 
@@ -82,15 +83,20 @@ class PrfRow:
     id: Prf
     digest: str
     key_bytes: int  # preferred key length and output length, RFC 7296 section 2.13
+    is_weak: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class GroupRow:
-    """A key exchange method; `public_bytes` is the length of the KE payload's data."""
+    """A key exchange method; `public_bytes` is the length of the KE payload's data.
+
+    `is_weak`: RFC 8247 section 2.4 advises against it; a connection must allow it.
+    """
 
     name: str
     id: Group
     public_bytes: int
+    is_weak: bool = False
 
 
 def _aes(
@@ -123,18 +129,18 @@ def _aes(
 
 # strongest first; what is offered where nothing is configured stands in default_*_proposals
 ENCRYPTION = (
-    *_aes("aes{}gcm16", Encr.AES_GCM_16, Mode.GCM, 4, 8, 16, ike="256 128"),
+    *_aes("aes{}gcm16", Encr.AES_GCM_16, Mode.GCM, 4, 8, 16, ike="256 192 128"),
     *_aes("aes{}gcm12", Encr.AES_GCM_12, Mode.GCM, 4, 8, 12),
     *_aes("aes{}gcm8", Encr.AES_GCM_8, Mode.GCM, 4, 8, 8),
     *_aes("aes{}gcm16iiv", Encr.AES_GCM_16_IIV, Mode.GCM, 4, 0, 16),
-    Encryption("chacha20poly1305", Encr.CHACHA20_POLY1305, Mode.CHACHA20, 32, 4, 8, 16, 4),
+    Encryption("chacha20poly1305", Encr.CHACHA20_POLY1305, Mode.CHACHA20, 32, 4, 8, 16, 4, in_ike=True),
     Encryption("chacha20poly1305iiv", Encr.CHACHA20_POLY1305_IIV, Mode.CHACHA20, 32, 4, 0, 16, 4),
     *_aes("aes{}ccm16", Encr.AES_CCM_16, Mode.CCM, 3, 8, 16),
     *_aes("aes{}ccm12", Encr.AES_CCM_12, Mode.CCM, 3, 8, 12),
     *_aes("aes{}ccm8", Encr.AES_CCM_8, Mode.CCM, 3, 8, 8),
     *_aes("aes{}ccm8iiv", Encr.AES_CCM_8_IIV, Mode.CCM, 3, 0, 8),
     *_aes("aes{}gmac", Encr.NULL_AES_GMAC, Mode.GMAC, 4, 8, 16),
-    *_aes("aes{}", Encr.AES_CBC, Mode.CBC, 0, 16, block_bytes=16, ike="256 128"),
+    *_aes("aes{}", Encr.AES_CBC, Mode.CBC, 0, 16, block_bytes=16, ike="256 192 128"),
     *_aes("aes{}ctr", Encr.AES_CTR, Mode.CTR, 4, 8),
     Encryption("null", Encr.NULL, Mode.NULL, 0, 0, 0, 0, 4),
 )
@@ -144,18 +150,24 @@ INTEGRITY = (
     Integrity("sha256", Integ.HMAC_SHA2_256_128, 32, 16, "sha256", in_ike=True),
     Integrity("aescmac", Integ.AES_CMAC_96, 16, 12, "cmac"),
     Integrity("aesxcbc", Integ.AES_XCBC_96, 16, 12, "xcbc"),
-    Integrity("sha1", Integ.HMAC_SHA1_96, 20, 12, "sha1", is_weak=True),
+    Integrity("sha1", Integ.HMAC_SHA1_96, 20, 12, "sha1", in_ike=True, is_weak=True),
 )
 PRFS = (
     PrfRow("prfsha512", Prf.PRF_HMAC_SHA2_512, "sha512", 64),
     PrfRow("prfsha384", Prf.PRF_HMAC_SHA2_384, "sha384", 48),
     PrfRow("prfsha256", Prf.PRF_HMAC_SHA2_256, "sha256", 32),
+    PrfRow("prfsha1", Prf.PRF_HMAC_SHA1, "sha1", 20, is_weak=True),
 )
 GROUPS = (
     GroupRow("x25519", Group.CURVE_25519, 32),
+    GroupRow("ecp521", Group.ECP_521, 132),
     GroupRow("ecp384", Group.ECP_384, 96),
     GroupRow("ecp256", Group.ECP_256, 64),
+    GroupRow("modp4096", Group.MODP_4096, 512),
+    GroupRow("modp3072", Group.MODP_3072, 384),
     GroupRow("modp2048", Group.MODP_2048, 256),
+    GroupRow("modp1536", Group.MODP_1536, 192, is_weak=True),
+    GroupRow("modp1024", Group.MODP_1024, 128, is_weak=True),
 )
 GROUP_ALIASES = {"curve25519": "x25519"}
 _ENCRYPTION = {row.name: row for row in ENCRYPTION}
@@ -173,6 +185,7 @@ _INTEGRITY = {row.name: row for row in INTEGRITY}
 _INTEGRITY |= {f"sha2_{bits}": _INTEGRITY[f"sha{bits}"] for bits in (256, 384, 512)}
 _INTEGRITY |= {"sha": _INTEGRITY["sha1"]}
 _PRFS = {row.name: row for row in PRFS}
+_PRF_OF_INTEGRITY = {row.digest: row for row in PRFS}
 _GROUPS = {row.name: row for row in GROUPS} | {
     alias: row for row in GROUPS for alias, name in GROUP_ALIASES.items() if name == row.name
 }
@@ -290,15 +303,17 @@ def parse_ike_proposal(text: str) -> Proposal:
     encryption, integrity, prfs, groups, rest = _sort_words(text)
     rest += [row.name for row in encryption if not row.in_ike] + [row.name for row in integrity if not row.in_ike]
     if rest:
-        raise AlgorithmError(f"{text!r}: {rest[0]!r} is no IKE algorithm of ours; {_known_words()}")
+        raise AlgorithmError(_unknown_word(text, rest[0], "IKE", _ike_words(), _known_words()))
     if not encryption:
         raise AlgorithmError(f"{text!r} names no cipher; for example aes128gcm16-prfsha256-x25519")
     _check_aead_mix(text, encryption, integrity)
     if not prfs and not integrity:
-        raise AlgorithmError(f"{text!r} names no PRF; an AEAD cipher needs one, for example {text}-prfsha256")
+        raise AlgorithmError(f"{text!r} names no PRF; an AEAD cipher needs one, for example prfsha256")
     if not groups:
-        raise AlgorithmError(f"{text!r} names no key exchange group; for example {text}-x25519")
-    prfs = prfs or [_PRFS["prf" + row.name] for row in integrity]
+        raise AlgorithmError(f"{text!r} names no key exchange group; add one, for example x25519")
+    prfs = prfs or [_PRF_OF_INTEGRITY[row.digest] for row in integrity]
+    if encryption[0].is_aead:
+        integrity = []  # it brings its own ICV
     transforms = [
         *(Transform(TransformType.ENCR, row.id, row.key_bits) for row in encryption),
         *(Transform(TransformType.PRF, row.id) for row in prfs),
@@ -310,15 +325,16 @@ def parse_ike_proposal(text: str) -> Proposal:
 
 def parse_esp_proposal(text: str) -> Proposal:
     """`aes128gcm16`, `aes128-sha256-x25519-esn` as a Proposal. Naming neither `esn` nor `noesn` offers both, ESN first."""
-    encryption, integrity, prfs, groups, rest = _sort_words(text)
+    encryption, integrity, _, groups, rest = _sort_words(text)
     esn = [word for word in rest if word in ("esn", "noesn")]
-    rest = [word for word in rest if word not in ("esn", "noesn")]
-    wrong = rest + [row.name for row in prfs]
+    wrong = [word for word in rest if word not in ("esn", "noesn")]
     if wrong:
-        raise AlgorithmError(f"{text!r}: {wrong[0]!r} is no ESP algorithm of ours; {_known_esp()}")
+        raise AlgorithmError(_unknown_word(text, wrong[0], "ESP", _esp_words(), _known_esp()))
     if not encryption:
         raise AlgorithmError(f"{text!r} names no cipher; for example aes128gcm16 or aes128-sha256")
     _check_aead_mix(text, encryption, integrity)
+    if encryption[0].is_aead:
+        integrity = []  # it brings its own ICV
     transforms = [
         *(Transform(TransformType.ENCR, row.id, row.key_bits) for row in encryption),
         *(Transform(TransformType.INTEG, row.id) for row in integrity),
@@ -369,10 +385,29 @@ def _check_aead_mix(text: str, encryption: Iterable[Encryption], integrity: list
         raise AlgorithmError(
             f"{text!r} mixes {aead[0]} with {plain[0]}; write them as two proposals (RFC 7296 section 3.3)"
         )
-    if aead and integrity:
-        raise AlgorithmError(f"{text!r}: {aead[0]} brings its own ICV, leave out {integrity[0].name}")
     if plain and not integrity:
         raise AlgorithmError(f"{text!r}: {plain[0]} alone has no integrity, add sha256")
+
+
+def _unknown_word(text: str, word: str, protocol: str, known: Iterable[str], carried: str) -> str:
+    """The word, the one that was probably meant, or else what there is."""
+    import difflib  # for a wrong word alone: it costs the command line's start
+
+    where = f" in {text!r}" if word != text.strip().lower() else ""
+    near = [one for one in difflib.get_close_matches(word, tuple(known), n=1, cutoff=0.6) if one != word]
+    hint = f"did you mean {near[0]!r}?" if near else carried
+    return f"{word!r}{where} is no {protocol} algorithm of ours; {hint}"
+
+
+def _ike_words() -> list[str]:
+    """Those that may be suggested: nothing weak."""
+    rows = [row.name for row in (*INTEGRITY, *PRFS, *GROUPS) if not row.is_weak]
+    return [*(row.name for row in ENCRYPTION if row.in_ike), *rows]
+
+
+def _esp_words() -> list[str]:
+    rows = [row.name for row in (*INTEGRITY, *GROUPS) if not row.is_weak]
+    return [*(row.name for row in ENCRYPTION if row.mode is not Mode.NULL), *rows, "esn", "noesn"]
 
 
 def _known_words() -> str:
@@ -391,6 +426,18 @@ def _known_esp() -> str:
 
 
 def weak_words(proposals: Iterable[Proposal]) -> tuple[str, ...]:
-    """The integrity algorithms of these proposals that are warned about (RFC 8221 section 6)."""
-    found = (integrity_by_id(t.id) for one in proposals for t in one.of(TransformType.INTEG))
+    """The integrity algorithms and PRFs of these proposals that are warned about (RFC 8221 section 6, RFC 8247 section 2)."""
+    names: dict[str, str] = {}  # by digest: `sha1` names the PRF too
+    for one in proposals:
+        rows: list[Integrity | PrfRow | None] = [integrity_by_id(t.id) for t in one.of(TransformType.INTEG)]
+        rows += [prf_by_id(t.id) for t in one.of(TransformType.PRF)]
+        for row in rows:
+            if row is not None and row.is_weak:
+                names.setdefault(row.digest, row.name)
+    return tuple(names.values())
+
+
+def weak_groups(proposals: Iterable[Proposal]) -> tuple[str, ...]:
+    """The key exchange groups of these proposals that a connection must allow (`allow_weak`)."""
+    found = (group_by_id(t.id) for one in proposals for t in one.of(TransformType.KE))
     return tuple(dict.fromkeys(row.name for row in found if row is not None and row.is_weak))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
+import socket
 from collections.abc import Iterable
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
@@ -16,7 +17,26 @@ Address = IPv4Address | IPv6Address
 IDENTITY_MAX_BYTES = 1024  # longer ones are refused, of peers and in a configuration
 IDENTITY_TEXT = 512  # characters of one that a text shows
 
-PROTOCOL_NAMES = {"icmp": 1, "tcp": 6, "udp": 17, "gre": 47, "icmpv6": 58, "ipv6-icmp": 58, "sctp": 132}
+PROTOCOL_NAMES = {
+    "icmp": 1,
+    "tcp": 6,
+    "udp": 17,
+    "gre": 47,
+    "esp": 50,
+    "ah": 51,
+    "icmpv6": 58,
+    "ipv6-icmp": 58,
+    "ospf": 89,
+    "sctp": 132,
+}
+_COMMON_PROTOCOLS = (*PROTOCOL_NAMES, "esp", "ah", "ospf", "any")
+_SERVICES = {
+    "ftp": 21, "ssh": 22, "telnet": 23, "smtp": 25, "domain": 53, "bootps": 67, "bootpc": 68, "tftp": 69, "http": 80, "kerberos": 88,
+    "pop3": 110, "sunrpc": 111, "ntp": 123, "imap2": 143, "imap": 143, "snmp": 161, "bgp": 179, "ldap": 389, "https": 443,
+    "microsoft-ds": 445, "isakmp": 500, "syslog": 514, "ldaps": 636, "domain-s": 853, "imaps": 993, "pop3s": 995, "l2f": 1701,
+    "l2tp": 1701, "radius": 1812, "nfs": 2049, "mysql": 3306, "ms-wbt-server": 3389, "ipsec-nat-t": 4500, "sip": 5060, "sips": 5061,
+    "postgresql": 5432,
+}  # fmt: skip
 _PROTOCOL_TEXT = {1: "icmp", 6: "tcp", 17: "udp", 47: "gre", 58: "ipv6-icmp", 132: "sctp"}
 
 
@@ -107,6 +127,8 @@ class TrafficSelector:
             raise UsageError(f"selector {text!r} is not like 10.1.0.0/24, 10.1.0.5-10.1.0.9 or 10.1.0.0/24[tcp/443]")
         addresses, rest = match[1], match[2]
         try:
+            if "%" in addresses:
+                raise UsageError(f"selector {text!r}: a selector holds no scope; leave out % and what follows it")
             if "-" in addresses:
                 first, last = addresses.split("-", 1)
                 start, end = ipaddress.ip_address(first), ipaddress.ip_address(last)
@@ -158,21 +180,87 @@ class TrafficSelector:
         return f"{addresses}[{_PROTOCOL_TEXT.get(self.protocol, str(self.protocol))}{ports}]"
 
 
+@dataclass(frozen=True, slots=True)
+class DynamicSelector:
+    """`dynamic`, `dynamic[tcp/22]`: a selector whose address is that of the IKE SA on its side."""
+
+    protocol: int = 0
+    start_port: int = 0
+    end_port: int = 65535
+
+    @classmethod
+    def parse(cls, text: str) -> DynamicSelector:
+        match = re.fullmatch(r"\s*dynamic\s*(?:\[([^\]]*)\])?\s*", text)
+        if match is None:
+            raise UsageError(f"selector {text!r} is not like dynamic or dynamic[tcp/22]")
+        protocol, start_port, end_port = _parse_protocol_port(text, match[1])
+        TrafficSelector(IPv4Address(0), IPv4Address(0), protocol, start_port, end_port)  # its checks
+        return cls(protocol, start_port, end_port)
+
+    def at(self, address: Address) -> TrafficSelector:
+        return TrafficSelector(address, address, self.protocol, self.start_port, self.end_port)
+
+    def __str__(self) -> str:
+        return "dynamic" + str(self.at(IPv4Address(0))).removeprefix("0.0.0.0/32")
+
+
 def _parse_protocol_port(text: str, rest: str | None) -> tuple[int, int, int]:
     if not rest:
         return 0, 0, 65535
     name, _, port = rest.partition("/")
-    protocol = PROTOCOL_NAMES.get(name.lower(), int(name) if name.isdigit() else 0 if name in ("", "any") else -1)
-    if protocol < 0 or protocol > 255:
-        raise UsageError(f"selector {text!r}: protocol {name!r} is neither a name such as tcp nor a number 0..255")
+    protocol = _protocol_number(name.strip().lower())
+    if protocol is None:
+        import difflib  # for a wrong word alone: it costs the command line's start
+
+        near = difflib.get_close_matches(name.strip().lower(), _COMMON_PROTOCOLS, n=1)
+        hint = f"; did you mean {near[0]}?" if near and near[0] != name.strip().lower() else ""
+        raise UsageError(
+            f"selector {text!r}: protocol {name!r} is neither a name such as tcp nor a number 0..255{hint}"
+        )
+    port = port.strip()
     if port in ("", "any"):
         return protocol, 0, 65535
     if port == "opaque":
         return protocol, 65535, 0
     match = re.fullmatch(r"(\d{1,5})(?:-(\d{1,5}))?", port)
-    if match is None:
-        raise UsageError(f"selector {text!r}: port {port!r} is not like 443, 1000-2000 or opaque")
-    return protocol, int(match[1]), int(match[2] or match[1])
+    if match is not None:
+        first, last = int(match[1]), int(match[2] or match[1])
+        if max(first, last) > 65535:
+            raise UsageError(f"selector {text!r}: ports are 0..65535")
+        return protocol, first, last
+    number = _port_of_service(port, protocol)
+    if number is None:
+        raise UsageError(
+            f"selector {text!r}: port {port[:64]!r} is no number, range (1000-2000), opaque or service that this host knows"
+        )
+    return protocol, number, number
+
+
+def _protocol_number(name: str) -> int | None:
+    if name in ("", "any"):
+        return 0
+    if re.fullmatch("[0-9]{1,3}", name):
+        return int(name) if int(name) <= 255 else None
+    if name in PROTOCOL_NAMES:
+        return PROTOCOL_NAMES[name]
+    try:
+        return socket.getprotobyname(name) if re.fullmatch("[a-z0-9_+.-]{1,32}", name) else None
+    except OSError:
+        return None
+
+
+def _port_of_service(name: str, protocol: int) -> int | None:
+    """By our own short list first, so that the common names mean the same on a host without /etc/services."""
+    name = name.lower()
+    if name in _SERVICES:
+        return _SERVICES[name]
+    if not re.fullmatch("[a-z0-9][a-z0-9_+.-]{0,31}", name):
+        return None
+    transport = _PROTOCOL_TEXT.get(protocol)
+    try:
+        return socket.getservbyname(name, transport) if transport else socket.getservbyname(name)
+    except OSError:
+        return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,9 +313,11 @@ class Identity:
 
     @classmethod
     def parse(cls, text: str) -> Identity:
-        """By shape, as strongSwan does: an address, `user@host`, `@name` or a plain name (FQDN), `@#hex` (KEY_ID).
+        """By strongSwan's spelling: a prefix such as `keyid:` names the type, `#` and hex digits after it are the bytes themselves.
 
-        UsageError for one that is empty, also behind a prefix, or longer than 1,024 bytes.
+        Without a prefix the shape tells: an address, `user@host` or `@@user@host`, `@name` or a plain name (FQDN), `@#hex` (KEY_ID),
+        and KEY_ID for what has a colon and is no address. UsageError for what strongSwan has and we do not, and for an identity
+        that is empty, also after a prefix, or longer than 1,024 bytes.
         """
         identity = cls._parse(text)
         if not 1 <= len(identity.data) <= IDENTITY_MAX_BYTES:
@@ -245,22 +335,38 @@ class Identity:
             raise UsageError(
                 "an identity must not be empty; for example london.example, ops@london.example or 192.0.2.1"
             )
-        for prefix, kind in (("fqdn:", IdType.FQDN), ("email:", IdType.RFC822_ADDR), ("keyid:", IdType.KEY_ID)):
-            if text.startswith(prefix):
-                return cls(kind, text.removeprefix(prefix).encode())
-        try:
-            address = ipaddress.ip_address(text)
-            return cls(IdType.IPV4_ADDR if address.version == 4 else IdType.IPV6_ADDR, address.packed)
-        except ValueError:
-            pass
+        prefix, colon, rest = text.partition(":")
+        if colon and (kind := _ID_PREFIXES.get(prefix.lower())) is not None:
+            return cls(kind, _id_bytes(text, kind, rest))
+        if (colon and prefix.lower() in _ID_PREFIXES_LATER) or text.startswith("{") or "=" in text:
+            raise UsageError(
+                f"identity {text!r}: this kind (DN, general name, network, type by number) is not supported by this "
+                "version; names, mail addresses, single addresses and key IDs are"
+            )
         if text.startswith("@#"):
-            try:
-                return cls(IdType.KEY_ID, bytes.fromhex(text[2:]))
-            except ValueError:
-                raise UsageError(f"identity {text!r}: behind @# stand hex digits") from None
+            return cls(IdType.KEY_ID, _id_hex(text, text[2:]))
+        if text.startswith("@@"):
+            return cls(IdType.RFC822_ADDR, text[2:].encode())
         if text.startswith("@"):
             return cls(IdType.FQDN, text[1:].encode())
-        return cls(IdType.RFC822_ADDR if "@" in text else IdType.FQDN, text.encode())
+        if "@" in text:
+            return cls(IdType.RFC822_ADDR, text.encode())
+        return cls._of_shape(text)
+
+    @classmethod
+    def _of_shape(cls, text: str) -> Identity:
+        """Without `@`, `=` and a prefix."""
+        try:
+            address = ipaddress.ip_address(text)
+        except ValueError:
+            if re.fullmatch(r"[0-9.]+([/-][0-9.]+)?|[0-9a-fA-F:.]*:[0-9a-fA-F:.]*[/-][0-9a-fA-F:.]+", text):
+                raise UsageError(
+                    f"{text!r} looks like an address and is none; ranges and subnets are no identity here"
+                ) from None
+            return cls(IdType.KEY_ID if ":" in text else IdType.FQDN, text.encode())
+        if "%" in text:
+            raise UsageError(f"{text!r}: an identity holds no scope; write {text.partition('%')[0]}")
+        return cls.of_address(address)
 
     @classmethod
     def of_address(cls, address: Address) -> Identity:
@@ -275,6 +381,28 @@ class Identity:
         """The same for all identities that match."""
         is_name = self.type in (IdType.FQDN, IdType.RFC822_ADDR)
         return self.type, self.data.lower() if is_name else self.data
+
+    @property
+    def is_pattern(self) -> bool:
+        """`*.example.org` or `*@example.org`: whom a configuration expects. No peer is one: its identity is never a pattern."""
+        return self.type in (IdType.FQDN, IdType.RFC822_ADDR) and self.data.startswith(b"*")
+
+    def covers(self, other: Identity) -> bool:
+        """This identity of a configuration means `other`: it is equal, or a pattern whose end `other` has, as in strongSwan."""
+        if self.matches(other):
+            return True
+        if not self.is_pattern or self.type != other.type or other.is_pattern or len(other.data) < len(self.data):
+            return False
+        return other.data.lower().endswith(self.data[1:].lower())
+
+    @property
+    def with_type(self) -> str:
+        return f"{self} ({name_of(IdType, self.type)})"
+
+    def types_beside(self, wanted: Identity) -> str:
+        """For messages in which two identities differ, perhaps in nothing but their type: `192.0.2.2` may be a name."""
+        said, right = name_of(IdType, self.type), name_of(IdType, wanted.type)
+        return f"(ID type {said}, not {right})" if said != right else f"(both of ID type {said})"
 
     def __str__(self) -> str:
         """As `parse` reads it, where it is a name; cut where it is long. A name that looks like another type has its type before it."""
@@ -297,6 +425,36 @@ class Identity:
 
 def _cut(text: str, count: int) -> str:
     return text if len(text) <= IDENTITY_TEXT else f"{text[:IDENTITY_TEXT]}...({count} bytes)"
+
+
+# strongSwan's prefixes, in any case; `dns`, `rfc822` and `userfqdn` are older names
+_ID_PREFIXES = {
+    "fqdn": IdType.FQDN, "dns": IdType.FQDN,
+    "email": IdType.RFC822_ADDR, "rfc822": IdType.RFC822_ADDR, "userfqdn": IdType.RFC822_ADDR,
+    "keyid": IdType.KEY_ID,
+    "ipv4": IdType.IPV4_ADDR, "ipv6": IdType.IPV6_ADDR,
+}  # fmt: skip
+_ID_PREFIXES_LATER = ("ipv4net", "ipv6net", "ipv4range", "ipv6range", "asn1dn", "asn1gn", "xmppaddr", "uri")
+_ID_ADDRESS_BYTES = {IdType.IPV4_ADDR: 4, IdType.IPV6_ADDR: 16}
+
+
+def _id_bytes(text: str, kind: IdType, rest: str) -> bytes:
+    data = _id_hex(text, rest[1:]) if rest.startswith("#") else rest.encode()
+    wanted = _ID_ADDRESS_BYTES.get(kind)
+    if wanted is not None and (len(data) != wanted or not rest.startswith("#")):
+        raise UsageError(
+            f"identity {text!r}: behind this prefix strongSwan takes bytes, not an address; write the address alone, or # and "
+            f"{2 * wanted} hex digits"
+        )
+    return data
+
+
+def _id_hex(text: str, digits: str) -> bytes:
+    """Hex digits, with colons between them or not; of an odd number the first stands alone, as in strongSwan."""
+    plain = digits.replace(":", "")
+    if not re.fullmatch("[0-9a-fA-F]+", plain):
+        raise UsageError(f"identity {text!r}: behind # stand hex digits")
+    return bytes.fromhex("0" * (len(plain) % 2) + plain)
 
 
 def selectors_text(selectors: Iterable[TrafficSelector]) -> str:

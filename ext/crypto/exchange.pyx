@@ -1,8 +1,10 @@
-"""Key exchange by EVP_PKEY: groups 14 (MODP 2048), 19 and 20 (P-256, P-384), 31 (X25519). RFC 7296 section 3.4, RFC 5903, RFC 8031.
+"""Key exchange by EVP_PKEY: MODP groups 2, 5, 14, 15, 16, the curves P-256, P-384, P-521 (19 to 21), X25519 (31).
 
+RFC 7296 section 3.4, RFC 2409 section 6.2, RFC 3526, RFC 5903, RFC 8031. Groups 2 and 5 are weak; who may use them is configuration.
 Peer values are checked as RFC 6989 wants: the exact length, 1 < y < p-1, on the curve; and no all-zero X25519 result
 (RFC 8031 section 2.3). The shared secret goes straight into the arena, leading zeros kept. The private value lives in
-OpenSSL's key object, which wipes it on free. OpenSSL takes a short exponent for MODP 2048 (225 bits, SP 800-56A).
+OpenSSL's key object, which wipes it on free. OpenSSL takes a short exponent for its named MODP groups (225 bits for 2048, SP 800-56A)
+and one as long as the prime for group 2, which it has no name for.
 Leaves out: other groups, ML-KEM and multiple exchanges (RFC 9370). Called by ike's key exchange provider.
 """
 
@@ -46,7 +48,11 @@ cdef extern from "<openssl/bn.h>" nogil:
         pass
     BIGNUM *BN_new()
     BIGNUM *BN_bin2bn(const unsigned char *, int, BIGNUM *)
+    BIGNUM *BN_get_rfc2409_prime_1024(BIGNUM *)
+    BIGNUM *BN_get_rfc3526_prime_1536(BIGNUM *)
     BIGNUM *BN_get_rfc3526_prime_2048(BIGNUM *)
+    BIGNUM *BN_get_rfc3526_prime_3072(BIGNUM *)
+    BIGNUM *BN_get_rfc3526_prime_4096(BIGNUM *)
     void BN_clear_free(BIGNUM *)
     int BN_is_zero(const BIGNUM *)
     int BN_is_one(const BIGNUM *)
@@ -71,14 +77,14 @@ cdef extern from "<openssl/ec.h>" nogil:
     int POINT_CONVERSION_UNCOMPRESSED
 
 cdef extern from "<openssl/obj_mac.h>" nogil:
-    int NID_X9_62_prime256v1, NID_secp384r1
+    int NID_X9_62_prime256v1, NID_secp384r1, NID_secp521r1
 
 cdef extern from "<openssl/evp.h>" nogil:
     ctypedef struct EVP_PKEY:
         pass
     ctypedef struct EVP_PKEY_CTX:
         pass
-    int EVP_PKEY_KEYPAIR
+    int EVP_PKEY_KEYPAIR, EVP_PKEY_KEY_PARAMETERS
     EVP_PKEY *EVP_PKEY_new()
     void EVP_PKEY_free(EVP_PKEY *)
     int EVP_PKEY_up_ref(EVP_PKEY *)
@@ -106,21 +112,31 @@ cdef enum:
     GOOD = 1
     BAD_VALUE = 0               # the peer's value is refused
     BROKEN = -1                 # OpenSSL cannot do it at all
+    GROUPS_CARRIED = 9
+    POINT_BYTES = 133           # of the largest point: 0x04 | x | y of P-521
+
+ctypedef BIGNUM *(*prime_getter)(BIGNUM *) noexcept nogil
 
 cdef struct group_row:
     int id
     const char *type            # OpenSSL's key type and group
-    const char *group
+    const char *group           # NULL where OpenSSL has no name for it, or needs none
     Py_ssize_t public_bytes     # in the KE payload; for a curve x | y without OpenSSL's 0x04 before it
     Py_ssize_t shared_bytes
     int point                   # 1: that 0x04 is there
     int nid
+    prime_getter prime          # of a MODP group, whose generator is 2
 
-cdef group_row[4] GROUPS = [
-    group_row(14, "DH", "modp_2048", 256, 256, 0, 0),
-    group_row(19, "EC", "prime256v1", 64, 32, 1, NID_X9_62_prime256v1),
-    group_row(20, "EC", "secp384r1", 96, 48, 1, NID_secp384r1),
-    group_row(31, "X25519", NULL, 32, 32, 0, 0),
+cdef group_row[GROUPS_CARRIED] GROUPS = [
+    group_row(2, "DH", NULL, 128, 128, 0, 0, BN_get_rfc2409_prime_1024),
+    group_row(5, "DH", "modp_1536", 192, 192, 0, 0, BN_get_rfc3526_prime_1536),
+    group_row(14, "DH", "modp_2048", 256, 256, 0, 0, BN_get_rfc3526_prime_2048),
+    group_row(15, "DH", "modp_3072", 384, 384, 0, 0, BN_get_rfc3526_prime_3072),
+    group_row(16, "DH", "modp_4096", 512, 512, 0, 0, BN_get_rfc3526_prime_4096),
+    group_row(19, "EC", "prime256v1", 64, 32, 1, NID_X9_62_prime256v1, NULL),
+    group_row(20, "EC", "secp384r1", 96, 48, 1, NID_secp384r1, NULL),
+    group_row(21, "EC", "secp521r1", 132, 66, 1, NID_secp521r1, NULL),
+    group_row(31, "X25519", NULL, 32, 32, 0, 0, NULL),
 ]
 
 
@@ -200,7 +216,7 @@ def key_pair_for_test(int group, bytes private not None):
     """The key pair of a known private value, for vectors."""
     cdef KeyPair pair = new_pair(group)
     cdef const unsigned char *data = <const unsigned char *> PyBytes_AS_STRING(private)
-    if pair.row.group == NULL:
+    if pair.row.prime == NULL and not pair.row.point:
         pair.key = EVP_PKEY_new_raw_private_key_ex(NULL, pair.row.type, NULL, data, PyBytes_GET_SIZE(private))
     else:
         pair.key = key_of_number(pair.row, data, <int> PyBytes_GET_SIZE(private))
@@ -210,11 +226,11 @@ def key_pair_for_test(int group, bytes private not None):
 cdef KeyPair new_pair(int group):
     cdef KeyPair pair = KeyPair.__new__(KeyPair)
     cdef int at
-    for at in range(4):
+    for at in range(GROUPS_CARRIED):
         if GROUPS[at].id == group:
             pair.row = &GROUPS[at]
             return pair
-    raise AlgorithmError(f"key exchange group {group} is not carried; 14, 19, 20 and 31 are")
+    raise AlgorithmError(f"key exchange group {group} is not carried; 2, 5, 14, 15, 16, 19, 20, 21 and 31 are")
 
 
 cdef KeyPair finish(KeyPair pair):
@@ -232,6 +248,47 @@ cdef KeyPair finish(KeyPair pair):
 
 
 cdef EVP_PKEY *make_key(const group_row *row) noexcept nogil:
+    cdef EVP_PKEY *key = NULL
+    cdef EVP_PKEY *parameters = NULL
+    cdef EVP_PKEY_CTX *context
+    if row.prime != NULL and row.group == NULL:
+        parameters = parameters_of_prime(row)
+        context = EVP_PKEY_CTX_new_from_pkey(NULL, parameters, NULL) if parameters != NULL else NULL
+        if context != NULL and EVP_PKEY_keygen_init(context) == 1:
+            EVP_PKEY_generate(context, &key)
+        EVP_PKEY_CTX_free(context)
+        EVP_PKEY_free(parameters)
+        return key
+    return make_named_key(row)
+
+
+cdef EVP_PKEY *parameters_of_prime(const group_row *row) noexcept nogil:
+    """The group of a prime and the generator 2, for which OpenSSL has no name."""
+    cdef BIGNUM *prime = row.prime(NULL)
+    cdef BIGNUM *generator = BN_new()
+    cdef OSSL_PARAM_BLD *build = OSSL_PARAM_BLD_new()
+    cdef OSSL_PARAM *params = NULL
+    cdef EVP_PKEY_CTX *context = EVP_PKEY_CTX_new_from_name(NULL, row.type, NULL)
+    cdef EVP_PKEY *key = NULL
+    cdef bint ok = prime != NULL and generator != NULL and build != NULL and context != NULL
+    ok = ok and BN_set_word(generator, 2) == 1 and push_prime(build, prime, generator)
+    if ok:
+        params = OSSL_PARAM_BLD_to_param(build)
+        if params != NULL and EVP_PKEY_fromdata_init(context) == 1:
+            EVP_PKEY_fromdata(context, &key, EVP_PKEY_KEY_PARAMETERS, params)
+    OSSL_PARAM_free(params)
+    OSSL_PARAM_BLD_free(build)
+    EVP_PKEY_CTX_free(context)
+    BN_clear_free(generator)
+    BN_clear_free(prime)
+    return key
+
+
+cdef bint push_prime(OSSL_PARAM_BLD *build, const BIGNUM *prime, const BIGNUM *generator) noexcept nogil:
+    return OSSL_PARAM_BLD_push_BN(build, "p", prime) == 1 and OSSL_PARAM_BLD_push_BN(build, "g", generator) == 1
+
+
+cdef EVP_PKEY *make_named_key(const group_row *row) noexcept nogil:
     cdef EVP_PKEY_CTX *context = EVP_PKEY_CTX_new_from_name(NULL, row.type, NULL)
     cdef EVP_PKEY *key = NULL
     cdef OSSL_PARAM params[2]
@@ -262,9 +319,9 @@ cdef int derive_shared(EVP_PKEY *key, const group_row *row, const unsigned char 
 
 cdef bint set_peer(EVP_PKEY *key, const group_row *row, const unsigned char *peer) noexcept nogil:
     """The peer's value into `key`, where it belongs to the group (OpenSSL checks that a point is on its curve)."""
-    cdef unsigned char point[97]
+    cdef unsigned char point[POINT_BYTES]
     cdef Py_ssize_t at
-    if row.id == 14 and not is_inside_modp(peer, row.public_bytes):
+    if row.prime != NULL and not is_inside_modp(peer, row):
         return False
     if not row.point:
         return EVP_PKEY_set1_encoded_public_key(key, peer, row.public_bytes) == 1
@@ -274,10 +331,10 @@ cdef bint set_peer(EVP_PKEY *key, const group_row *row, const unsigned char *pee
     return EVP_PKEY_set1_encoded_public_key(key, point, row.public_bytes + 1) == 1
 
 
-cdef bint is_inside_modp(const unsigned char *peer, Py_ssize_t n) noexcept nogil:
+cdef bint is_inside_modp(const unsigned char *peer, const group_row *row) noexcept nogil:
     """1 < y < p-1 (RFC 6989 section 2.1: enough where p is a safe prime)."""
-    cdef BIGNUM *y = BN_bin2bn(peer, <int> n, NULL)
-    cdef BIGNUM *p = BN_get_rfc3526_prime_2048(NULL)
+    cdef BIGNUM *y = BN_bin2bn(peer, <int> row.public_bytes, NULL)
+    cdef BIGNUM *p = row.prime(NULL)
     cdef bint inside = False
     if y != NULL and p != NULL:
         BN_sub_word(p, 1)
@@ -291,7 +348,7 @@ cdef int derive_into(EVP_PKEY_CTX *context, const group_row *row, unsigned char 
     cdef size_t n = row.shared_bytes
     cdef unsigned char any_bit = 0
     cdef Py_ssize_t at
-    if row.id == 14 and EVP_PKEY_CTX_set_dh_pad(context, 1) != 1:
+    if row.prime != NULL and EVP_PKEY_CTX_set_dh_pad(context, 1) != 1:
         return BROKEN
     if EVP_PKEY_derive(context, shared, &n) != 1 or n != <size_t> row.shared_bytes:
         return BAD_VALUE
@@ -311,13 +368,19 @@ cdef EVP_PKEY *key_of_number(const group_row *row, const unsigned char *private,
     cdef OSSL_PARAM *params = NULL
     cdef EVP_PKEY_CTX *context = EVP_PKEY_CTX_new_from_name(NULL, row.type, NULL)
     cdef EVP_PKEY *key = NULL
-    cdef unsigned char point[97]
-    cdef bint ok = OSSL_PARAM_BLD_push_utf8_string(build, "group", row.group, 0) == 1
+    cdef BIGNUM *prime = row.prime(NULL) if row.prime != NULL else NULL
+    cdef BIGNUM *generator = BN_new()
+    cdef unsigned char point[POINT_BYTES]
+    cdef bint ok = BN_set_word(generator, 2) == 1
+    if row.group != NULL:
+        ok = ok and OSSL_PARAM_BLD_push_utf8_string(build, "group", row.group, 0) == 1
+    else:
+        ok = ok and push_prime(build, prime, generator)
     if row.point:
         ok = ok and point_of_number(row, number, point, scratch)
         ok = ok and OSSL_PARAM_BLD_push_octet_string(build, "pub", point, row.public_bytes + 1) == 1
     else:
-        ok = ok and power_of_two(public, number, scratch)
+        ok = ok and BN_mod_exp(public, generator, number, prime, scratch) == 1
         ok = ok and OSSL_PARAM_BLD_push_BN(build, "pub", public) == 1
     ok = ok and OSSL_PARAM_BLD_push_BN(build, "priv", number) == 1
     if ok:
@@ -330,17 +393,9 @@ cdef EVP_PKEY *key_of_number(const group_row *row, const unsigned char *private,
     BN_CTX_free(scratch)
     BN_clear_free(public)
     BN_clear_free(number)
-    return key
-
-
-cdef bint power_of_two(BIGNUM *public, const BIGNUM *number, BN_CTX *scratch) noexcept:
-    """2^number mod p of group 14."""
-    cdef BIGNUM *p = BN_get_rfc3526_prime_2048(NULL)
-    cdef BIGNUM *generator = BN_new()
-    cdef bint ok = BN_set_word(generator, 2) == 1 and BN_mod_exp(public, generator, number, p, scratch) == 1
     BN_clear_free(generator)
-    BN_clear_free(p)
-    return ok
+    BN_clear_free(prime)
+    return key
 
 
 cdef bint point_of_number(const group_row *row, const BIGNUM *number, unsigned char *point, BN_CTX *scratch) noexcept:

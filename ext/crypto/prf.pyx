@@ -1,7 +1,7 @@
-"""PRF, prf+ and all the keys of IKEv2 (RFC 7296 sections 2.13 to 2.18), with HMAC-SHA2 of OpenSSL.
+"""PRF, prf+ and all the keys of IKEv2 (RFC 7296 sections 2.13 to 2.18), with HMAC-SHA2 and HMAC-SHA1 of OpenSSL.
 
 Secrets are read from and written to the arena; what is on the stack on the way is wiped.
-Leaves out: the PRFs with a fixed key length (AES-XCBC, AES-CMAC) and MD5/SHA-1; SK{} sealing is seal.
+Leaves out: the PRFs with a fixed key length (AES-XCBC, AES-CMAC) and MD5; SK{} sealing is seal.
 Called by ike/v2 (keymat, auth) and by seal.
 """
 
@@ -227,16 +227,20 @@ cdef int hmac(const char *digest, octets key, const octets *parts, int n, unsign
 
 
 cdef const char *digest_of_prf(int prf_id) except NULL:
+    if prf_id == 2:
+        return "SHA1"
     if prf_id == 5:
         return "SHA256"
     if prf_id == 6:
         return "SHA384"
     if prf_id == 7:
         return "SHA512"
-    raise AlgorithmError(f"PRF {prf_id} is not carried; 5, 6 and 7 are (HMAC-SHA2-256, -384, -512)")
+    raise AlgorithmError(f"PRF {prf_id} is not carried; 2, 5, 6 and 7 are (HMAC-SHA1, HMAC-SHA2-256, -384, -512)")
 
 
 cdef Py_ssize_t digest_bytes(const char *digest) noexcept nogil:
+    if strcmp(digest, "SHA1") == 0:
+        return 20
     return 32 if strcmp(digest, "SHA256") == 0 else 48 if strcmp(digest, "SHA384") == 0 else 64
 
 

@@ -1,9 +1,9 @@
-"""SK{} payloads: AES-GCM with a 16-byte ICV (RFC 5282), AES-CBC with HMAC-SHA2 (RFC 7296 section 3.14).
+"""SK{} payloads: AES-GCM with a 16-byte ICV (RFC 5282), ChaCha20-Poly1305 (RFC 7634), AES-CBC with an HMAC (RFC 7296 section 3.14).
 
 One Sealer is one direction of one IKE SA. Its keys are its own copies in the arena; OpenSSL's contexts live for one
 call and are wiped by it. CBC is encrypt-then-MAC over aad | IV | ciphertext, verified before anything is decrypted; an
 AEAD's plaintext is wiped where its tag is wrong. Every cause of a refusal has the same text.
-Leaves out: padding (the caller's), IV choice (the caller's: a counter for GCM, random for CBC), other ciphers.
+Leaves out: padding (the caller's), IV choice (the caller's: a counter for an AEAD, random for CBC), other ciphers.
 Called by ike/v2/protect.
 """
 
@@ -42,15 +42,22 @@ cdef extern from "<openssl/evp.h>" nogil:
 cdef enum:
     AES_CBC = 12
     AES_GCM_16 = 20
+    CHACHA20_POLY1305 = 28
+    SALT_BYTES = 4              # RFC 5282 section 4, RFC 7634 section 2
+    HMAC_SHA1_96 = 2
     LONGEST = 65536             # no IKE message is longer; and every length fits an int
     LARGEST_DIGEST = 64
 
 cdef EVP_CIPHER *GCM_128 = EVP_CIPHER_fetch(NULL, "AES-128-GCM", NULL)
+cdef EVP_CIPHER *GCM_192 = EVP_CIPHER_fetch(NULL, "AES-192-GCM", NULL)
 cdef EVP_CIPHER *GCM_256 = EVP_CIPHER_fetch(NULL, "AES-256-GCM", NULL)
 cdef EVP_CIPHER *CBC_128 = EVP_CIPHER_fetch(NULL, "AES-128-CBC", NULL)
+cdef EVP_CIPHER *CBC_192 = EVP_CIPHER_fetch(NULL, "AES-192-CBC", NULL)
 cdef EVP_CIPHER *CBC_256 = EVP_CIPHER_fetch(NULL, "AES-256-CBC", NULL)
+cdef EVP_CIPHER *CHACHA20 = EVP_CIPHER_fetch(NULL, "ChaCha20-Poly1305", NULL)
 
 REFUSED = "an SK payload that does not verify"
+NAMES = {AES_CBC: "AES-CBC", AES_GCM_16: "AES-GCM-16", CHACHA20_POLY1305: "ChaCha20-Poly1305"}
 
 
 cdef class Sealer:
@@ -63,31 +70,33 @@ cdef class Sealer:
     cdef const char *digest
     cdef Secret sk_e, sk_a
     cdef readonly int iv_bytes, icv_bytes, block_bytes
-    cdef int key_bytes
+    cdef int key_bytes, encr_id
 
     def __init__(self, int encr_id, int key_bits, Secret sk_e not None, integ_id=None, Secret sk_a=None):
-        if key_bits not in (128, 256) or encr_id not in (AES_CBC, AES_GCM_16):
-            raise AlgorithmError(f"no SK cipher of ours: {encr_id} with {key_bits} bits; AES-GCM-16 (20) and AES-CBC (12) have 128 or 256")
-        self.aead = encr_id == AES_GCM_16
-        self.key_bytes = key_bits // 8
+        self.cipher = cipher_of(encr_id, key_bits)
+        if self.cipher == NULL:
+            raise AlgorithmError(
+                f"no SK cipher of ours: {encr_id} with {key_bits} bits; AES-GCM-16 (20) and AES-CBC (12) have 128, 192 or 256, "
+                "ChaCha20-Poly1305 (28) has 256"
+            )
+        self.aead = encr_id != AES_CBC
+        self.encr_id, self.key_bytes = encr_id, key_bits // 8
         if self.aead:
-            self.cipher = GCM_128 if key_bits == 128 else GCM_256
             self.iv_bytes, self.icv_bytes, self.block_bytes = 8, 16, 1
-            check_length("SK_e", sk_e, self.key_bytes + 4)
+            check_length("SK_e", sk_e, self.key_bytes + SALT_BYTES)
             if integ_id:
-                raise AlgorithmError(f"AES-GCM brings its own ICV; integrity algorithm {integ_id} does not go with it")
+                raise AlgorithmError(f"an AEAD brings its own ICV; integrity algorithm {integ_id} does not go with it")
         else:
-            self.cipher = CBC_128 if key_bits == 128 else CBC_256
             self.iv_bytes, self.block_bytes = 16, 16
             check_length("SK_e", sk_e, self.key_bytes)
             self.set_integrity(integ_id, sk_a)
         self.sk_e = sk_e.slice(0, len(sk_e))
 
     cdef int set_integrity(self, integ_id, Secret sk_a) except -1:
-        if integ_id not in (12, 13, 14):
-            raise AlgorithmError(f"AES-CBC needs integrity algorithm 12, 13 or 14 (HMAC-SHA2), not {integ_id}")
-        self.digest = "SHA256" if integ_id == 12 else "SHA384" if integ_id == 13 else "SHA512"
-        self.icv_bytes = digest_bytes(self.digest) // 2
+        if integ_id not in (HMAC_SHA1_96, 12, 13, 14):
+            raise AlgorithmError(f"AES-CBC needs integrity algorithm 12, 13, 14 (HMAC-SHA2) or 2 (HMAC-SHA1), not {integ_id}")
+        self.digest = "SHA1" if integ_id == HMAC_SHA1_96 else "SHA256" if integ_id == 12 else "SHA384" if integ_id == 13 else "SHA512"
+        self.icv_bytes = 12 if integ_id == HMAC_SHA1_96 else digest_bytes(self.digest) // 2
         if sk_a is None:
             raise UsageError("AES-CBC needs SK_a")
         check_length("SK_a", sk_a, digest_bytes(self.digest))
@@ -95,7 +104,7 @@ cdef class Sealer:
         return 0
 
     def __repr__(self):
-        return f"<Sealer {'AES-GCM-16' if self.aead else 'AES-CBC'} {self.key_bytes * 8} bits{', closed' if self.closed else ''}>"
+        return f"<Sealer {NAMES[self.encr_id]} {self.key_bytes * 8} bits{', closed' if self.closed else ''}>"
 
     def __reduce__(self):
         raise TypeError("a Sealer cannot be pickled or copied")
@@ -174,8 +183,8 @@ cdef class Sealer:
         cdef int got = 0
         cdef bint ok
         if self.aead:
-            memcpy(nonce, self.sk_e.data + self.key_bytes, 4)
-            memcpy(nonce + 4, iv, 8)
+            memcpy(nonce, self.sk_e.data + self.key_bytes, SALT_BYTES)
+            memcpy(nonce + SALT_BYTES, iv, 8)
         else:
             memcpy(nonce, iv, 16)
         ok = context != NULL and EVP_CipherInit_ex2(context, self.cipher, self.sk_e.data, nonce, encrypt, NULL) == 1
@@ -195,6 +204,15 @@ cdef class Sealer:
         if not ok:
             ERR_clear_error()
         return ok
+
+
+cdef const EVP_CIPHER *cipher_of(int encr_id, int key_bits) noexcept:
+    """NULL for what SK{} payloads do not use here."""
+    if encr_id == AES_GCM_16:
+        return GCM_128 if key_bits == 128 else GCM_192 if key_bits == 192 else GCM_256 if key_bits == 256 else NULL
+    if encr_id == AES_CBC:
+        return CBC_128 if key_bits == 128 else CBC_192 if key_bits == 192 else CBC_256 if key_bits == 256 else NULL
+    return CHACHA20 if encr_id == CHACHA20_POLY1305 and key_bits == 256 else NULL
 
 
 cdef int check_length(str name, Secret secret, int wanted) except -1:

@@ -27,8 +27,9 @@ class Answers:
                 return self._peers.by_path(path)
             case AskConnection(path=path, candidates=candidates, remote_id=remote_id, local_id=local_id):
                 return self._peers.by_identity(path, candidates, remote_id, local_id)
-            case AskCredential(local_id=local_id, remote_id=remote_id):
-                return self._credentials.shared_key(local_id, remote_id)
+            case AskCredential(connection=connection, local_id=local_id, remote_id=remote_id):
+                weak = self._peers.allows_weak(connection)
+                return self._credentials.shared_key(local_id, remote_id, allow_weak=weak)
             case AskKeyPair(group=group):
                 return generate(group)
             case AskSharedSecret(key_pair=key_pair, peer_public=peer_public):

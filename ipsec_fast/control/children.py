@@ -593,5 +593,4 @@ def _selectors(
     connection: ConnectionConfig, child: ChildConfig
 ) -> tuple[Sequence[TrafficSelector], Sequence[TrafficSelector]]:
     """(local, remote) of a child without an SA; `dynamic` is the connection's address, as far as it is known."""
-    local = child.local_ts or tuple(TrafficSelector.host(address) for address in connection.local_addrs)
-    return local, child.remote_ts or tuple(TrafficSelector.host(address) for address in connection.remote_addrs)
+    return child.local_at(connection.local_addrs), child.remote_at(connection.remote_addrs)

@@ -271,7 +271,7 @@ def _remotes(connections: Iterable[ConnectionConfig]) -> dict[tuple[str, str], S
 
 def _remote_of(connection: ConnectionConfig, child: ChildConfig) -> Sequence[TrafficSelector]:
     """What the configuration lets this child reach; `dynamic` is the peer itself, as far as its address is known."""
-    return child.remote_ts or tuple(TrafficSelector.host(address) for address in connection.remote_addrs)
+    return child.remote_at(connection.remote_addrs)
 
 
 def _networks(selectors: Iterable[TrafficSelector]) -> list[Network]:

@@ -25,7 +25,7 @@ class KeyPair:
         """Free the private value; twice is fine, any later use raises StateError."""
 
 def generate(group: int) -> KeyPair:
-    """A fresh key pair of group 14, 19, 20 or 31; AlgorithmError for any other."""
+    """A fresh key pair of group 2, 5, 14, 15, 16, 19, 20, 21 or 31; AlgorithmError for any other."""
 
 def key_pair_for_test(group: int, private: bytes) -> KeyPair:
     """The key pair of a known private value, for vectors."""

@@ -7,6 +7,7 @@ error text. Called by cli.py (`gateway`, `check-config`).
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import tomllib
@@ -22,10 +23,17 @@ from ..dataplane.offload import Offload
 from ..errors import ConfigError, Problem, SecretError
 from ..ike.config import ConnectionConfig
 from ..policy.credentials import SharedKey
-from .config_check import check_connections, warn_connections
+from .config_check import check_connections, serves, warn_connections, warn_sections
 from .config_keys import did_you_mean
 from .config_model import ConnectionSection, GatewaySection, Mss, MtuProbe, SecretSection, section_at
-from .config_secrets import check_private, decode_inline_secret, read_secret_file
+from .config_secrets import (
+    SHORT_SECRET_BYTES,
+    check_private,
+    decode_inline_secret,
+    read_secret_file,
+    refuse_short,
+    warn_of_length,
+)
 from .config_state import DEFAULT_STATE_DIR, default_state_dir, read_state_key
 from .config_tree import Location, Tree, fold_tree
 from .vici import DEFAULT_SOCKET
@@ -33,6 +41,7 @@ from .vici import DEFAULT_SOCKET
 __all__ = ["DEFAULT_SOCKET", "GatewaySettings", "LoadedConfig", "Mss", "Offload", "SharedKey", "load_config"]
 
 MAX_CONFIG_BYTES = 16 * 1024 * 1024
+NUMBERS = "whole numbers go from -9223372036854775808 to 9223372036854775807"
 SectionT = TypeVar("SectionT", bound=BaseModel)
 
 
@@ -70,13 +79,15 @@ class LoadedConfig:
 def load_config(path: Path) -> LoadedConfig:
     """Read, check and convert; ConfigError holds every problem with its path in the tree."""
     text, status = _read_text(path)
-    tree = fold_tree(_parse_toml(text))
+    document = _parse_toml(text)
+    check_numbers(document)
+    tree = fold_tree(document)
     gateway = _validate(tree, ("gateway",), GatewaySection, tree.gateway)
     connections = validate_all(tree, "connections", ConnectionSection, tree.connections)
     sections = validate_all(tree, "secrets", SecretSection, tree.secrets)
     if tree.inline_secrets:
         _check_inline_allowed(tree, status, path)
-    secrets = _load_secrets(tree, sections, path.absolute().parent)
+    secrets = _load_secrets(tree, sections, connections, path.absolute().parent)
     state_key = _load_state_key(tree, gateway, path.absolute().parent)
     secrets_known = len(sections) == len(tree.secrets) and not any(p.path.startswith("secrets") for p in tree.problems)
     secret_ids = {name: section.id for name, section in sections.items()}
@@ -88,6 +99,8 @@ def load_config(path: Path) -> LoadedConfig:
         if state_key is not None:
             state_key.close()
         raise ConfigError(tree.problems)
+    for location, message in warn_sections(connections):
+        tree.warn(location, message)
     return _build(tree, gateway, connections, secrets, state_key, path)
 
 
@@ -100,7 +113,8 @@ def _build(
     path: Path,
 ) -> LoadedConfig:
     built = tuple(section.build(name) for name, section in connections.items())
-    warnings = [str(Problem(tree.path_text(where), message)) for where, message in warn_connections(built)]
+    warnings = [str(one) for one in tree.warnings]
+    warnings += [str(Problem(tree.path_text(where), message)) for where, message in warn_connections(built)]
     if tree.inline_secrets:
         names = ", ".join(f"secrets.{name}" for name in tree.inline_secrets)
         warnings.append(f'{names}: secret = "..." leaves copies of the secret in memory; file = "..." does not')
@@ -155,8 +169,31 @@ def _parse_toml(text: str) -> dict[str, object]:
         if re.search(r"^\s*(connections|secrets|children|include)\s*(\{|\S+\.conf)", text, re.MULTILINE):
             hint = "; this looks like swanctl.conf: write the same tree in TOML, [connections.paris] for its sections"
         raise ConfigError(f"not TOML: {error}{hint}") from None
+    except ValueError:  # a number of more digits than int() takes
+        line = next(
+            (n for n, one in enumerate(text.splitlines(), 1) if re.search(r"\d{4000}", one.replace("_", ""))), 0
+        )
+        raise ConfigError(f"line {line}: a number of thousands of digits; {NUMBERS}") from None
     except RecursionError:
         raise ConfigError("not a configuration: nested too deeply") from None
+
+
+def check_numbers(document: Mapping[str, object]) -> None:
+    """ConfigError for what no key can mean: whole numbers that TOML does not have, nan and inf."""
+    problems: list[Problem] = []
+    waiting: list[tuple[Location, object]] = [((), document)]
+    while waiting:
+        where, value = waiting.pop()
+        if isinstance(value, Mapping):
+            waiting += [((*where, key), item) for key, item in value.items()]
+        elif isinstance(value, list):
+            waiting += [((*where, place), item) for place, item in enumerate(value)]
+        elif isinstance(value, int) and not -(2**63) <= value < 2**63:
+            problems.append(Problem(Tree().path_text(where), f"is no number that TOML has; {NUMBERS}"))
+        elif isinstance(value, float) and math.isnan(value):
+            problems.append(Problem(Tree().path_text(where), "nan is no number; write one, such as 5"))
+    if problems:
+        raise ConfigError(problems)
 
 
 def validate_all(
@@ -219,8 +256,11 @@ def _load_state_key(tree: Tree, gateway: GatewaySection | None, folder: Path) ->
         return None
 
 
-def _load_secrets(tree: Tree, sections: Mapping[str, SecretSection], folder: Path) -> tuple[SharedKey, ...]:
+def _load_secrets(
+    tree: Tree, sections: Mapping[str, SecretSection], connections: Mapping[str, ConnectionSection], folder: Path
+) -> tuple[SharedKey, ...]:
     entries = []
+    weak = [one.build(name) for name, one in connections.items() if one.allow_weak]
     for name, section in sections.items():
         inline = name in tree.inline_secrets
         where: Location = ("secrets", name)
@@ -232,11 +272,18 @@ def _load_secrets(tree: Tree, sections: Mapping[str, SecretSection], folder: Pat
             continue
         try:
             if section.file is not None:
-                secret = read_secret_file(folder / section.file)
+                secret, what = read_secret_file(folder / section.file, at_least=0), str(folder / section.file)
             else:
-                secret = decode_inline_secret(tree.inline_secrets[name])
+                secret, what = decode_inline_secret(tree.inline_secrets[name]), "the secret"
+            is_allowed = section.allow_weak or any(serves(section.id, one) for one in weak)
+            if not is_allowed or not len(secret):
+                refuse_short(secret, what)
+            warning = warn_of_length(secret, what)
         except SecretError as error:
             tree.blame((*where, "secret" if inline else "file"), str(error))
             continue
-        entries.append(SharedKey(name, section.id, secret))
+        if warning is not None:
+            tree.warn((*where, "secret" if inline else "file"), warning)
+        is_short = len(secret) < SHORT_SECRET_BYTES
+        entries.append(SharedKey(name, section.id, secret, is_short and not section.allow_weak))
     return tuple(entries)

@@ -12,6 +12,7 @@ from pydantic import PlainValidator
 
 from ..ike.config import Action, Fragmentation, Unique
 from .config_fields import FALSE_WORDS, TRUE_WORDS, parse_seconds, parse_yes_no
+from .config_keys import nearest
 
 DPD_TIMEOUT_S = 4.0
 PER_CPU_SAS_MOST = 256
@@ -29,7 +30,8 @@ def _word(value: object) -> str:
 def _parse_action(value: object) -> Action:
     action = _ACTIONS.get(_word(value))
     if action is None:
-        raise ValueError('must be "none" (or "clear"), "trap" (or "hold"), or "start" (or "restart")')
+        text = 'must be "none" (or "clear"), "trap" (or "hold"), or "start" (or "restart")'
+        raise ValueError(text + nearest(value, _ACTIONS))
     return action
 
 
@@ -38,7 +40,8 @@ def _parse_start_action(value: object) -> Action:
     if words == {"trap", "start"}:
         return Action.TRAP_START
     if len(words) != 1 or not words <= {"none", "trap", "start"}:
-        raise ValueError('must be "none", "trap", "start" or "trap|start"')
+        hint = nearest(value, ("none", "trap", "start", "trap|start"))
+        raise ValueError('must be "none", "trap", "start" or "trap|start"' + hint)
     return Action(words.pop())
 
 
@@ -47,7 +50,8 @@ def _parse_unique(value: object) -> Unique:
     try:
         return Unique(word)
     except ValueError:
-        raise ValueError('must be "no", "never", "keep" or "replace"') from None
+        hint = nearest(value, [one.value for one in Unique])
+        raise ValueError('must be "no", "never", "keep" or "replace"' + hint) from None
 
 
 def _parse_fragmentation(value: object) -> Fragmentation:
@@ -58,6 +62,7 @@ def _parse_fragmentation(value: object) -> Fragmentation:
     except ValueError:
         raise ValueError(
             'must be "yes", "accept" (announced, but our own messages leave whole), "force" or "no"'
+            + nearest(value, [one.value for one in Fragmentation])
         ) from None
 
 
@@ -78,7 +83,7 @@ def _parse_per_cpu_sas(value: object) -> bool | None:
     try:
         return parse_yes_no(value)
     except ValueError:
-        raise ValueError('must be yes, no or "auto"') from None
+        raise ValueError('must be yes, no or "auto"' + nearest(value, ("auto",))) from None
 
 
 def _parse_per_cpu_sas_max(value: object) -> int:

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from ..algorithms import weak_words
+from ..algorithms import weak_groups, weak_words
 from ..control.children import POLICIES_MAX, ROUTES_MAX
 from ..iana import IdType
 from ..ike.config import Action, ConnectionConfig
 from ..ike.v2.narrow import PAYLOAD_SELECTORS, foldable
-from ..model import Identity
-from .config_lifetimes import check_child_lifetimes, check_ike_lifetimes
+from ..model import DynamicSelector, Identity, TrafficSelector
+from .config_lifetimes import check_child_lifetimes, check_ike_lifetimes, warn_child_lifetimes
 from .config_model import ChildSection, ConnectionSection
 from .config_tree import Location
 
@@ -33,6 +33,7 @@ def check_connections(
             yield ("connections", name), f"no secret for it; {_wanted_secret(connection)}"
         yield from _check_who(name, connection)
         yield from check_ike_lifetimes(("connections", name), section)
+        yield from _check_weak(("connections", name), section)
         for child_name, child in section.children.items():
             where = ("connections", name, "children", child_name)
             yield from check_child_lifetimes(where, child)
@@ -40,14 +41,16 @@ def check_connections(
                 if action is not Action.NONE and not connection.remote_addrs:
                     text = f"{action.value} needs an address to go to; add remote_addrs to the connection"
                     yield (*where, key), text
-                elif action.traps and not child.local_ts and not connection.local_addrs:
+                elif action.traps and child.build(child_name).needs_local_address and not connection.local_addrs:
                     yield (*where, key), "trap with local_ts = dynamic needs local_addrs in the connection"
-            versions = [{ts.version for ts in side} for side in (child.local_ts, child.remote_ts)]
-            if all(versions) and not versions[0] & versions[1]:
+            sides = (child.local_ts, child.remote_ts)
+            versions = [{ts.version for ts in side if isinstance(ts, TrafficSelector)} for side in sides]
+            is_fixed = not any(isinstance(ts, DynamicSelector) for side in sides for ts in side)
+            if is_fixed and all(versions) and not versions[0] & versions[1]:
                 yield where, "local_ts and remote_ts have no IP version in common"
             yield from _check_selectors(where, child, trapped=any(action.traps for _, action in _actions(child)))
             policies = max(1, len(child.local_ts)) * max(1, len(child.remote_ts))
-            routes = sum(len(ts.networks()) for ts in child.remote_ts)
+            routes = sum(len(ts.networks()) if isinstance(ts, TrafficSelector) else 1 for ts in child.remote_ts)
             if policies > POLICIES_MAX or routes > ROUTES_MAX:
                 needs = f"needs {policies} policies (local_ts times remote_ts) and {routes} routes"
                 yield (
@@ -80,11 +83,27 @@ def _check_who(name: str, connection: ConnectionConfig) -> Iterator[Blame]:
         )
 
 
+def _check_weak(where: Location, section: ConnectionSection) -> Iterator[Blame]:
+    """Groups that must be allowed; each key that names one is blamed once."""
+    if section.allow_weak:
+        return
+    keys = [((*where, "proposals"), section.proposals)]
+    keys += [((*where, "children", name, "esp_proposals"), one.esp_proposals) for name, one in section.children.items()]
+    for key, proposals in keys:
+        if words := weak_groups(proposals):
+            yield (
+                key,
+                f"{', '.join(words)} can be broken by whoever records the exchange (RFC 8247 section 2.4); write modp2048 or "
+                "x25519, or allow_weak = true in the connection",
+            )
+
+
 def _check_probed(name: str, section: ConnectionSection) -> Iterator[Blame]:
     """An echo to an address that no child may send to would never leave; `dynamic` may turn out to be any."""
-    if isinstance(section.mtu_probe, str) or not all(child.remote_ts for child in section.children.values()):
+    remote = [ts for child in section.children.values() for ts in child.remote_ts if isinstance(ts, TrafficSelector)]
+    dynamic = any(child.build("").needs_remote_address for child in section.children.values())
+    if isinstance(section.mtu_probe, str) or dynamic:
         return
-    remote = [ts for child in section.children.values() for ts in child.remote_ts]
     for address in section.mtu_probe:
         if not any(ts.version == address.version and int(ts.start) <= int(address) <= int(ts.end) for ts in remote):
             yield (
@@ -97,7 +116,9 @@ def _check_selectors(where: Location, child: ChildSection, *, trapped: bool) -> 
     """What one Child SA can be offered with; neighbours are joined where that makes them few enough."""
     most = PAYLOAD_SELECTORS - trapped
     for key, side in (("local_ts", child.local_ts), ("remote_ts", child.remote_ts)):
-        count = len(foldable(side, most))
+        fixed = [ts for ts in side if isinstance(ts, TrafficSelector)]
+        dynamic = len(side) - len(fixed)
+        count = len(foldable(fixed, most - dynamic)) + dynamic
         if count > most:
             joined = f", {count} where neighbours are joined" if count < len(side) else ""
             place = "; one more place is for the packet that a trap tells of" if trapped else ""
@@ -111,6 +132,18 @@ def _actions(child: ChildSection) -> Iterator[tuple[str, Action]]:
     yield "close_action", child.close_action
 
 
+def warn_sections(connections: Mapping[str, ConnectionSection]) -> Iterator[Blame]:
+    """What only the configuration's own words show."""
+    for name, section in connections.items():
+        for child_name, child in section.children.items():
+            yield from warn_child_lifetimes(("connections", name, "children", child_name), child)
+
+
+def serves(ids: Sequence[Identity], connection: ConnectionConfig) -> bool:
+    """Whether a secret of these identities may be the one of this connection."""
+    return _has_secret(connection, [tuple(ids)])
+
+
 def warn_connections(connections: Sequence[ConnectionConfig]) -> Iterator[Blame]:
     if not connections:
         yield (), "no connections: this gateway waits until `swanctl --load-all` loads some; or add [connections.paris]"
@@ -118,6 +151,12 @@ def warn_connections(connections: Sequence[ConnectionConfig]) -> Iterator[Blame]
     for connection in connections:
         if not connection.children:
             yield ("connections", connection.name), "has no children, so it carries no traffic"
+        for word in weak_words(connection.proposals):
+            yield ("connections", connection.name, "proposals"), f"{word} is weak (RFC 8247 section 2); sha256 is right"
+        weak = [*weak_groups(connection.proposals), *(g for c in connection.children for g in weak_groups(c.proposals))]
+        if weak:
+            text = f"allow_weak: {', '.join(dict.fromkeys(weak))} can be broken; modp2048 or x25519 is right"
+            yield ("connections", connection.name), text
         for child in connection.children:
             where = ("connections", connection.name, "children", child.name)
             first = owner.setdefault(child.name, connection.name)
@@ -134,7 +173,7 @@ def _has_secret(connection: ConnectionConfig, all_ids: Iterable[tuple[Identity, 
     """As policy.credentials looks them up, but generous: an identity that is left out may turn out to be anyone."""
     local, remote = connection.local_id, connection.remote_id
     for ids in all_ids:
-        if not ids or remote is None or any(remote.matches(one) for one in ids):
+        if not ids or remote is None or any(remote.covers(one) or one.covers(remote) for one in ids):
             return True
         if all(local.matches(one) if local else one.type in ADDRESS_TYPES for one in ids):
             return True

@@ -18,18 +18,17 @@ from pydantic import PlainValidator
 from ..algorithms import default_esp_proposals, default_ike_proposals, parse_esp_proposal, parse_ike_proposal
 from ..errors import IpsecFastError
 from ..iana import IdType
-from ..model import Address, Identity, Proposal, TrafficSelector
+from ..model import Address, DynamicSelector, Identity, Proposal, TrafficSelector
 
 T = TypeVar("T")
 TIME_UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
+MIN_SECONDS = 0.1  # what asyncio's and the endpoint's clocks keep apart with ease
 MAX_SECONDS = 10**9
 COUNT_UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
 MAX_COUNT = (1 << 63) - 1
 TRUE_WORDS = ("yes", "true", "enabled", "1")
 FALSE_WORDS = ("no", "false", "disabled", "0")
-# prefixes that swanctl knows beside those that Identity.parse knows
-IDENTITY_ALIASES = {"dns:": "fqdn:", "rfc822:": "email:", "userfqdn:": "email:"}
-IDENTITY_LATER = ("ipv4:", "ipv6:", "asn1dn:", "asn1gn:", "{")
+ANY_IDENTITY = ("%any", "%any6", "0.0.0.0", "*", "::", "0::0")  # strongSwan's spellings of anybody
 
 
 def parse_words(value: object) -> tuple[str, ...]:
@@ -49,7 +48,7 @@ def parse_seconds(value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         raise ValueError('must be a time such as "1h", "30m", "45s" or a number of seconds')
     if isinstance(value, int | float):
-        seconds = float(value)
+        seconds = float(value) if abs(value) <= MAX_COUNT else math.inf
     else:
         match = re.fullmatch(r"\s*(\d{1,12}(?:\.\d{1,9})?)\s*([smhdSMHD]?)\s*", value)
         if match is None:
@@ -57,6 +56,8 @@ def parse_seconds(value: object) -> float:
         seconds = float(match[1]) * TIME_UNITS[match[2].lower()]
     if not math.isfinite(seconds) or not 0 <= seconds <= MAX_SECONDS:
         raise ValueError(f"must be between 0 (never) and {MAX_SECONDS} seconds")
+    if 0 < seconds < MIN_SECONDS:
+        raise ValueError(f"must be 0 (never) or at least {MIN_SECONDS} seconds")
     return seconds
 
 
@@ -104,12 +105,19 @@ def _parse_address(word: str) -> Address:
             raise ValueError(f"{word!r} is no IPv4 or IPv6 address") from None
         hint = "ranges and subnets" if "/" in word or ("-" in word and word[0].isdigit()) else "host names"
         raise ValueError(f"{word!r}: {hint} are not supported by this version; write an address, or %any") from None
+    if address.version == 6 and address.is_link_local:
+        raise ValueError(
+            f"{word!r}: a link-local address means nothing without its interface, and this version keeps none; "
+            "write a global or unique local address (fd00::/8)"
+        )
+    if address.version == 6 and "%" in word:
+        raise ValueError(f"{word!r}: only a link-local address has a scope; leave out % and what follows it")
     if address.is_unspecified or address.is_multicast:
         raise ValueError(f"{word!r} is nobody's address; write one that is, or %any for any")
     return address
 
 
-def parse_selectors(value: object) -> tuple[TrafficSelector, ...]:
+def parse_selectors(value: object) -> tuple[TrafficSelector | DynamicSelector, ...]:
     """Traffic selectors; `dynamic` (the IKE SA's own address) is the empty tuple."""
     words = parse_words(value)
     if not words:
@@ -119,20 +127,21 @@ def parse_selectors(value: object) -> tuple[TrafficSelector, ...]:
     return tuple(_each(words, _parse_selector))
 
 
-def _parse_selector(word: str) -> TrafficSelector:
-    if word.startswith("dynamic"):
-        raise ValueError(f"{word!r}: dynamic stands alone in this version; write the addresses instead")
+def _parse_selector(word: str) -> TrafficSelector | DynamicSelector:
     try:
-        return TrafficSelector.parse(word)
+        return DynamicSelector.parse(word) if word.startswith("dynamic") else TrafficSelector.parse(word)
     except IpsecFastError as error:
         raise ValueError(f"{error}{_meant_network(word)}") from None
 
 
 def _meant_network(word: str) -> str:
+    """For host bits behind the prefix; nothing where the network is not what is wrong."""
     try:
         address, bracket, rest = word.partition("[")
-        return f"; did you mean {ipaddress.ip_network(address.strip(), strict=False)}{bracket}{rest}?"
-    except ValueError:
+        meant = f"{ipaddress.ip_network(address.strip(), strict=False)}{bracket}{rest}"
+        TrafficSelector.parse(meant)
+        return f"; did you mean {meant}?"
+    except (ValueError, IpsecFastError):
         return ""
 
 
@@ -157,30 +166,44 @@ def _parse_proposals(
 
 
 def parse_identity(value: object) -> Identity | None:
-    """An IKE identity by its shape; None for `%any`."""
+    """An IKE identity in strongSwan's spelling; None for `%any`."""
     if not isinstance(value, str):
         raise ValueError("must be a string, for example london.example, ops@london.example or 192.0.2.1")
     text = value.strip()
-    if text == "%any":
+    if text in ANY_IDENTITY:
         return None
-    if "=" in text or text.startswith(IDENTITY_LATER):
-        raise ValueError(f"{text!r}: identities of this kind (DN, raw types) are not supported by this version")
-    if "*" in text or text.startswith("%"):
-        raise ValueError(f"{text!r}: wildcards are not supported by this version; write the whole identity, or %any")
-    if any(c.isspace() or not c.isprintable() for c in text):
-        raise ValueError(f"{text!r} holds a space or a control character; one identity stands alone")
-    for prefix, ours in IDENTITY_ALIASES.items():
-        if text.startswith(prefix):
-            text = ours + text.removeprefix(prefix)
+    if text.startswith("%"):
+        raise ValueError(f"{text!r} is no identity; write %any for anybody")
+    if re.fullmatch(r"([a-z0-9]+:)?\^.*\$", text, re.IGNORECASE):
+        raise ValueError(f"{text!r}: regular expressions are not supported by this version; write *.example.org")
     try:
         identity = Identity.parse(text)
     except IpsecFastError as error:
         raise ValueError(str(error)) from None
+    if any(c.isspace() or not c.isprintable() for c in text):
+        raise ValueError(f"{text!r} holds a space or a control character; one identity stands alone")
     if not identity.data or len(identity.data) > 255:
         raise ValueError("an identity must be 1 to 255 bytes long")
-    if identity.type == IdType.FQDN and re.fullmatch(r"[0-9.]+(/\d+)?", text):
-        raise ValueError(f"{text!r} looks like an address and is none")
+    if identity.type in (IdType.FQDN, IdType.RFC822_ADDR):
+        _check_asterisk(text, identity)
     return identity
+
+
+def parse_own_identity(value: object) -> Identity | None:
+    identity = parse_identity(value)
+    if identity is not None and identity.is_pattern:
+        raise ValueError(
+            f"{value!r}: nobody is a wildcard; write our own whole identity, or leave it out for our address"
+        )
+    return identity
+
+
+def _check_asterisk(text: str, identity: Identity) -> None:
+    """One, at the head, with something behind it that tells whom it means."""
+    if b"*" in identity.data[1:]:
+        raise ValueError(f"{text!r}: an asterisk stands at the head alone, as in *.example.org or *@example.org")
+    if identity.data in (b"*", b"*.", b"*@"):
+        raise ValueError(f"{text!r} means everybody; write %any, or a name such as *.example.org")
 
 
 def _each(words: tuple[str, ...], parse: Callable[[str], T]) -> list[T]:
@@ -203,7 +226,8 @@ Bytes = Annotated[int, PlainValidator(parse_bytes)]
 Packets = Annotated[int, PlainValidator(parse_packets)]
 YesNo = Annotated[bool, PlainValidator(parse_yes_no)]
 Addresses = Annotated[tuple[Address, ...], PlainValidator(parse_addresses)]
-Selectors = Annotated[tuple[TrafficSelector, ...], PlainValidator(parse_selectors)]
+Selectors = Annotated[tuple[TrafficSelector | DynamicSelector, ...], PlainValidator(parse_selectors)]
 IkeProposals = Annotated[tuple[Proposal, ...], PlainValidator(parse_ike_proposals)]
 EspProposals = Annotated[tuple[Proposal, ...], PlainValidator(parse_esp_proposals)]
 MaybeIdentity = Annotated[Identity | None, PlainValidator(parse_identity)]
+OwnIdentity = Annotated[Identity | None, PlainValidator(parse_own_identity)]

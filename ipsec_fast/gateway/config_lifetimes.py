@@ -36,6 +36,15 @@ def check_child_lifetimes(where: Location, section: ChildSection) -> Iterator[Bl
             yield _rand_too_long((*where, f"rand_{kind}"), limit.rand, f"rekey_{kind}", limit.rekey, unit)
 
 
+def warn_child_lifetimes(where: Location, section: ChildSection) -> Iterator[Blame]:
+    """A life as long as the rekey leaves no time for the rekey; other products write it so."""
+    life_s = section.life_time
+    if life_s and life_s == section.rekey_time:
+        began_s = section.lifetimes().time.rekey
+        text = f"{life_s:g}s is rekey_time too, which leaves no time for a rekey: it begins at {began_s:.0f}s already"
+        yield (*where, "life_time"), text
+
+
 def _rand_too_long(where: Location, rand: float, key: str, rekey: float, unit: str) -> Blame:
     text = f"{_text(rand, unit)} may be taken off {key}, {_text(rekey, unit)}, and nothing is left"
     return where, f"{text}; leave it out, or write at most {_text(rekey // 2, unit)}"

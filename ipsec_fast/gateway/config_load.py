@@ -6,16 +6,16 @@ The same steps, models and texts as for the file (config.py); every problem at o
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ..crypto.secret import Secret
 from ..errors import ConfigError, Problem, SecretError
 from ..ike.config import ConnectionConfig
 from ..model import Identity
 from .config import validate_all
-from .config_check import check_connections
+from .config_check import check_connections, warn_connections, warn_sections
 from .config_model import ConnectionSection, Mss, MtuProbe, SecretSection
-from .config_secrets import MAX_SECRET_BYTES, check_length
+from .config_secrets import MAX_SECRET_BYTES, refuse_short, warn_of_length
 from .config_tree import fold_tree
 
 SECRET_TYPES_LATER = ("eap", "xauth", "ntlm", "ppk")
@@ -26,10 +26,17 @@ class LoadedConnection:
     connection: ConnectionConfig
     mss: Mss
     mtu_probe: MtuProbe = "auto"
+    warnings: tuple[str, ...] = field(default=(), compare=False)
 
 
 def parse_connection(name: str, section: Mapping[str, object]) -> LoadedConnection:
     tree = fold_tree({"connections": {name: dict(section)}})
+    folded = tree.connections.get(name, {})
+    if folded.pop("dpd_timeout", None) is not None:  # swanctl's own users mean what it does: nothing
+        tree.warn(
+            ("connections", name, "dpd_timeout"),
+            "ignored: in strongSwan it is of IKEv1; set it in the gateway's own file",
+        )
     sections = validate_all(tree, "connections", ConnectionSection, tree.connections)
     # its secret may be loaded later, so nothing is said about one that is missing
     for location, message in check_connections(sections, {}, all_secrets_known=False):
@@ -37,7 +44,10 @@ def parse_connection(name: str, section: Mapping[str, object]) -> LoadedConnecti
     if tree.problems:
         raise ConfigError(tree.problems)
     model = sections[name]
-    return LoadedConnection(model.build(name), model.mss, model.mtu_probe)
+    connection = model.build(name)
+    for location, message in (*warn_sections(sections), *warn_connections([connection])):
+        tree.warn(location, message)
+    return LoadedConnection(connection, model.mss, model.mtu_probe, tuple(map(str, tree.warnings)))
 
 
 def parse_owners(name: str, owners: Sequence[str]) -> tuple[Identity, ...]:
@@ -51,8 +61,8 @@ def parse_owners(name: str, owners: Sequence[str]) -> tuple[Identity, ...]:
     return sections["ike"].id
 
 
-def check_secret(name: str, kind: str, secret: Secret) -> None:
-    """ConfigError for a kind that we do not know, and for a pre-shared key that can be guessed; the secret is closed then."""
+def check_secret(name: str, kind: str, secret: Secret, *, allow_weak: bool) -> str | None:
+    """What to warn of; ConfigError for a kind that we do not know, and for a pre-shared key that can be guessed: it is closed then."""
     word = kind.strip().lower()
     try:
         if word != "ike":
@@ -61,7 +71,10 @@ def check_secret(name: str, kind: str, secret: Secret) -> None:
             raise SecretError(f"{what}; write ike for a pre-shared key")
         if len(secret) > MAX_SECRET_BYTES:
             raise SecretError(f"is longer than {MAX_SECRET_BYTES} bytes")
-        check_length(secret, "it")
+        if not allow_weak or not len(secret):
+            refuse_short(secret, "it")
+        warning = warn_of_length(secret, "it")
+        return None if warning is None else str(Problem(f"secrets.{name}", warning))
     except SecretError as error:
         secret.close()
         raise ConfigError([Problem(f"secrets.{name}", str(error))]) from None

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from functools import lru_cache
+from collections.abc import Iterable
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PlainValidator
@@ -17,7 +17,7 @@ from ..algorithms import default_esp_proposals, default_ike_proposals
 from ..dataplane.offload import Offload
 from ..ike.config import Action, ChildConfig, ConnectionConfig, Fragmentation, Unique
 from ..ike.lifetimes import ChildLifetimes, IkeLifetimes, count_limits, ike_lifetimes, time_limits
-from ..model import Address, Identity, Proposal
+from ..model import Address, DynamicSelector, Identity, TrafficSelector
 from .config_actions import (
     CloseAction,
     DpdAction,
@@ -35,6 +35,7 @@ from .config_fields import (
     EspProposals,
     IkeProposals,
     MaybeIdentity,
+    OwnIdentity,
     Packets,
     Seconds,
     Selectors,
@@ -42,6 +43,7 @@ from .config_fields import (
     parse_identity,
     parse_words,
 )
+from .config_keys import nearest
 from .config_state import parse_key_file, parse_state_path
 from .vici import DEFAULT_SOCKET
 
@@ -91,18 +93,16 @@ def _parse_engine(value: object) -> str:
             "engine 'null' encrypts nothing and is for `ipsec-fast bench gateway` alone; write auto, openssl or ipsecmb"
         )
     if value not in ("auto", "openssl", "ipsecmb"):
-        raise ValueError('must be "auto", "openssl" or "ipsecmb"')
+        raise ValueError('must be "auto", "openssl" or "ipsecmb"' + nearest(value, ("auto", "openssl", "ipsecmb")))
     return str(value)
 
 
 def _parse_version(value: object) -> int:
     word = str(value).strip()
-    if isinstance(value, bool) or word not in ("0", "1", "2"):
+    if isinstance(value, bool) or word not in ("1", "2"):
         raise ValueError("must be 2")
     if word == "1":
         raise ValueError("IKEv1 is not supported by this version; write 2 or leave it out")
-    if word == "0":
-        raise ValueError("0 means IKEv1 and IKEv2, and this version speaks IKEv2 only; write 2 or leave it out")
     return 2
 
 
@@ -112,7 +112,7 @@ def _parse_auth(value: object) -> str:
     word = value if isinstance(value, str) else "this"
     if word.startswith(("pubkey", "eap", "xauth", "ike:", "rsa", "ecdsa", "any")):
         raise ValueError(f'auth {word!r} is not supported by this version; write "psk"')
-    raise ValueError('must be "psk"')
+    raise ValueError('must be "psk"' + nearest(word, ("psk",)))
 
 
 def _parse_mode(value: object) -> str:
@@ -121,7 +121,7 @@ def _parse_mode(value: object) -> str:
         return word
     if word in ("transport", "transport_proxy", "beet", "pass", "drop"):
         raise ValueError(f'mode {word!r} is not supported by this version; write "tunnel"')
-    raise ValueError('must be "tunnel"')
+    raise ValueError('must be "tunnel"' + nearest(word, ("tunnel",)))
 
 
 def _parse_mss(value: object) -> Mss:
@@ -131,7 +131,8 @@ def _parse_mss(value: object) -> Mss:
     if word == "off":
         return "off"
     if isinstance(value, bool) or not re.fullmatch(r"\d{1,6}", word) or not MSS_MIN <= int(word) <= MSS_MAX:
-        raise ValueError(f'must be "auto", "off" or a number from {MSS_MIN} to {MSS_MAX}')
+        hint = nearest(value, ("auto", "off"))
+        raise ValueError(f'must be "auto", "off" or a number from {MSS_MIN} to {MSS_MAX}{hint}')
     return int(word)
 
 
@@ -219,8 +220,12 @@ class AuthSection(Section):
     id: MaybeIdentity = None
 
 
+class LocalSection(AuthSection):
+    id: OwnIdentity = None
+
+
 class ChildSection(Section):
-    local_ts: Selectors = ()
+    local_ts: Selectors = ()  # () is dynamic
     remote_ts: Selectors = ()
     esp_proposals: EspProposals = Field(default_factory=default_esp_proposals)
     mode: Annotated[str, PlainValidator(_parse_mode)] = "tunnel"
@@ -243,8 +248,11 @@ class ChildSection(Section):
     overlap: Overlap = False
 
     def lifetimes(self) -> ChildLifetimes:
+        rekey_s = self.rekey_time
+        if self.life_time == rekey_s:  # other products write it so; config_lifetimes warns
+            rekey_s = rekey_s * 10 / 11
         return ChildLifetimes(
-            time=time_limits(self.rekey_time, self.life_time, self.rand_time),
+            time=time_limits(rekey_s, self.life_time, self.rand_time),
             bytes=count_limits(self.rekey_bytes, self.life_bytes, self.rand_bytes),
             packets=count_limits(self.rekey_packets, self.life_packets, self.rand_packets),
             inactivity_s=self.inactivity,
@@ -253,8 +261,8 @@ class ChildSection(Section):
     def build(self, name: str) -> ChildConfig:
         return ChildConfig(
             name,
-            self.local_ts,
-            self.remote_ts,
+            _fixed(self.local_ts),
+            _fixed(self.remote_ts),
             self.esp_proposals,
             self.lifetimes(),
             start_action=self.start_action,
@@ -264,13 +272,17 @@ class ChildSection(Section):
             per_resource=self.per_cpu_sas,
             per_resource_max=self.per_cpu_sas_max,
             overlap=self.overlap,
+            local_dynamic=_dynamic(self.local_ts),
+            remote_dynamic=_dynamic(self.remote_ts),
         )
 
 
-@lru_cache(maxsize=256)
-def _shared(proposals: tuple[Proposal, ...]) -> tuple[Proposal, ...]:
-    """Connections with equal proposals hold the same tuple, so that they can be weighed together (ike.v2.candidates)."""
-    return proposals
+def _fixed(selectors: Iterable[TrafficSelector | DynamicSelector]) -> tuple[TrafficSelector, ...]:
+    return tuple(one for one in selectors if isinstance(one, TrafficSelector))
+
+
+def _dynamic(selectors: Iterable[TrafficSelector | DynamicSelector]) -> tuple[DynamicSelector, ...]:
+    return tuple(one for one in selectors if isinstance(one, DynamicSelector))
 
 
 class ConnectionSection(Section):
@@ -287,9 +299,10 @@ class ConnectionSection(Section):
     dpd_timeout: DpdTimeout = 4.0
     unique: UniquePolicy = Unique.NO
     fragmentation: FragmentationPolicy = Fragmentation.YES
+    allow_weak: YesNo = False
     mss: Annotated[Mss, PlainValidator(_parse_mss)] = "auto"
     mtu_probe: Annotated[MtuProbe, PlainValidator(_parse_mtu_probe)] = "auto"
-    local: AuthSection
+    local: LocalSection
     remote: AuthSection
     children: dict[str, ChildSection] = Field(default_factory=dict)
 
@@ -301,7 +314,7 @@ class ConnectionSection(Section):
             name=name,
             local_addrs=self.local_addrs,
             remote_addrs=self.remote_addrs,
-            proposals=_shared(self.proposals),
+            proposals=self.proposals,
             local_id=self.local.id,
             remote_id=self.remote.id,
             encap=self.encap,
@@ -312,6 +325,7 @@ class ConnectionSection(Section):
             unique=self.unique,
             fragmentation=self.fragmentation,
             any_identity=self.remote.id is None and "id" in self.remote.model_fields_set,
+            allow_weak=self.allow_weak,
         )
 
 
@@ -320,3 +334,4 @@ class SecretSection(Section):
 
     id: Annotated[tuple[Identity, ...], PlainValidator(_parse_identities)] = ()
     file: Annotated[str | None, PlainValidator(_parse_file)] = None
+    allow_weak: YesNo = False

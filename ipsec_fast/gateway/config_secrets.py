@@ -15,7 +15,8 @@ from pathlib import Path
 from ..crypto.secret import Secret, secret_from_buffer, secret_from_fd
 from ..errors import IpsecFastError, SecretError
 
-MIN_SECRET_BYTES = 16
+MIN_SECRET_BYTES = 16  # fewer are warned about
+SHORT_SECRET_BYTES = 8  # fewer are taken only where `allow_weak` says so
 MAX_SECRET_BYTES = 4096
 HOW_TO_MAKE = "make one with: (umask 077; openssl rand -base64 32 > FILE)"
 
@@ -50,27 +51,54 @@ def check_private(status: os.stat_result, path: Path, *, group_may_read: bool = 
 
 
 def decode_inline_secret(value: object) -> Secret:
-    """swanctl's spellings: plain text, `0x` and hex digits, `0s` and base64. Copies of the text stay behind."""
+    """swanctl's spellings: plain text, `0x` or `0X` and hex digits, `0s` or `0S` and base64. Copies of the text stay behind.
+
+    Of an odd number of hex digits the first stands alone, as in swanctl. Base64 without its padding is refused: swanctl drops its end.
+    """
     if not isinstance(value, str):
         raise SecretError("must be a string")
+    spelling = value[:2].lower()
     try:
-        if value.startswith("0x"):
-            data = bytearray(bytes.fromhex(value[2:].replace(":", "")))
-        elif value.startswith("0s"):
+        if spelling == "0x":
+            digits = value[2:].replace(":", "")
+            data = bytearray(bytes.fromhex("0" * (len(digits) % 2) + digits))
+        elif spelling == "0s":
             data = bytearray(base64.b64decode(value[2:], validate=True))
         else:
             data = bytearray(value.encode())
     except (ValueError, binascii.Error):
-        kind = "0x must be followed by hex digits" if value.startswith("0x") else "0s must be followed by base64"
-        raise SecretError(kind) from None
+        hexed, based = "must be followed by hex digits", "must be followed by base64 with its = at the end"
+        raise SecretError(f"{value[:2]} {hexed if spelling == '0x' else based}") from None
     if not data:
         raise SecretError(f"is empty; it must hold at least {MIN_SECRET_BYTES} bytes")
     if len(data) > MAX_SECRET_BYTES:
         raise SecretError(f"is longer than {MAX_SECRET_BYTES} bytes")
     try:
-        return check_length(secret_from_buffer(data, wipe=True), "the secret")
+        return secret_from_buffer(data, wipe=True)
     except IpsecFastError as error:
         raise SecretError(str(error)) from None
+
+
+def warn_of_length(secret: Secret, where: str) -> str | None:
+    """What to say of a pre-shared key that is short and taken nevertheless."""
+    size = len(secret)
+    if size >= MIN_SECRET_BYTES:
+        return None
+    return (
+        f"{where} holds {size} bytes, and at least {MIN_SECRET_BYTES} are right: who sees one handshake of it can try "
+        f"secrets until one fits; {HOW_TO_MAKE}"
+    )
+
+
+def refuse_short(secret: Secret, where: str) -> None:
+    """SecretError for a pre-shared key that needs `allow_weak`; it is closed then."""
+    size = len(secret)
+    if size < SHORT_SECRET_BYTES:
+        secret.close()
+        raise SecretError(
+            f"{where} holds {size} bytes; it must hold at least {MIN_SECRET_BYTES} (from {SHORT_SECRET_BYTES} on with a warning; "
+            f"fewer need allow_weak = true in the connection); {HOW_TO_MAKE}"
+        )
 
 
 def check_length(secret: Secret, where: str, at_least: int = MIN_SECRET_BYTES) -> Secret:

@@ -29,10 +29,14 @@ class Tree:
     secrets: dict[str, dict[str, object]] = field(default_factory=dict)
     inline_secrets: dict[str, object] = field(default_factory=dict, repr=False)
     problems: list[Problem] = field(default_factory=list)
+    warnings: list[Problem] = field(default_factory=list)
     renamed: dict[Location, str] = field(default_factory=dict)
 
     def blame(self, location: Location, message: str) -> None:
         self.problems.append(Problem(self.path_text(location), message))
+
+    def warn(self, location: Location, message: str) -> None:
+        self.warnings.append(Problem(self.path_text(location), message))
 
     def path_text(self, location: Location) -> str:
         """`connections.paris.local-1.id`, as the user wrote it; list positions as `[2]`, counted from 0."""
@@ -75,6 +79,14 @@ def _fold_named(tree: Tree, kind: str, sections: Mapping[str, object]) -> None:
 
 
 def _fold_connection(tree: Tree, location: Location, section: dict[str, object]) -> dict[str, object]:
+    _drop_ignored(tree, section, location, keys.CONNECTION_IGNORED)
+    if str(section.get("version", ""))[:8].strip() == "0":
+        del section["version"]
+        tree.warn((*location, "version"), "0 means IKEv1 and IKEv2; only IKEv2 is spoken")
+    for key in ("local_port", "remote_port"):
+        if keys.port_ignored(section.get(key)):
+            del section[key]
+            tree.warn((*location, key), "ignored: IKE begins at port 500 and goes on to 4500 by itself")
     _drop_later(tree, section, location, keys.CONNECTION_LATER)
     for side in ("local", "remote"):
         _fold_rounds(tree, section, location, side)
@@ -87,6 +99,12 @@ def _fold_connection(tree: Tree, location: Location, section: dict[str, object])
                 tree.blame(where, SECTION)
             elif _check_name(tree, where, name):
                 folded[name] = dict(child)
+                _drop_ignored(tree, folded[name], where, keys.CHILD_IGNORED)
+                if keys.is_own_updown(folded[name].get("updown")):
+                    del folded[name]["updown"]
+                    tree.warn(
+                        (*where, "updown"), "ignored: strongSwan's script opens its firewall; this gateway touches none"
+                    )
                 _drop_later(tree, folded[name], where, keys.CHILD_LATER)
     return section
 
@@ -102,6 +120,8 @@ def _fold_rounds(tree: Tree, section: dict[str, object], location: Location, sid
         assert isinstance(value, dict)
         section[side] = dict(value)
         tree.renamed[(*location, side)] = rounds[0]
+        section[side].pop("round", None)  # type: ignore[attr-defined]  # the order among rounds: there is one
+        _drop_ignored(tree, section[side], (*location, side), keys.AUTH_IGNORED)  # type: ignore[arg-type]
         _drop_later(tree, section[side], (*location, side), keys.AUTH_LATER, prefixes=("cert", "cacert"))  # type: ignore[arg-type]
 
 
@@ -119,6 +139,17 @@ def _fold_secret(tree: Tree, location: Location, name: str, section: dict[str, o
         identities = [given] if isinstance(given, str) else list(given) if isinstance(given, list) else [given]
         section["id"] = identities + [section.pop(key) for key in suffixed]
     tree.secrets[name] = section
+
+
+def _drop_ignored(
+    tree: Tree,
+    section: dict[str, object],
+    location: Location,
+    ignored: Mapping[str, tuple[frozenset[str], str]],
+) -> None:
+    for key, (fine, reason) in ignored.items():
+        if key in section and not keys.asks_for_what_we_do(section.pop(key), fine):
+            tree.warn((*location, key), f"ignored: {reason}")
 
 
 def _drop_later(

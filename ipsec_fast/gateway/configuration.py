@@ -8,6 +8,7 @@ Of secrets the last loaded one goes first, the file's come last. Called by the d
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -17,12 +18,15 @@ from ..ike.config import ConnectionConfig
 from ..policy.credentials import Credentials, SharedKey
 from ..policy.peers import Peers
 from .config import LoadedConfig, load_config
+from .config_check import serves
 from .config_load import LoadedConnection, check_secret, parse_connection, parse_owners
 from .config_model import Mss, MtuProbe
+from .config_secrets import SHORT_SECRET_BYTES
 from .waiting import Change
 
 MAX_CONNECTIONS, MAX_CHILDREN, MAX_SECRETS = 4096, 256, 4096  # that may be loaded; so a list of names fits one message
 MAX_NAME_BYTES = 100
+log = logging.getLogger("ipsec_fast.cfg")
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +102,8 @@ class Configuration:
         if self._loaded.get(name) == new:
             return False
         self._change({**self._loaded, name: new}, self._file)
+        for line in new.warnings:
+            log.warning("%s", line)
         return True
 
     def unload_connection(self, name: str) -> None:
@@ -134,8 +140,9 @@ class Configuration:
                 raise UsageError(f"id must be at most {MAX_NAME_BYTES} bytes of printable text")
             if name not in self._loaded_keys and len(self._loaded_keys) >= MAX_SECRETS:
                 raise StateError(f"{MAX_SECRETS} secrets are loaded already; clear-creds drops them")
-            check_secret(name or "ike", kind, secret)
             ids = parse_owners(name or "ike", owners)
+            weak = any(one.allow_weak and serves(ids, one) for one in self.connections)
+            warning = check_secret(name or "ike", kind, secret, allow_weak=weak)
         except Exception:
             secret.close()
             raise
@@ -143,8 +150,11 @@ class Configuration:
             self._unnamed += 1
         key = name or f"\0{self._unnamed}"
         self._drop_secret(key)
-        self._loaded_keys[key] = SharedKey(name or "(loaded without a name)", ids, secret)
+        is_short = len(secret) < SHORT_SECRET_BYTES
+        self._loaded_keys[key] = SharedKey(name or "(loaded without a name)", ids, secret, is_short)
         self._publish_secrets()
+        if warning is not None:
+            log.warning("%s", warning)
 
     def unload_secret(self, name: str) -> None:
         if not name or name not in self._loaded_keys:

@@ -15,13 +15,14 @@ from ..control.manager import Listener, Manager
 from ..control.paths import PathNews, Paths, PathView
 from ..control.resources import group_of
 from ..control.views import child_counters, child_mtu, child_path
-from ..errors import StateError, UsageError
+from ..errors import HostError, StateError, UsageError
 from ..ike.config import ChildConfig, ConnectionConfig
 from ..ike.events import ChildDown, ChildFailed, ChildUp, ChildView, IkeDown, IkeUp, IkeView, Notice, Progress
 from ..model import Address, Path, TrafficSelector
 from .configuration import Configuration
 from .exchange_counters import ExchangeCounters
 from .ike_io import IKE_PORT, source_for
+from .turns import Turns
 from .vici.control import ChildCounters, ChildMtu, ChildPath, ControlLog, GatewayStats, PathListener, Selection
 from .waiting import Waiting
 
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from ..ike.endpoint import Endpoint
 
 LIVE = ("ESTABLISHED", "REKEYING")
+DEAD = ("DELETING", "DELETED")
 Packet = tuple[TrafficSelector, TrafficSelector]  # its local and its remote selector
 
 
@@ -40,6 +42,7 @@ class Waiter:
         self.children: set[tuple[str, str]] = set()
         self.going: set[tuple[str, int]] = set()
         self.errors: list[str] = []
+        self.is_taken_down = False  # somebody ended what is waited for, which is no failure
         self._log = log
         self._done = asyncio.get_running_loop().create_future()
 
@@ -64,6 +67,7 @@ class Waiter:
                     self.going.discard(("up", ike_id))
                     self.errors.append(notice.reason)
                 if ike_id in self.ike_ids:
+                    self.is_taken_down |= not notice.failed
                     for connection, name in tuple(self.children):
                         self._fail(connection, name, notice.reason)
         self.check()
@@ -119,6 +123,7 @@ class Operations:
         self._path_listeners: list[PathListener] = []
         self._asked: dict[int, set[str]] = {}  # per IKE SA that is being set up: the children that come with it
         self._creating: dict[tuple[str, str], int] = {}  # asked for on an IKE SA that stands
+        self._turns = Turns()
         manager.subscribe(self._forget_asked)
 
     # --- looking
@@ -184,17 +189,34 @@ class Operations:
         views = self._endpoint.views(connection.name)
         if not missing and (children or any(view.state in LIVE for view in views)):
             return
+        errors: list[str] = []
+        for _ in range(max(1, len(connection.remote_addrs))):
+            place = self._turns.place(connection)
+            is_next, found = await self._initiate_once(connection, missing, log)
+            errors += [one for one in found if one not in errors]
+            if not found:
+                return
+            if not is_next:
+                break
+            self._turns.hand_over(connection, place)
+            missing = [name for name in missing if not self.is_up(connection.name, name)]
+        raise StateError("; ".join(errors))
+
+    async def _initiate_once(
+        self, connection: ConnectionConfig, missing: list[str], log: ControlLog
+    ) -> tuple[bool, list[str]]:
+        """Whether another address may do better (it was for an IKE SA that did not stand yet), and what went wrong."""
         waiter = Waiter(log)
         waiter.children = {(connection.name, name) for name in missing}
         unsubscribe = self._manager.subscribe(waiter.hear)
         try:
             self._begin(connection, missing, waiter)
+            is_attempt = not waiter.ike_ids.isdisjoint(self._asked)
             self._pump()
             await waiter.wait()
         finally:
             unsubscribe()
-        if waiter.errors:
-            raise StateError("; ".join(waiter.errors))
+        return is_attempt and not waiter.is_taken_down, waiter.errors
 
     def start(self, connection_name: str, child: str, packet: Packet | None = None) -> None:
         """Begin and do not wait. `packet`: the selectors of the one that asked for it."""
@@ -222,12 +244,20 @@ class Operations:
                     self._endpoint.terminate_ike(view.ike_id, self._now(), force)
             count = len(waiter.going) or planned
             self._pump()
+            self._drop_gone(waiter)
             if selection.names_child and force:
                 return count
             await waiter.wait()
         finally:
             unsubscribe()
         return count
+
+    def _drop_gone(self, waiter: Waiter) -> None:
+        """What has gone without a notice: an IKE SA that was never announced, half-open as responder, says nothing when it ends."""
+        views = self.views()
+        left = {("ike", view.ike_id) for view in views}
+        left |= {("child", child.child_id) for view in views for child in view.children}
+        waiter.going &= left
 
     def _stop_planned(self, selection: Selection) -> int:
         """What a name means of the configuration is not begun again; how many were about to be."""
@@ -286,12 +316,14 @@ class Operations:
         if live is not None:
             self._begin_children(live.ike_id, connection, names, packet)
         else:
-            rising = next((v for v in views if v.ike_id in self._asked), None)
+            rising = next((v for v in views if v.ike_id in self._asked and v.state not in DEAD), None)
             ike_id = (
                 rising.ike_id
                 if rising
                 else self._endpoint.initiate(connection, tuple(names), self._path(connection), now, packet)
             )
+            if rising is None:
+                self._turns.begin(ike_id, connection)
             late = [name for name in names if name not in self._asked.get(ike_id, names)]
             self._asked.setdefault(ike_id, set()).update(names)
             if late:
@@ -324,6 +356,7 @@ class Operations:
         unsubscribe = self._manager.subscribe(hear)
 
     def _forget_asked(self, notice: Notice, view: IkeView | None) -> None:
+        self._turns.hear(notice)
         match notice:
             case IkeUp(replaces=replaced):
                 self._asked.pop(notice.ike_id, None)
@@ -339,7 +372,14 @@ class Operations:
     def _path(self, connection: ConnectionConfig) -> Path:
         if not connection.remote_addrs:
             raise UsageError(f"connection {connection.name} has no remote_addrs: it can only wait for its peer")
-        remote: Address = connection.remote_addrs[0]
+        for _ in connection.remote_addrs[1:]:
+            try:
+                return self._path_to(connection, connection.remote_addrs[self._turns.place(connection)])
+            except HostError:  # no way there: the next one
+                self._turns.hand_over(connection, self._turns.place(connection))
+        return self._path_to(connection, connection.remote_addrs[self._turns.place(connection)])
+
+    def _path_to(self, connection: ConnectionConfig, remote: Address) -> Path:
         same = [one for one in connection.local_addrs if one.version == remote.version]
         return Path(same[0] if same else source_for(remote), IKE_PORT, remote, IKE_PORT)
 

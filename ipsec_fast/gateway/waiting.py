@@ -73,8 +73,10 @@ class Waiting:
         """Nothing where it is trapped already."""
         if not connection.remote_addrs:
             raise StateError(f"connection {connection.name} has no remote_addrs: its children cannot be trapped")
-        if not child.local_ts and not connection.local_addrs:
-            raise StateError(f"child {child.name} has neither local_ts nor its connection local_addrs: nothing to trap")
+        if child.needs_local_address and not connection.local_addrs:
+            raise StateError(
+                f"child {child.name} has a dynamic local_ts and its connection no local_addrs: nothing to trap"
+            )
         self._uninstalled.discard((connection.name, child.name))
         self._children.trap(connection, child)
 

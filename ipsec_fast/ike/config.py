@@ -5,13 +5,14 @@ No file, no socket, no secret stands here: the PSK is asked for (events.AskCrede
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import Enum
 from functools import lru_cache
 from hashlib import sha256
 
 from ..algorithms import default_esp_proposals, default_ike_proposals
-from ..model import Address, Identity, Proposal, TrafficSelector
+from ..model import Address, DynamicSelector, Identity, Proposal, TrafficSelector
 from .lifetimes import ChildLifetimes, IkeLifetimes
 
 
@@ -60,7 +61,10 @@ class Fragmentation(Enum):
 
 @dataclass(frozen=True, slots=True)
 class ChildConfig:
-    """One child of a connection. An empty `local_ts` or `remote_ts` means `dynamic`: the IKE SA's own address on that side."""
+    """One child of a connection. `*_dynamic`: selectors of the IKE SA's own address on that side.
+
+    A side without any selector means that whole address.
+    """
 
     name: str
     local_ts: tuple[TrafficSelector, ...] = ()
@@ -74,6 +78,33 @@ class ChildConfig:
     per_resource: bool | None = None  # RFC 9611 is offered and answered; None: where we have more than one resource
     per_resource_max: int = 0  # how many per-resource SAs both sides together may have for it; 0: by our resources
     overlap: bool = False  # selectors of two of its peers may overlap; else the first that has them keeps them
+    local_dynamic: tuple[DynamicSelector, ...] = ()
+    remote_dynamic: tuple[DynamicSelector, ...] = ()
+
+    def local_at(self, addresses: Iterable[Address]) -> tuple[TrafficSelector, ...]:
+        """The local selectors where the IKE SA has one of these addresses."""
+        return _selectors_at(self.local_ts, self.local_dynamic, addresses)
+
+    def remote_at(self, addresses: Iterable[Address]) -> tuple[TrafficSelector, ...]:
+        return _selectors_at(self.remote_ts, self.remote_dynamic, addresses)
+
+    @property
+    def needs_local_address(self) -> bool:
+        """Some local selector is dynamic."""
+        return bool(self.local_dynamic) or not self.local_ts
+
+    @property
+    def needs_remote_address(self) -> bool:
+        return bool(self.remote_dynamic) or not self.remote_ts
+
+
+def _selectors_at(
+    fixed: tuple[TrafficSelector, ...], dynamic: tuple[DynamicSelector, ...], addresses: Iterable[Address]
+) -> tuple[TrafficSelector, ...]:
+    if fixed and not dynamic:
+        return fixed
+    everything = dynamic or (DynamicSelector(),)
+    return (*fixed, *(one.at(address) for address in addresses for one in everything))
 
 
 @lru_cache(maxsize=1024)
@@ -106,6 +137,8 @@ class ConnectionConfig:
     def __post_init__(self) -> None:
         # what many connections share is looked at once for each offer of a peer (v2/offer.py)
         object.__setattr__(self, "proposals", _shared(self.proposals))
+
+    allow_weak: bool = False  # groups that RFC 8247 advises against, secrets of less than 8 bytes
 
     def child(self, name: str) -> ChildConfig | None:
         return next((child for child in self.children if child.name == name), None)

@@ -535,6 +535,6 @@ class Endpoint:
         if core.now >= due:
             if liveness.is_watched(sa):
                 self._ask(sa)
-            due = core.now + sa.config.dpd_delay_s
+            due = core.now + liveness.delay_of(sa)
         if not sa.is_closed:
             core.timers.set(TimerKey(sa.ike_id, TimerKind.LIVENESS), due)

@@ -18,17 +18,22 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class SharedKey:
-    """A PSK and whose it is. No `ids`: for every pair of identities that has no better entry."""
+    """A PSK and whose it is. No `ids`: for every pair of identities that has no better entry.
+
+    `needs_allow_weak`: so short that only a connection that allows it may use it.
+    """
 
     name: str
     ids: tuple[Identity, ...]
     secret: Secret = field(repr=False)
+    needs_allow_weak: bool = False
 
 
 class Credentials:
     """The PSKs of a gateway. The best entry wins, among equals the first.
 
-    3: names both sides. 2: names the peer. 1: names nobody but ourselves, so every peer of this identity. 0: names nobody.
+    One that names the peer goes before one that means it by a wildcard (`*.example.org`), and each of them before itself without our
+    own identity; then one that names nobody but ourselves, so every peer of this identity; then one that names nobody.
     An entry that names the peer's neighbours but not the peer is none of these and never used.
     """
 
@@ -39,9 +44,9 @@ class Credentials:
         """From now on these. Who calls wipes those that are in no use any more."""
         self._keys = tuple(keys)
 
-    def shared_key(self, local: Identity, remote: Identity) -> Secret:
-        """SecretError, with both identities, where no entry fits."""
-        best: tuple[int, SharedKey] | None = None
+    def shared_key(self, local: Identity, remote: Identity, *, allow_weak: bool = False) -> Secret:
+        """SecretError, with both identities, where no entry fits, or where the best one is too short for this connection."""
+        best: tuple[tuple[int, int], SharedKey] | None = None
         for key in self._keys:
             score = _score(key.ids, local, remote)
             if score is not None and (best is None or score > best[0]):
@@ -49,6 +54,10 @@ class Credentials:
         if best is None:
             named = ", ".join(f"{key.name} ({' '.join(str(one) for one in key.ids)})" for key in self._keys)
             raise SecretError(f"no secret for {local} with {remote}; the configuration has {named or 'none'}")
+        if best[1].needs_allow_weak and not allow_weak:
+            raise SecretError(
+                f"the secret {best[1].name} is too short; a longer one, or allow_weak = true in the connection"
+            )
         return best[1].secret
 
     def close(self) -> None:
@@ -57,10 +66,13 @@ class Credentials:
             key.secret.close()
 
 
-def _score(ids: tuple[Identity, ...], local: Identity, remote: Identity) -> int | None:
+def _score(ids: tuple[Identity, ...], local: Identity, remote: Identity) -> tuple[int, int] | None:
+    """(how well it means the peer, whether it names us); strongSwan compares in this order too."""
     if not ids:
-        return 0
+        return 0, 0
     names_local = any(one.matches(local) for one in ids)
     if any(one.matches(remote) for one in ids):
-        return 3 if names_local else 2
-    return 1 if names_local and all(one.matches(local) for one in ids) else None
+        return 2, names_local
+    if any(one.covers(remote) for one in ids):
+        return 1, names_local
+    return (0, 1) if names_local and all(one.matches(local) for one in ids) else None

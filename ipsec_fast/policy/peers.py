@@ -36,6 +36,10 @@ class Peers:
                 self._any_remote.append(one)
         self._of_local: dict[Address, tuple[ConnectionConfig, ...]] = {}  # for remote addresses that none names
         self._own = {one.local_id.folded for one in self.connections if one.local_id is not None}
+        self._allowing_weak = frozenset(one.name for one in self.connections if one.allow_weak)
+
+    def allows_weak(self, connection: str) -> bool:
+        return connection in self._allowing_weak
 
     def by_path(self, path: Path) -> tuple[ConnectionConfig, ...]:
         """Those whose addresses allow this path, best first: a named remote address weighs more than a named local one."""
@@ -70,14 +74,17 @@ class Peers:
         if not fitting:
             wanted = _shown(
                 candidates,
-                lambda one: f"{one.name} wants {one.remote_id or 'anybody'} and is {own_identity(one, path)}",
+                lambda one: (
+                    f"{one.name} wants {_beside(one.remote_id, remote_id)} and is "
+                    f"{_beside(own_identity(one, path), local_id)}"
+                ),
             )
-            said = f"{remote_id}, who asks for {local_id}," if local_id is not None else f"{remote_id}"
+            asks = f", who asks for {local_id.with_type}," if local_id is not None else ""
+            said = remote_id.with_type + asks
             raise NegotiationError(
                 f"no connection for {said} at {path.remote}: {wanted}", NotifyType.AUTHENTICATION_FAILED
             )
-        named = [one for one in fitting if one.remote_id is not None]
-        return (named or fitting)[0]
+        return min(fitting, key=lambda one: _vagueness(one.remote_id))  # of equals the first
 
     def find(self, ike: str | None, child: str | None) -> tuple[ConnectionConfig, tuple[ChildConfig, ...]]:
         """The connection and children that a command names; a connection alone means all its children."""
@@ -94,10 +101,11 @@ class Peers:
         return connection, tuple(one for one in connection.children if child is None or one.name == child)
 
     def _expects(self, connection: ConnectionConfig, remote_id: Identity) -> bool:
-        """Where any identity will do, none of ours does: the peer's proof would be our own message, come back."""
-        if connection.remote_id is None:
-            return remote_id.folded not in self._own
-        return connection.remote_id.matches(remote_id)
+        """Where more than one identity will do, none of ours does: the peer's proof would be our own message, come back."""
+        wanted = connection.remote_id
+        if wanted is None or wanted.is_pattern:
+            return remote_id.folded not in self._own and (wanted is None or wanted.covers(remote_id))
+        return wanted.matches(remote_id)
 
     def _addresses(self) -> str:
         return _shown(
@@ -125,6 +133,18 @@ def _allows(connection: ConnectionConfig, path: Path) -> bool:
     return (not connection.local_addrs or path.local in connection.local_addrs) and (
         not connection.remote_addrs or path.remote in connection.remote_addrs
     )
+
+
+def _beside(configured: Identity | None, said: Identity | None) -> str:
+    """With its type where that is what differs: the texts of both may be the same."""
+    if configured is None:
+        return "anybody"
+    return configured.with_type if said is not None and configured.type != said.type else str(configured)
+
+
+def _vagueness(wanted: Identity | None) -> int:
+    """A whole identity goes before a wildcard, that before anybody."""
+    return 2 if wanted is None else int(wanted.is_pattern)
 
 
 def _address_score(connection: ConnectionConfig) -> int:

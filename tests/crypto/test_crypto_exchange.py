@@ -12,8 +12,10 @@ from ipsec_fast.crypto.exchange import KeyPair, generate, key_pair_for_test
 from ipsec_fast.crypto.secret import reveal_for_test
 from ipsec_fast.errors import AlgorithmError, NegotiationError, StateError
 
-PUBLIC_BYTES = {14: 256, 19: 64, 20: 96, 31: 32}
-SHARED_BYTES = {14: 256, 19: 32, 20: 48, 31: 32}
+PUBLIC_BYTES = {2: 128, 5: 192, 14: 256, 15: 384, 16: 512, 19: 64, 20: 96, 21: 132, 31: 32}
+SHARED_BYTES = {2: 128, 5: 192, 14: 256, 15: 384, 16: 512, 19: 32, 20: 48, 21: 66, 31: 32}
+# RFC 2409 section 6.2, RFC 3526: 2^n - 2^(n-64) - 1 + 2^64 * ([2^(n-130) pi] + k)
+MODP_BITS_AND_K = {2: (1024, 129093), 5: (1536, 741804), 14: (2048, 124476), 15: (3072, 1690314), 16: (4096, 240904)}
 P2048 = int(
     "FFFFFFFFFFFFFFFFC90FDAA22168C234C4C6628B80DC1CD129024E088A67CC74020BBEA63B139B22514A08798E3404DDEF9519B3CD3A431B"
     "302B0A6DF25F14374FE1356D6D51C245E485B576625E7EC6F44C42E9A637ED6B0BFF5CB6F406B7EDEE386BFB5A899FA5AE9F24117C4B1FE6"
@@ -36,6 +38,31 @@ LOW_ORDER = [
         "eeffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",
     )
 ]
+
+
+def floor_of_pi(bits):
+    """[2^bits * pi], by Machin's formula with bits to spare."""
+    one = 1 << (bits + 64)
+
+    def arctan_of_inverse(x):
+        term = total = one // x
+        for n in range(3, 2 * bits, 2):
+            term //= -x * x
+            total += term // n
+            if not term // n:
+                break
+        return total
+
+    return (4 * (4 * arctan_of_inverse(5) - arctan_of_inverse(239))) >> 64
+
+
+def modp_prime(group):
+    bits, k = MODP_BITS_AND_K[group]
+    return 2**bits - 2 ** (bits - 64) - 1 + 2**64 * (floor_of_pi(bits - 130) + k)
+
+
+def test_the_primes_of_the_tests_are_the_rfcs():
+    assert modp_prime(14) == P2048
 
 
 def refused(pair, public):
@@ -62,7 +89,53 @@ def test_modp_2048_takes_the_edges(y):
     assert len(generate(14).derive(y.to_bytes(256, "big"))) == 256
 
 
-@pytest.mark.parametrize("group", [19, 20])
+@pytest.mark.parametrize("group", MODP_BITS_AND_K)
+def test_every_modp_group_takes_what_lies_inside_it_and_nothing_else(group):
+    p, size = modp_prime(group), PUBLIC_BYTES[group]
+    for y in (0, 1, p - 1, p, p + 1, 2 ** (8 * size) - 1):
+        refused(generate(group), y.to_bytes(size, "big"))
+    for y in (2, p - 2):
+        assert len(generate(group).derive(y.to_bytes(size, "big"))) == size
+
+
+@pytest.mark.parametrize("group", MODP_BITS_AND_K)
+def test_modp_is_the_power_that_the_rfcs_mean(group):
+    p, size = modp_prime(group), PUBLIC_BYTES[group]
+    peer = generate(group)
+    number = int.from_bytes(bytes(range(1, 33)), "big")
+    pair = key_pair_for_test(group, number.to_bytes(32, "big"))
+    assert int.from_bytes(pair.public, "big") == pow(2, number, p)
+    shared = pow(int.from_bytes(peer.public, "big"), number, p).to_bytes(size, "big")
+    assert reveal_for_test(pair.derive(peer.public)) == shared == reveal_for_test(peer.derive(pair.public))
+
+
+def test_p521_is_rfc_5903_section_8_3():
+    i = bytes.fromhex(
+        "0037ADE9319A89F4DABDB3EF411AACCCA5123C61ACAB57B5393DCE47608172A095AA85A30FE1C2952C6771D937BA9777F5957B2639BAB072"
+        "462F68C27A57382D4A52"
+    )
+    ix_iy = bytes.fromhex(
+        "0015417E84DBF28C0AD3C278713349DC7DF153C897A1891BD98BAB4357C9ECBEE1E3BF42E00B8E380AEAE57C2D107564941885942AF5A7F4"
+        "601723C4195D176CED3E"
+        "017CAE20B6641D2EEB695786D8C946146239D099E18E1D5A514C739D7CB4A10AD8A788015AC405D7799DC75E7B7D5B6CF2261A6A7F150743"
+        "8BF01BEB6CA3926F9582"
+    )
+    rx_ry = bytes.fromhex(
+        "00D0B3975AC4B799F5BEA16D5E13E9AF971D5E9B984C9F39728B5E5739735A219B97C356436ADC6E95BB0352F6BE64A6C2912D4EF2D0433C"
+        "ED2B6171640012D9460F"
+        "015C68226383956E3BD066E797B623C27CE0EAC2F551A10C2C724D9852077B87220B6536C5C408A1D2AEBB8E86D678AE49CB57091F473229"
+        "6579AB44FCD17F0FC56A"
+    )
+    shared = bytes.fromhex(
+        "01144C7D79AE6956BC8EDB8E7C787C4521CB086FA64407F97894E5E6B2D79B04D1427E73CA4BAA240A34786859810C06B3C715A3A8CC3151"
+        "F2BEE417996D19F3DDEA"
+    )
+    pair = key_pair_for_test(21, i)
+    assert pair.public == ix_iy
+    assert reveal_for_test(pair.derive(rx_ry)) == shared
+
+
+@pytest.mark.parametrize("group", [19, 20, 21])
 def test_a_point_off_its_curve_is_refused(group):
     pair, peer = generate(group), generate(group)
     half = PUBLIC_BYTES[group] // 2
@@ -77,9 +150,9 @@ def test_x25519_refuses_low_order_points(point):
     refused(generate(31), point)
 
 
-@pytest.mark.parametrize("group", [0, 1, 2, 5, 15, 21, 32, 36])
+@pytest.mark.parametrize("group", [0, 1, 3, 17, 18, 22, 32, 36])
 def test_other_groups_are_not_carried(group):
-    with pytest.raises(AlgorithmError, match="14, 19, 20 and 31"):
+    with pytest.raises(AlgorithmError, match="14, 15, 16, 19, 20, 21 and 31"):
         generate(group)
 
 

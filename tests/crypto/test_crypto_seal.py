@@ -14,13 +14,18 @@ from ipsec_fast.crypto.seal import Sealer
 from ipsec_fast.crypto.secret import random_secret, secret_from_buffer
 from ipsec_fast.errors import AlgorithmError, IntegrityError, StateError, UsageError
 
-CBC, GCM = 12, 20
-SUITES = [(GCM, 128, None), (GCM, 256, None), *((CBC, bits, integ) for bits in (128, 256) for integ in (12, 13, 14))]
-INTEG_KEY = {12: 32, 13: 48, 14: 64}
+CBC, GCM, CHACHA = 12, 20, 28
+SUITES = [
+    *((GCM, bits, None) for bits in (128, 192, 256)),
+    (CHACHA, 256, None),
+    *((CBC, bits, integ) for bits in (128, 192, 256) for integ in (12, 13, 14)),
+    (CBC, 128, 2),
+]
+INTEG_KEY = {2: 20, 12: 32, 13: 48, 14: 64}
 
 
 def sealer(encr, bits, integ):
-    sk_e = secret_from_buffer(os.urandom(bits // 8 + (4 if encr == GCM else 0)))
+    sk_e = secret_from_buffer(os.urandom(bits // 8 + (4 if encr != CBC else 0)))
     return Sealer(encr, bits, sk_e, integ, random_secret(INTEG_KEY[integ]) if integ else None)
 
 
@@ -69,9 +74,20 @@ def test_lengths_that_cannot_be_sealed_are_refused(suite):
 @pytest.mark.parametrize(
     ("encr", "bits", "key_bytes", "integ", "integ_bytes", "error"),
     [
-        (CBC, 192, 24, 12, 32, AlgorithmError), (18, 128, 20, None, 0, AlgorithmError), (GCM, 128, 16, None, 0, UsageError),
-        (GCM, 128, 36, None, 0, UsageError), (GCM, 128, 20, 12, 32, AlgorithmError), (CBC, 128, 16, None, 0, AlgorithmError),
-        (CBC, 128, 20, 12, 32, UsageError), (CBC, 128, 16, 12, 20, UsageError), (CBC, 128, 16, 2, 20, AlgorithmError),
+        (CBC, 160, 20, 12, 32, AlgorithmError),
+        (CHACHA, 128, 20, None, 0, AlgorithmError),
+        (GCM, 224, 32, None, 0, AlgorithmError),
+        (CHACHA, 256, 32, None, 0, UsageError),
+        (CHACHA, 256, 36, 12, 32, AlgorithmError),
+        (18, 128, 20, None, 0, AlgorithmError),
+        (GCM, 128, 16, None, 0, UsageError),
+        (GCM, 128, 36, None, 0, UsageError),
+        (GCM, 128, 20, 12, 32, AlgorithmError),
+        (CBC, 128, 16, None, 0, AlgorithmError),
+        (CBC, 128, 20, 12, 32, UsageError),
+        (CBC, 128, 16, 12, 20, UsageError),
+        (CBC, 128, 16, 8, 16, AlgorithmError),
+        (CBC, 128, 16, 2, 32, UsageError),
         (CBC, 128, 16, 12, 0, UsageError),
     ],
 )  # fmt: skip
@@ -124,6 +140,23 @@ def test_gcm_is_what_pyca_makes_of_salt_and_iv():
     key, iv, plaintext = os.urandom(36), os.urandom(8), os.urandom(77)
     body = Sealer(GCM, 256, secret_from_buffer(key)).seal(b"aad", plaintext, iv)
     assert body == iv + aead.AESGCM(key[:32]).encrypt(key[32:] + iv, plaintext, b"aad")
+
+
+def test_chacha20_poly1305_is_what_pyca_makes_of_salt_and_iv():
+    aead = pytest.importorskip("cryptography.hazmat.primitives.ciphers.aead")
+    key, iv, plaintext = os.urandom(36), os.urandom(8), os.urandom(77)
+    body = Sealer(CHACHA, 256, secret_from_buffer(key)).seal(b"aad", plaintext, iv)
+    assert body == iv + aead.ChaCha20Poly1305(key[:32]).encrypt(key[32:] + iv, plaintext, b"aad")
+
+
+def test_aes_192_and_hmac_sha1_are_pyca_s_and_python_s():
+    aead = pytest.importorskip("cryptography.hazmat.primitives.ciphers.aead")
+    key, iv, plaintext = os.urandom(28), os.urandom(8), os.urandom(77)
+    body = Sealer(GCM, 192, secret_from_buffer(key)).seal(b"aad", plaintext, iv)
+    assert body == iv + aead.AESGCM(key[:24]).encrypt(key[24:] + iv, plaintext, b"aad")
+    sk_a = os.urandom(20)
+    body = Sealer(CBC, 192, random_secret(24), 2, secret_from_buffer(sk_a)).seal(b"aad", bytes(48), bytes(range(16)))
+    assert hmac.new(sk_a, b"aad" + body[:-12], "sha1").digest()[:12] == body[-12:]
 
 
 def test_cbc_maces_aad_iv_and_ciphertext():

@@ -85,8 +85,8 @@ def names(items: list[bytes]) -> list[str]:
         (site(version="1"), "connections.oslo.version: IKEv1 is not supported"),
         (site(local_addrs=["nobody"]), "connections.oslo.local_addrs: 'nobody': host names are not supported"),
         (
-            site(mobike="yes"),
-            'connections.oslo.mobike: not supported by this version; leave it out, or write mobike = "no"',
+            site(if_id_out="7"),
+            'connections.oslo.if_id_out: not supported by this version; leave it out, or write if_id_out = "0"',
         ),
         (site(vips=["0.0.0.0"]), "connections.oslo.vips: not supported"),
         (site(rekey_time=["4h"]), "connections.oslo.rekey_time: must be a time"),

@@ -245,9 +245,9 @@ def test_secrets_change_while_the_gateway_runs(pair: SitePair) -> None:
 
 def test_what_a_gateway_cannot_take_is_one_line_of_swanctl_with_the_path(pair: SitePair) -> None:
     bare_gateway(pair, "a")
-    write_swanctl_conf(pair, "a", psk="short", more="bad { mobike = yes \n local { auth = pubkey } }")
+    write_swanctl_conf(pair, "a", psk="short", more="bad { if_id_in = 3 \n local { auth = pubkey } }")
     text = run_swanctl(pair, "a", "--load-all", check=False)
-    assert "loading connection 'bad' failed: connections.bad.mobike: not supported by this version" in text
+    assert "loading connection 'bad' failed: connections.bad.if_id_in: not supported by this version" in text
     assert "connections.bad.local.auth: " in text
     assert "secrets.ike-site: it holds 5 bytes; it must hold at least 16" in text
     assert "loaded connection 'site'" in text

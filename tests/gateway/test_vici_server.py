@@ -150,6 +150,52 @@ async def test_connections_are_limited(host: Host, monkeypatch: pytest.MonkeyPat
     await first.command("version")
 
 
+async def test_the_oldest_idle_connection_gives_way_and_a_listener_does_not(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server_module, "MAX_CONNECTIONS", 3)
+    listener = await host.connect()
+    await listener.register("ike-updown")
+    oldest, second = await host.connect(), await host.connect()
+    while len(host.server._connections) < 3:
+        await asyncio.sleep(0)
+    assert "version" in await (await host.connect()).command("version")
+    assert await oldest.is_closed()
+    assert "version" in await second.command("version")
+    host.server.broadcast("ike-updown", lambda: {"up": "yes"})
+    assert (await listener.event())[0] == "ike-updown"
+
+
+async def test_a_running_command_does_not_give_way(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server_module, "MAX_CONNECTIONS", 1)
+    busy = await host.connect()
+    busy.send(PacketType.CMD_REQUEST, "initiate", {"child": "slow"})
+    while not host.control.calls:
+        await asyncio.sleep(0)
+    assert await (await host.connect()).is_closed()
+
+
+@pytest.mark.parametrize("kind", ["silent", "half a header", "half a request"])
+async def test_200_stalled_connections_keep_nobody_out(host: Host, kind: str) -> None:
+    stalled = [await host.connect() for _ in range(200)]
+    for one in stalled:
+        one.writer.write({"silent": b"", "half a header": b"\0\0", "half a request": b"\0\0\0\x20\0\7ver"}[kind])
+    for _ in range(3):
+        assert "version" in await (await host.connect()).command("version")
+    assert len(host.server._connections) <= server_module.MAX_CONNECTIONS
+    for one in stalled:
+        one.writer.close()
+
+
+@pytest.mark.parametrize("begun", [b"\0", b"\0\0\0\x20\0\7ver"])
+async def test_half_a_request_is_dropped_in_time(host: Host, monkeypatch: pytest.MonkeyPatch, begun: bytes) -> None:
+    monkeypatch.setattr(channel_module, "PACKET_S", 0.05)
+    client, idle = await host.connect(), await host.connect()
+    client.writer.write(begun)
+    assert await client.is_closed()
+    assert "version" in await idle.command("version")  # nothing of it was half here
+
+
 # --- malformed input
 
 

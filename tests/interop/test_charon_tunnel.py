@@ -22,6 +22,17 @@ SUITES = {
 }
 # more that both carry; charon's userland ESP has no GMAC, no implicit IVs and no ESN
 IKE_USUAL = "aes128gcm16-prfsha256-x25519"
+MORE_IKE = (
+    *(f"aes128gcm16-prfsha256-{group}" for group in ("modp3072", "modp4096", "ecp521", "modp1536", "modp1024")),
+    "aes192gcm16-prfsha384-x25519",
+    "aes192-sha256-x25519",
+    "chacha20poly1305-prfsha256-x25519",
+    "aes128-sha1-modp2048",
+)
+AS_STRONGSWAN_READS_THEM = (
+    ("aes256gcm16-sha384-modp2048", "aes256gcm16-sha256-modp2048"),
+    ("aes256gcm16-sha256-prfsha384-ecp256", "aes128gcm16-prfsha256-ecp256"),
+)
 MORE_ESP = (
     "aes192gcm16",
     "aes128gcm12",
@@ -73,6 +84,28 @@ def test_suite_carries_ping_and_tcp(connect: Connect, suite: str, initiator: str
     (child,) = peers.ours.established()[0].installed
     assert child.packets_in > 0
     assert child.packets_out > 0
+
+
+@both_roles
+@pytest.mark.parametrize("ike", MORE_IKE)
+def test_ike_algorithm_and_group_make_a_tunnel_and_rekey(connect: Connect, ike: str, initiator: str) -> None:
+    """The group of the IKE SA makes the rekeyed child's keys too."""
+    proposals = {"ike": (ike,), "esp": (f"aes128gcm16-{ike.rpartition('-')[2]}",)}
+    allowed = LEFT.but(options=(("allow_weak", "yes"),), **proposals)
+    peers = connect(allowed, RIGHT.but(**proposals))
+    before = up(peers, initiator)
+    peers.side(initiator).swanctl("--rekey", "--child", "net")
+    wait_for("new SPIs", lambda: set(one_of_each(peers)).isdisjoint(before))
+    assert peers.lab.r.ping("10.1.0.10") == 3
+
+
+@pytest.mark.parametrize(("ike", "esp"), AS_STRONGSWAN_READS_THEM)
+def test_a_proposal_that_strongswan_reads_otherwise_than_it_looks_is_read_so(
+    connect: Connect, ike: str, esp: str
+) -> None:
+    peers = connect(ike=(ike,), esp=(esp,))
+    up(peers, "ours")
+    assert peers.lab.r.ping("10.1.0.10") == 3
 
 
 @pytest.mark.parametrize("esp", MORE_ESP)

@@ -57,3 +57,35 @@ def test_close_wipes_all():
     one = key("a")
     Credentials([one]).close()
     assert one.secret.closed
+
+
+def test_a_wildcard_stands_between_the_peer_s_name_and_ours_as_in_strongswan():
+    ladder = [
+        key("nobody"),
+        key("us", "london.example"),
+        key("pattern", "*.example"),
+        key("us and pattern", "london.example", "*.example"),
+        key("peer", "paris.example"),
+    ]
+    for wanted in reversed(ladder):
+        assert Credentials(ladder).shared_key(LONDON, PARIS) is wanted.secret
+        ladder.pop()
+
+
+@pytest.mark.parametrize("peer", ["paris.other", "x@paris.example", "example", "*.paris.example"])
+def test_a_wildcard_means_nobody_else_and_no_peer_that_calls_itself_one(peer: str):
+    with pytest.raises(SecretError):
+        Credentials([key("pattern", "*.example")]).shared_key(Identity.parse("us.other"), Identity.parse(peer))
+
+
+def test_a_wildcard_is_never_ourselves():
+    """A secret for all of a domain is for its peers: we, being of that domain too, may use it with no other peer."""
+    with pytest.raises(SecretError):
+        Credentials([key("pattern", "*.example")]).shared_key(LONDON, Identity.parse("rome.other"))
+
+
+def test_a_secret_that_needs_allow_weak_is_for_connections_that_have_it():
+    short = SharedKey("short", (), FakeSecret(), needs_allow_weak=True)  # type: ignore[arg-type]
+    with pytest.raises(SecretError, match="allow_weak"):
+        Credentials([short]).shared_key(LONDON, PARIS)
+    assert Credentials([short]).shared_key(LONDON, PARIS, allow_weak=True) is short.secret

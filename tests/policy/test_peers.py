@@ -81,3 +81,20 @@ def test_an_ike_auth_from_an_address_that_the_connection_does_not_allow_is_refus
     one, moved = connection("a", remote=(THEM,), them="paris.example"), Path(US, 4500, OTHER, 4500, marker=True)
     with pytest.raises(NegotiationError, match=r"at 192\.0\.2\.3"):
         Peers([one]).by_identity(moved, [one], Identity.parse("paris.example"), None)
+
+
+def test_a_whole_identity_wins_over_a_wildcard_and_that_over_anybody():
+    anybody, pattern, named = (
+        connection("any"),
+        connection("w", them="*.example"),
+        connection("n", them="paris.example"),
+    )
+    peers = Peers([anybody, pattern, named])
+    for said, wanted in (("PARIS.example", named), ("rome.Example", pattern), ("rome.other", anybody)):
+        assert peers.by_identity(PATH, peers.connections, Identity.parse(said), None) is wanted
+
+
+def test_identities_that_read_the_same_are_told_apart_by_their_type():
+    one = connection("a", them="192.0.2.2")
+    with pytest.raises(NegotiationError, match=r"192\.0\.2\.2 \(FQDN\).*wants 192\.0\.2\.2 \(IPV4_ADDR\)"):
+        Peers([one]).by_identity(PATH, [one], Identity.parse("fqdn:192.0.2.2"), None)

@@ -135,7 +135,7 @@ class Shell:
                 return [c for c in self.configs if not c.local_addrs or path.local in c.local_addrs]
             case AskConnection(candidates=candidates, remote_id=remote_id):
                 for candidate in candidates:
-                    if candidate.remote_id is None or candidate.remote_id.matches(remote_id):
+                    if candidate.remote_id is None or candidate.remote_id.covers(remote_id):
                         return candidate
                 raise NegotiationError(f"nobody here knows {remote_id}", NotifyType.AUTHENTICATION_FAILED)
             case AskCredential():

@@ -17,6 +17,7 @@ from .codec import MAX_SEGMENT_BYTES, ViciError, segment_length
 
 HEADER_BYTES = 4
 MAX_WAITING_PACKETS, MAX_WAITING_BYTES = 64, 2 * MAX_SEGMENT_BYTES
+PACKET_S = 5.0  # from a packet's first byte to its last
 FIRST_BYTES = 65536  # of a packet's buffer; the announced length is only believed as it fills
 
 
@@ -30,6 +31,8 @@ class Channel(asyncio.BufferedProtocol):
         self._length: int | None = None  # of the packet that is being read; None: its header is
         self._packets: deque[bytearray] = deque()
         self._error: Exception | None = None
+        self._late: asyncio.TimerHandle | None = None  # while half a packet is here
+        self.stuck_since: float | None = None  # while the client leaves unread what we write
         self._arrived, self._ended = asyncio.Event(), asyncio.Event()
         self._writable = asyncio.Event()
         self._writable.set()
@@ -58,6 +61,8 @@ class Channel(asyncio.BufferedProtocol):
 
     def buffer_updated(self, nbytes: int) -> None:
         self._filled += nbytes
+        if self._late is None:
+            self._late = asyncio.get_running_loop().call_later(PACKET_S, self._end_late)
         if self._filled < len(self._buffer):
             return
         if self._length is None:
@@ -65,11 +70,21 @@ class Channel(asyncio.BufferedProtocol):
         elif self._filled < self._length:
             self._grow()
         else:
+            self._in_time()
             self._packets.append(self._buffer)
             self._begin_header()
             self._arrived.set()
             if len(self._packets) > MAX_WAITING_PACKETS or sum(map(len, self._packets)) > MAX_WAITING_BYTES:
                 self._end(ViciError("requests pile up: vici has one at a time"))
+
+    def _in_time(self) -> None:
+        if self._late is not None:
+            self._late.cancel()
+            self._late = None
+
+    def _end_late(self) -> None:
+        self._late = None
+        self._end(ViciError(f"a request did not come whole within {PACKET_S:g} s"))
 
     def _begin_header(self) -> None:
         self._buffer, self._filled, self._length = bytearray(HEADER_BYTES), 0, None
@@ -102,6 +117,7 @@ class Channel(asyncio.BufferedProtocol):
         self._packets.clear()
 
     def _end(self, error: Exception) -> None:
+        self._in_time()
         self._error = self._error or error
         if not self._transport.is_closing():
             self._transport.pause_reading()
@@ -121,9 +137,11 @@ class Channel(asyncio.BufferedProtocol):
 
     def pause_writing(self) -> None:
         self._writable.clear()
+        self.stuck_since = asyncio.get_running_loop().time()
 
     def resume_writing(self) -> None:
         self._writable.set()
+        self.stuck_since = None
 
     @property
     def unread_bytes(self) -> int:

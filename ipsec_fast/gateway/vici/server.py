@@ -1,5 +1,8 @@
 """The vici server: one command at a time on each connection, events to those who registered.
 
+Connections are few. Where all are taken, the one that has been idle longest gives way to a new one: it has no command
+running and hears no events, or it has left what we wrote unread.
+
 Reading goes on while a command runs, so that a client that goes away ends the waiting. Malformed bytes
 close that connection and nothing else. Output nobody reads is bounded. Called by daemon.py.
 """
@@ -39,6 +42,8 @@ EVENTS = frozenset(
 )  # fmt: skip
 MAX_CONNECTIONS = 64
 MAX_UNREAD_BYTES = 1024 * 1024
+BETWEEN_S = 1.0  # a client that has been answered may take so long for its next command
+STUCK_S = 5.0  # a client that reads nothing for so long is idle, whatever it asked for
 
 
 class ViciServer:
@@ -96,7 +101,7 @@ class ViciServer:
             connection.post(segment)
 
     def _accept(self, channel: Channel) -> None:
-        refusal = self._refuse(channel)
+        refusal = self._refuse(channel) or self._make_room()
         if refusal:
             log.warning("control socket: connection refused: %s", refusal)
             channel.abort()
@@ -114,10 +119,20 @@ class ViciServer:
         task.add_done_callback(forget)
 
     def _refuse(self, channel: Channel) -> str | None:
-        if len(self._connections) >= MAX_CONNECTIONS:
-            return f"{MAX_CONNECTIONS} are open already"
         uid = peer_uid(channel.socket)
         return None if uid in (0, os.geteuid()) else f"user {uid} is neither root nor the gateway's own user"
+
+    def _make_room(self) -> str | None:
+        """Nothing where there is room, or an idle connection has given way."""
+        if len(self._connections) < MAX_CONNECTIONS:
+            return None
+        idle = [one for one in self._connections if one.idle_since is not None]
+        if not idle:
+            return f"{MAX_CONNECTIONS} are open already, and all of them wait for an answer or for events"
+        oldest = min(idle, key=lambda one: one.idle_since or 0.0)
+        self._connections.discard(oldest)
+        oldest.drop()
+        return None
 
 
 class Connection:
@@ -127,6 +142,22 @@ class Connection:
         self._channel = channel
         self._commands = commands
         self.events: set[str] = set()
+        self._waits_since: float | None = asyncio.get_running_loop().time()  # None while a command runs
+        self._was_answered = False
+
+    @property
+    def idle_since(self) -> float | None:
+        """When it last had anything to do; None where it has, hears events, or was answered just now."""
+        now = asyncio.get_running_loop().time()
+        stuck_since = self._channel.stuck_since
+        if stuck_since is not None and now - stuck_since >= STUCK_S:
+            return stuck_since
+        if self.events or self._waits_since is None or (self._was_answered and now - self._waits_since < BETWEEN_S):
+            return None
+        return self._waits_since
+
+    def drop(self) -> None:
+        self._channel.abort()
 
     async def serve(self) -> None:
         """Until the client goes, misbehaves or stops reading; whatever it waits for then ends."""
@@ -166,7 +197,9 @@ class Connection:
 
     async def _answer_all(self) -> None:
         while True:
+            self._waits_since = asyncio.get_running_loop().time()
             data = await self._channel.receive()
+            self._waits_since = None
             try:
                 packet = decode_packet(data)
             finally:
@@ -176,6 +209,7 @@ class Connection:
             finally:
                 wipe(packet.body)  # it may hold a secret
             await self._channel.drain()
+            self._was_answered = True
 
     async def _answer(self, packet: Packet) -> None:
         match packet.type:

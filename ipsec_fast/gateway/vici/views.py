@@ -7,7 +7,7 @@ Called by commands.py and announce.py.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from ...control.resources import cores_of, group_of
@@ -15,7 +15,7 @@ from ...control.spi import worker_of
 from ...iana import Encr, Group, IdType, Integ, Prf, TransformType, name_of
 from ...ike.config import Action, ChildConfig, ConnectionConfig
 from ...ike.events import ChildView, IkeView
-from ...model import IDENTITY_TEXT, Identity, Proposal, TrafficSelector
+from ...model import IDENTITY_TEXT, DynamicSelector, Identity, Proposal, TrafficSelector
 from .control import ChildCounters, ChildPath, GatewayControl
 
 Section = dict[str, Any]
@@ -184,8 +184,8 @@ def policy_section(child: ChildConfig) -> Section:
     """A child that is trapped, as list-policy shows it."""
     return {
         "mode": "TUNNEL",
-        "local-ts": _selector_texts(child.local_ts) or ["dynamic"],
-        "remote-ts": _selector_texts(child.remote_ts) or ["dynamic"],
+        "local-ts": _configured_texts(child.local_ts, child.local_dynamic),
+        "remote-ts": _configured_texts(child.remote_ts, child.remote_dynamic),
     }
 
 
@@ -202,8 +202,8 @@ def _child_config_section(child: ChildConfig) -> Section:
         "rekey_packets": child.lifetimes.packets.rekey,
         "dpd_action": "clear" if child.dpd_action is Action.NONE else child.dpd_action.value,
         "close_action": child.close_action.value,
-        "local-ts": _selector_texts(child.local_ts) or ["dynamic"],
-        "remote-ts": _selector_texts(child.remote_ts) or ["dynamic"],
+        "local-ts": _configured_texts(child.local_ts, child.local_dynamic),
+        "remote-ts": _configured_texts(child.remote_ts, child.remote_dynamic),
     }
 
 
@@ -236,6 +236,10 @@ def _identity_type(identity: Identity | None) -> str | None:
 
 def _selector_texts(selectors: Iterable[TrafficSelector]) -> list[str]:
     return [str(selector) for selector in selectors]
+
+
+def _configured_texts(fixed: Sequence[TrafficSelector], dynamic: Sequence[DynamicSelector]) -> list[str]:
+    return [*map(str, dynamic), *map(str, fixed)] or ["dynamic"]
 
 
 def _seconds_since(moment: float | None, now: float) -> int | None:

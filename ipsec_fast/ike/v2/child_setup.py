@@ -87,9 +87,8 @@ class ChildChoice:
 
 
 def selectors_of(sa: IkeSA, config: ChildConfig) -> tuple[Selectors, Selectors]:
-    """(local, remote); an empty list of the configuration is the IKE SA's own address on that side."""
-    local = config.local_ts or (TrafficSelector.host(sa.path.local),)
-    remote = config.remote_ts or (TrafficSelector.host(sa.path.remote),)
+    """(local, remote); a dynamic one of the configuration is the IKE SA's own address on that side."""
+    local, remote = config.local_at((sa.path.local,)), config.remote_at((sa.path.remote,))
     return foldable(local), foldable(remote)
 
 

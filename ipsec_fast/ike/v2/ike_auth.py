@@ -73,6 +73,8 @@ class IkeAuth(Exchange):
         sa.local_id = own_identity(config, sa.path)
         sa.remote_id = config.remote_id
         wanted = config.remote_id or Identity.of_address(sa.path.remote)
+        if wanted.is_pattern:
+            sa.remote_id = None  # known when the peer has said which of them it is
         idi = IdPayload(PayloadType.IDI, sa.local_id)
         self._psk = yield from ask_credential(config.name, sa.local_id, wanted)
         auth = make_auth(sa, self._psk, idi)
@@ -84,8 +86,8 @@ class IkeAuth(Exchange):
         if sa.reauthenticates is None and is_first_contact(sa):
             sa.displaces = frozenset(other.ike_id for other in same_peer(sa))
             payloads.append(NotifyPayload(NotifyType.INITIAL_CONTACT))
-        if config.remote_id is not None:
-            payloads.append(IdPayload(PayloadType.IDR, config.remote_id))
+        if sa.remote_id is not None:
+            payloads.append(IdPayload(PayloadType.IDR, sa.remote_id))
         self._wanted = FALLBACK if speaks(sa, child) else ORDINARY
         payloads += [auth, *([info(None)] if self._wanted.in_group else []), self._offer.sa_payload]
         payloads += self._offer.ts_payloads
@@ -120,8 +122,9 @@ class IkeAuth(Exchange):
 
     def _authenticate(self, sa: IkeSA, peer_id: IdPayload, auth: AuthPayload) -> Steps[None]:
         wanted = sa.config.remote_id
-        if wanted is not None and not wanted.matches(peer_id.identity):
-            text = f"the peer says it is {peer_id.identity}, the configuration wants {wanted}"
+        if wanted is not None and not wanted.covers(peer_id.identity):
+            types = peer_id.identity.types_beside(wanted)
+            text = f"the peer says it is {peer_id.identity}, the configuration wants {wanted} {types}"
             raise NegotiationError(text, NotifyType.AUTHENTICATION_FAILED)
         if sa.local_id is None or self._psk is None:
             raise AssertionError("IKE_AUTH without an identity of ours")
@@ -233,12 +236,14 @@ def _settled(sa: IkeSA, path: Path) -> Path:
 def _authenticate(sa: IkeSA, peer_id: IdPayload, own: IdPayload | None, auth: AuthPayload) -> Steps[AuthPayload]:
     own_id = own.identity if own else None
     config = yield from ask_connection(sa.path, sa.candidates, peer_id.identity, own_id)
-    if config.remote_id is not None and not config.remote_id.matches(peer_id.identity):
-        text = f"connection {config.name} wants the peer to be {config.remote_id}, it says {peer_id.identity}"
+    if config.remote_id is not None and not config.remote_id.covers(peer_id.identity):
+        wanted, said = config.remote_id, peer_id.identity
+        text = f"connection {config.name} wants the peer to be {wanted}, it says {said} {said.types_beside(wanted)}"
         raise NegotiationError(text, NotifyType.AUTHENTICATION_FAILED)
     local_id = own_identity(config, sa.path)
     if own_id is not None and config.local_id is not None and not config.local_id.matches(own_id):
-        text = f"connection {config.name} is {config.local_id}, the peer wants to talk to {own_id}"
+        types = own_id.types_beside(config.local_id)
+        text = f"connection {config.name} is {config.local_id}, the peer wants to talk to {own_id} {types}"
         raise NegotiationError(text, NotifyType.AUTHENTICATION_FAILED)
     _refuse_own(sa, local_id, peer_id.identity)
     psk = yield from ask_credential(config.name, local_id, peer_id.identity)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from .ike_sa import IkeSA
 
 DEFERRED_S = 10.0  # a second child for the same traffic that is no rekey: if the peer does not use it first, we do
+LEAST_WAIT_S = 0.01  # or a timer could be due again at once, for ever
 EARLIEST_S = 1.0  # a rekey begins so much later at the earliest, whatever was configured
 
 
@@ -94,7 +95,7 @@ def stop_child_timers(sa: IkeSA, child: ChildSA) -> None:
 
 def ask_idle(sa: IkeSA, child: ChildSA) -> None:
     """The shell knows when a packet passed; it answers by `Endpoint.child_used`."""
-    sa.set_timer(TimerKind.CHILD_IDLE, child.config.lifetimes.inactivity_s, child.child_id)
+    sa.set_timer(TimerKind.CHILD_IDLE, max(child.config.lifetimes.inactivity_s, LEAST_WAIT_S), child.child_id)
     sa.core.emit(CheckIdle(child.child_id))
 
 
@@ -104,5 +105,5 @@ def note_used(sa: IkeSA, child: ChildSA, used_at: float | None) -> bool:
     child.quiet_since = max(child.quiet_since, used_at if used_at is not None else child.quiet_since)
     left = child.quiet_since + limit_s - sa.core.now
     if limit_s and left > 0:
-        sa.set_timer(TimerKind.CHILD_IDLE, left, child.child_id)
+        sa.set_timer(TimerKind.CHILD_IDLE, max(left, LEAST_WAIT_S), child.child_id)
     return bool(limit_s) and left <= 0

@@ -15,6 +15,7 @@ from .ike_sa import IkeSA
 from .states import State
 
 UNHEARD_S = 3.0
+LEAST_DELAY_S = 0.01  # a shorter one would be due before any answer could be there
 HINT_EVERY_S = 5.0
 HINT_VERDICT_S = 1.0
 _ROUNDING_S = 0.001
@@ -53,9 +54,14 @@ def note_traffic(sa: IkeSA, sent_at: float | None, received_at: float | None) ->
         sa.set_timer(TimerKind.LIVENESS, due - sa.core.now)
 
 
+def delay_of(sa: IkeSA) -> float:
+    """A moment from now must be later than now, or the timer that is set to it would be due for ever."""
+    return max(sa.config.dpd_delay_s, LEAST_DELAY_S)
+
+
 def check_due(sa: IkeSA) -> float:
     """When the peer is to be asked, if nothing is heard until then."""
-    delay_s = sa.config.dpd_delay_s
+    delay_s = delay_of(sa)
     due = sa.last_inbound_at + delay_s
     if sa.sent_unheard_at is not None:
         due = min(due, sa.sent_unheard_at + min(UNHEARD_S, delay_s))

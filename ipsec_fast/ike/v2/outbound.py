@@ -30,6 +30,7 @@ from .window import Datagrams, Outstanding, retransmit_wait
 
 QUEUE_MAX = 1024  # exchanges that wait for one peer, over all its IKE SAs: more than all its children need
 QUEUE_COUNTED = 64  # a shorter one is never full
+SENDS_PER_ADDRESS = 4  # of IKE_SA_INIT, where the peer has more than one
 TOLD_SENDS = 3  # so many without an answer, and the operator hears of it
 SENDS_PER_SIZE = 2  # of one request or response, until it is tried smaller
 
@@ -153,7 +154,7 @@ def retransmit(sa: IkeSA, *, as_it_is: bool = False) -> None:
     if own is None or own.answered:
         return
     own.unasked += as_it_is
-    if own.sends >= sa.core.settings.retransmit_sends + own.unasked:
+    if own.sends >= _most_sends(sa) + own.unasked:
         sa.core.counters["given_up"] += 1
         what = ExchangeType(own.exchange).name
         sa.progress(f"giving up: no answer to {own.sends} sends of {what} from {sa.path.remote}")
@@ -171,6 +172,12 @@ def retransmit(sa: IkeSA, *, as_it_is: bool = False) -> None:
     _count_send(sa, own)
     sa.core.send(sa.path, own.datagrams, sa.ike_id, _outer(sa, own.datagrams, own.sends))
     _arm(sa, own.sends - own.unasked)
+
+
+def _most_sends(sa: IkeSA) -> int:
+    """A first request goes to the next of the peer's addresses soon, where it has several."""
+    most = sa.core.settings.retransmit_sends
+    return min(most, SENDS_PER_ADDRESS) if sa.attempt is not None and len(sa.config.remote_addrs) > 1 else most
 
 
 def _count_send(sa: IkeSA, own: Outstanding) -> None:

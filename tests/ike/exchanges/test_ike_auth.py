@@ -52,6 +52,36 @@ def test_a_responder_that_is_not_the_one_asked_for() -> None:
     check_refused(run(pair), "connection to-a is b.example, the peer wants to talk to c.example")
 
 
+def test_a_mismatch_names_the_type_where_the_texts_are_the_same() -> None:
+    """A peer that sends its address as a name."""
+    name, address = Identity.parse("fqdn:192.0.2.2"), Identity.parse("192.0.2.2")
+    pair = run(Pair(connection("a", remote_id=address), connection("b", local_id=name)))
+    assert not pair.a.of(IkeUp)
+    assert "is 192.0.2.2, the peer wants to talk to 192.0.2.2 (ID type IPV4_ADDR, not FQDN)" in pair.b.log
+
+
+def test_a_wildcard_is_whom_the_initiator_takes_and_not_whom_it_asks_for() -> None:
+    pair = run(Pair(connection("a", remote_id=Identity.parse("*.example"))))
+    (view,) = pair.a.endpoint.views()
+    assert view.remote_id == Identity.parse("b.example")
+    pair.check_one_pair()
+
+
+def test_a_wildcard_that_does_not_fit_is_refused() -> None:
+    pair = run(Pair(connection("a", remote_id=Identity.parse("*.other"))))
+    assert not pair.a.of(IkeUp)
+    reason = pair.a.of(IkeDown)[0].reason
+    assert "the peer says it is b.example, the configuration wants *.other (both of ID type FQDN)" in reason
+
+
+def test_a_peer_that_calls_itself_a_wildcard_is_nobody_that_a_wildcard_means() -> None:
+    pair = Pair(
+        connection("a", local_id=Identity.parse("*.example")), connection("b", remote_id=Identity.parse("*.example"))
+    )
+    pair.b.configs = [replace(pair.b.configs[0], remote_id=Identity.parse("*ple"))]
+    check_refused(run(pair), "nobody here knows *.example")
+
+
 def test_an_initiator_that_rejects_the_responder_tells_it() -> None:
     """The responder believes in the IKE SA already."""
     pair = Pair(b=connection("b", local_id=None))

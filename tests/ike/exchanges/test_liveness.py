@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from live_pair import LivePair, back, downs, silent
-from pair import connection
+from pair import Pair, connection
 
 from ipsec_fast.iana import ExchangeType
 from ipsec_fast.ike.config import ConnectionConfig
@@ -65,6 +65,14 @@ def test_dpd_delay_0_asks_nothing_and_finds_nobody_silent() -> None:
     pair.run(300.0)
     assert informationals(pair) == 0
     assert not silent(pair.a)
+
+
+@pytest.mark.parametrize("delay_s", [1e-300, 1e-12])
+def test_a_delay_below_the_clock_s_resolution_stops_nothing(delay_s: float) -> None:
+    pair = Pair(connection("a", dpd_delay_s=delay_s), connection("b", dpd_delay_s=delay_s))
+    pair.initiate("a")
+    pair.run(0.5)
+    assert 4 < len(pair.sent) < 300
 
 
 # --- found

@@ -1,0 +1,43 @@
+"""Which of a peer's addresses the next attempt goes to: each one that failed, by silence or by refusal, hands over to the next.
+
+An address that served is the first again. What is kept: a number for each connection that failed at its first address, and one for
+each attempt under way. Called by operations.py.
+"""
+
+from __future__ import annotations
+
+from ..ike.config import ConnectionConfig
+from ..ike.events import ChildUp, IkeDown, IkeUp, Notice
+
+
+class Turns:
+    def __init__(self) -> None:
+        self._turns: dict[str, int] = {}  # by connection; left out: the first address
+        self._attempts: dict[int, tuple[str, int]] = {}  # by IKE SA: its connection, and the turn it was begun at
+
+    def place(self, connection: ConnectionConfig) -> int:
+        """The place in `remote_addrs`, which may have become shorter since."""
+        return self._turns.get(connection.name, 0) % max(1, len(connection.remote_addrs))
+
+    def hand_over(self, connection: ConnectionConfig, place: int) -> None:
+        """An attempt at that place has failed, and its IKE SA may be on its way out still."""
+        if len(connection.remote_addrs) > 1 and self.place(connection) == place:
+            self._turns[connection.name] = place + 1
+
+    def begin(self, ike_id: int, connection: ConnectionConfig) -> None:
+        """An attempt with this IKE SA goes to the address whose turn it is."""
+        if len(connection.remote_addrs) > 1:
+            self._attempts[ike_id] = (connection.name, self._turns.get(connection.name, 0))
+
+    def hear(self, notice: Notice) -> None:
+        match notice:
+            case IkeUp(replaces=replaced) if replaced in self._attempts:
+                self._attempts[notice.ike_id] = self._attempts.pop(replaced)
+            case ChildUp():
+                self._attempts.pop(notice.ike_id, None)
+            case IkeDown():
+                name, turn = self._attempts.pop(notice.ike_id, ("", -1))
+                if notice.failed and self._turns.get(name, 0) == turn:
+                    self._turns[name] = turn + 1
+            case _:
+                pass
