@@ -357,6 +357,11 @@ cdef class Worker:
         old.begin_to_leave()
         retire(old)
 
+    def resume_inner(self):
+        """See worker.pyi."""
+        self.state.tun_fd = self.state.tun.fd
+        os.eventfd_write(self.state.hand_fd, 1)
+
     def inject(self, int tag, bytes packet):
         """An inner packet to leave on the outbound SA with this tag, whatever `max_inner` is. False: no room; it is as good as lost."""
         self._need()
@@ -425,7 +430,7 @@ cdef _notice(bytes record):
     memcpy(&at, <const char *>record, sizeof(at))
     remote = _address(at.remote_version, at.remote)
     if not at.has_local:
-        return Notice(NoticeKind(at.kind), at.value, remote, at.number, at.size)
+        return Notice(NoticeKind(at.kind), at.value, remote, at.number, at.size, tag=at.tag)
     ports = (at.number >> 16, at.number & 0xFFFF) if at.has_ports else None
     local = _address(at.remote_version, at.local)
     return Notice(NoticeKind(at.kind), at.value, remote, local=local, protocol=at.protocol, ports=ports)

@@ -14,7 +14,7 @@ cdef struct udp_port:
 
 # Where a datagram came from.
 cdef struct packet_source:
-    uint64_t address[2]    # as on the wire, IPv4 in the first four bytes
+    uint8_t address[16]    # as on the wire, IPv4 in the first four bytes
     uint16_t port          # 0: it was no UDP
     uint8_t version
 

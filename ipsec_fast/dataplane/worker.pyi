@@ -52,6 +52,9 @@ class Worker:
         worker's, or an SA was made before a fork. UsageError for an SA without an owner if there are several workers.
         """
 
+    def resume_inner(self) -> None:
+        """Read from the inner port again after TUN_LOST: its device is there again (`Tun.reattach`)."""
+
     def inject(self, tag: int, packet: bytes) -> bool:
         """An inner packet to leave on the outbound SA with this tag, whatever `max_inner` is. False: no room; it is as good as lost."""
 

@@ -68,6 +68,11 @@ class Workers:
                 raise refused
             left = again
 
+    def resume_inner(self) -> None:
+        """Every TUN queue is attached again."""
+        for one in self.all:
+            one.resume_inner()
+
     def inject(self, owner: int, tag: int, packet: bytes) -> bool:
         """See Worker.inject; the worker must own the SA."""
         return self.all[owner].inject(tag, packet)
