@@ -64,7 +64,7 @@ cdef class Tun(InnerPort):
         return True
 
     def reattach(self, *, bint exclusive=False):
-        """See tun.pyi: a descriptor whose device was deleted takes another one."""
+        """Make the device again, or join it, on the same descriptor; only where it was deleted. HostError, StateError."""
         if self.port.fd < 0:
             raise StateError("this TUN queue is closed")
         self._begin(self.port.fd, self._name, exclusive)

@@ -358,7 +358,8 @@ cdef class Worker:
         retire(old)
 
     def resume_inner(self):
-        """See worker.pyi."""
+        """Read from the inner port again after TUN_LOST: its device is there again (`Tun.reattach`)."""
+        self._need()
         self.state.tun_fd = self.state.tun.fd
         os.eventfd_write(self.state.hand_fd, 1)
 
