@@ -17,7 +17,7 @@ class NoticeKind(IntEnum):
     SEQ_EXHAUSTED = 4  # an outbound SA has no number left: nothing leaves any more
     UNKNOWN_SPI = 5  # ESP for an SPI we do not have, at most one a second
     NO_SA = 6  # a protect policy without an SA, at most one a second and policy; `spi` is the policy's tag, with the packet's selectors
-    TUN_LOST = 7  # the TUN device is gone: nothing is read from it any more
+    TUN_LOST = 7  # the TUN device is gone: nothing is read from it until Worker.resume_inner
     LIFE_OVER = 8  # an outbound SA reached a hard limit of its lifetime: nothing leaves any more
     IN_REKEY_SOON = 9  # an inbound SA passed a soft limit
     IN_LIFE_OVER = 10  # an inbound SA reached a hard limit: nothing of it is delivered any more
@@ -38,6 +38,8 @@ class Notice:
 
     `remote`: of UNKNOWN_SPI, who sent it; of TOO_BIG, where our packet went; of NO_SA, where the dropped packet was to go.
     `local`, `protocol`, `ports` are of NO_SA's packet: (local, remote) port, of ICMP type << 8 | code twice, None where it shows none.
+    `tag`: of what one SA reports (its first packet, limits, grant), the `SA.tag` of it. Go by the tag: an outbound SPI is chosen by the
+    peer, and two peers may choose the same.
     """
 
     kind: NoticeKind
@@ -48,6 +50,7 @@ class Notice:
     local: Address | None = None
     protocol: int = 0
     ports: tuple[int, int] | None = None
+    tag: int = 0
 
     @property
     def packet(self) -> tuple[TrafficSelector, TrafficSelector] | None:

@@ -7,7 +7,9 @@ answers what needs no IKE SA; the rest is v2/. No datagram makes it raise: one g
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+import itertools
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from ipaddress import IPv4Network, IPv6Network
 
 from ..errors import RemoteError, StateError, UsageError
 from ..iana import ExchangeType, NotifyType
@@ -37,14 +39,27 @@ from .v2.rekey_ike import RekeyIke
 from .v2.states import ChildState, State
 from .v2.window import digest_of
 
+SHOWN_HALF_OPEN = 64  # there may be thousands, which would make every look at the IKE SAs dear
+LIFE_LEFT_S = 10.0
+RENEWALS = frozenset((TimerKind.REKEY, TimerKind.REAUTH, TimerKind.CHILD_REKEY, TimerKind.CHILD_IDLE))
+ENDS = frozenset((TimerKind.LIFE, TimerKind.CHILD_LIFE))
+ENDING_CHILD = frozenset((ChildState.DELETING, ChildState.DELETED, ChildState.REKEYED))
 VERSION_REPLY_MIN_BYTES = 36  # the reply is never longer than what it answers
 
 
 class Endpoint:
-    """`random(n)` gives n bytes, for nonces, SPIs, IVs and jitter. Times are the caller's clock in seconds, any origin."""
+    """`random(n)` gives n bytes, for nonces, SPIs, IVs and jitter. Times are the caller's clock in seconds, any origin.
 
-    def __init__(self, settings: EndpointSettings, random: Callable[[int], bytes]) -> None:
-        self._core = Core(settings, random)
+    `connected` lists the networks of this host's interfaces, which no peer may pick out of a wider remote_ts.
+    """
+
+    def __init__(
+        self,
+        settings: EndpointSettings,
+        random: Callable[[int], bytes],
+        connected: Callable[[], Sequence[IPv4Network | IPv6Network]] = tuple,
+    ) -> None:
+        self._core = Core(settings, random, connected)
 
     @property
     def counters(self) -> dict[str, int]:
@@ -144,7 +159,7 @@ class Endpoint:
         """By a DELETE, which waits for the outstanding request; `force` does not wait for an answer, nor do we where the peer is silent."""
         sa = self._sa(ike_id, now)
         if sa.established_at is None:
-            sa.close("given up by us", failed=True)
+            sa.close(f"taken down by us before it was set up with {sa.path.remote}", failed=False)
         elif not any(isinstance(exchange, DeleteIke) for exchange in (sa.active, *sa.queue)):
             outbound.submit(sa, DeleteIke())
         if force or sa.silent_since is not None:
@@ -283,6 +298,18 @@ class Endpoint:
             except Exception:
                 self._core.count_internal_error(f"timer {key}")
 
+    def note_suspended(self, seconds: float, now: float) -> None:
+        """The host slept for so long, and `now` knows nothing of it: lifetimes went on, and the peer may be gone.
+
+        What was to be rekeyed meanwhile is rekeyed at once. What was to end has LIFE_LEFT_S for that. Every peer is asked.
+        """
+        core = self._core
+        core.now = now
+        core.timers.advance(RENEWALS, seconds, now)
+        core.timers.advance(ENDS, seconds, now + LIFE_LEFT_S)
+        for sa in tuple(core.sas.values()):
+            self._ask(sa)
+
     def answer(self, ticket: int, value_or_error: object, now: float) -> None:
         """The answer to an ask, of the type that the ask names, or an Exception instance. It is ignored where the SA has vanished.
 
@@ -321,8 +348,30 @@ class Endpoint:
     def get_timer(self) -> float | None:
         return self._core.timers.next_at()
 
-    def views(self) -> list[IkeView]:
-        return [sa.view() for sa in self._core.sas.values()]
+    def views(self, connection: str | None = None, *, most_half_open: int | None = SHOWN_HALF_OPEN) -> list[IkeView]:
+        """All of them, or those of one connection.
+
+        Of those that strangers have begun and not authenticated at most so many, the oldest; None: all.
+        """
+        sas: Iterable[IkeSA] = self._core.sas.values()
+        if most_half_open is not None:
+            begun = itertools.islice(self._core.half_open_sas, most_half_open)
+            sas = itertools.chain((sa for sa in sas if not sa.is_half_open), begun)
+        return [sa.view() for sa in sas if connection in (None, sa.name)]
+
+    @property
+    def half_open_count(self) -> int:
+        """IKE SAs that strangers have begun and not authenticated."""
+        return self._core.half_open_count
+
+    def has_child(self, connection: str, name: str) -> bool:
+        """Whether such a Child SA stands or is being made, on an IKE SA whose peer is not silent. No view is made for it."""
+        return any(
+            child.name == name and child.resource is None and child.state not in ENDING_CHILD
+            for sa in self._core.sas.values()
+            if sa.name == connection and sa.silent_since is None
+            for child in sa.children.values()
+        )
 
     # --- finding things
 
@@ -397,6 +446,9 @@ class Endpoint:
         """Section 2.5: the highest version we speak, in clear, to requests only."""
         if len(data) < VERSION_REPLY_MIN_BYTES or data[19] & FLAG_RESPONSE:
             return
+        if not self._core.strangers.may_refuse(path.remote, self._core.now):
+            self._core.counters["answers_left_out"] += 1
+            return
         message_id = int.from_bytes(data[20:24], "big")
         header = IkeHeader.make(data[:8], data[8:16], data[18], message_id, initiator=False, response=True)
         self._core.send(path, (encode_message(header, (NotifyPayload(NotifyType.INVALID_MAJOR_VERSION),)),))
@@ -406,7 +458,7 @@ class Endpoint:
     def _fire(self, key: TimerKey) -> None:
         core = self._core
         if key.kind is TimerKind.TOMBSTONE:
-            core.drop_oldest_tombstone()
+            core.drop_old_tombstones()
             return
         if key.kind is TimerKind.ASK:
             core.expire_ask(key.child)
