@@ -40,7 +40,7 @@ cdef inline void write_outer4(esp_sa *sa, uint8_t *header, uint32_t total, uint8
         flags = df << 8  # nobody on the way may cut an IPv6 packet
     if not (sa.rules & RULE_TTL_COPY and ttl):
         ttl = template[8]
-    second = <uint32_t> sa_next_id(sa) << 16 | flags
+    second = <uint32_t> sa_next_id(sa, flags & 0x4000) << 16 | flags
     third = <uint32_t> ttl << 24 | <uint32_t> template[9] << 16
     sum = <uint64_t> first + second + third + load_be32(template + 12) + load_be32(template + 16)
     store_be32(header, first)

@@ -68,6 +68,8 @@ cdef void share_ids(SA sa) except *:
     """Its packets may be cut on their way, so no other SA to this peer may use their identifications (RFC 6864)."""
     if sa.hot.outer != OUTER_IPV4 or sa.hot.direction != SA_OUTBOUND:
         return
+    if (sa.src.packed, sa.dst.packed, 17 if sa.encap else sa.hot.protocol) not in _peer_ids:
+        sa.hot.rules |= RULE_ONE_COUNT
     sa.peer_ids = peer_ids_of(sa.src, sa.dst, 17 if sa.encap else sa.hot.protocol, sa.hot.outer_id)
     sa.hot.ids = &sa.peer_ids.next
 

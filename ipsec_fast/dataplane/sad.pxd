@@ -66,6 +66,7 @@ cdef enum:
     RULE_TTL_COPY = 2
     RULE_LABEL_COPY = 4
     RULE_DSCP_IN = 8         # in: the inner packet takes the outer DSCP
+    RULE_ONE_COUNT = 16      # its IPv4 identifications are all from the peer's count, those with DF too: it was the peer's first SA
     # transport mode through a NAT (RFC 3948 section 3.1.2)
     NAT_NONE = 0
     NAT_ADJUST = 1           # by the addresses of the other side
@@ -198,8 +199,8 @@ cdef inline uint16_t next_shared_id(uint64_t *ids) noexcept nogil:
     return <uint16_t> (1 + take_ids(ids, 1) % IDS)
 
 # The next IPv4 identification of an outer header. With DF nothing depends on it.
-cdef inline uint16_t sa_next_id(esp_sa *sa) noexcept nogil:
-    if sa.ids != NULL:
+cdef inline uint16_t sa_next_id(esp_sa *sa, bint df) noexcept nogil:
+    if sa.ids != NULL and (not df or sa.rules & RULE_ONE_COUNT):
         return next_shared_id(sa.ids)
     sa.outer_id += 1
     sa.outer_id += sa.outer_id == 0
