@@ -17,7 +17,7 @@ class NoticeKind(IntEnum):
     SEQ_EXHAUSTED = 4  # an outbound SA has no number left: nothing leaves any more
     UNKNOWN_SPI = 5  # ESP for an SPI we do not have, at most one a second
     NO_SA = 6  # a protect policy without an SA, at most one a second and policy; `spi` is the policy's tag, with the packet's selectors
-    TUN_LOST = 7  # the TUN device is gone: nothing is read from it any more
+    TUN_LOST = 7  # the TUN device is gone: nothing is read from it until Worker.resume_inner
     LIFE_OVER = 8  # an outbound SA reached a hard limit of its lifetime: nothing leaves any more
     IN_REKEY_SOON = 9  # an inbound SA passed a soft limit
     IN_LIFE_OVER = 10  # an inbound SA reached a hard limit: nothing of it is delivered any more
@@ -29,6 +29,7 @@ class NoticeKind(IntEnum):
         13  # the first packet of more than 512 bytes for a second, not ICMP, left on the outbound SA with tag `spi`
     )
     INNER_DOWN = 14  # the interface of a packet socket is down or gone; told once until frames pass again
+    PEER_MOVED = 15  # the newest packet of the inbound SA with tag `spi` came from elsewhere (udp.newest_source, tell_source_again)
 
 
 @dataclass(frozen=True, slots=True)

@@ -45,6 +45,9 @@ class Worker:
     def publish(self, tables: Tables) -> None:
         """Swap in new tables; the old ones are freed once the worker passed a quiescent point."""
 
+    def resume_inner(self) -> None:
+        """Read from the inner port again after TUN_LOST: its device is there again (`Tun.reattach`)."""
+
     def inject(self, tag: int, packet: bytes) -> bool:
         """An inner packet to leave on the outbound SA with this tag, whatever `max_inner` is. False: no room; it is as good as lost."""
 

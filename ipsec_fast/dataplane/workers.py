@@ -57,6 +57,11 @@ class Workers:
         for one, its in zip(self.all, fresh, strict=True):
             one.publish(its)
 
+    def resume_inner(self) -> None:
+        """Every TUN queue is attached again."""
+        for one in self.all:
+            one.resume_inner()
+
     def inject(self, owner: int, tag: int, packet: bytes) -> bool:
         """See Worker.inject; the worker must own the SA."""
         return self.all[owner].inject(tag, packet)

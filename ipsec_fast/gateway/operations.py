@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from ..ike.endpoint import Endpoint
 
 LIVE = ("ESTABLISHED", "REKEYING")
-DEAD_CHILD = ("DELETING", "DELETED", "REKEYED")
 Packet = tuple[TrafficSelector, TrafficSelector]  # its local and its remote selector
 
 
@@ -168,26 +167,22 @@ class Operations:
         return self._now()
 
     def is_up(self, connection: str, child: str) -> bool:
-        return any(
-            one.name == child and one.resource is None and one.state not in DEAD_CHILD
-            for view in self.views()
-            if view.connection == connection and view.silent_since is None
-            for one in view.children
-        )
+        return self._endpoint.has_child(connection, child)
 
     def is_up_or_rising(self, connection: str, child: str) -> bool:
         """Whether it stands, or has been asked for and neither came nor failed yet."""
         if self.is_up(connection, child) or (connection, child) in self._creating:
             return True
         rising = {ike_id for ike_id, names in self._asked.items() if child in names}
-        return bool(rising) and any(v.ike_id in rising and v.connection == connection for v in self.views())
+        return bool(rising) and any(view.ike_id in rising for view in self._endpoint.views(connection))
 
     # --- doing
 
     async def initiate(self, ike: str | None, child: str | None, log: ControlLog) -> None:
         connection, children = self._peers.find(ike, child)
         missing = [one.name for one in children if not self.is_up(connection.name, one.name)]
-        if not missing and (children or any(v.connection == connection.name and v.state in LIVE for v in self.views())):
+        views = self._endpoint.views(connection.name)
+        if not missing and (children or any(view.state in LIVE for view in views)):
             return
         waiter = Waiter(log)
         waiter.children = {(connection.name, name) for name in missing}
@@ -285,7 +280,7 @@ class Operations:
     ) -> None:
         """On the connection's IKE SA if it has one, with the one that is being set up if there is one, otherwise with a new one."""
         now = self._now()
-        views = [view for view in self.views() if view.connection == connection.name]
+        views = self._endpoint.views(connection.name)
         # a silent peer's IKE SA is asked for nothing more: another one takes its place, or it comes back by itself
         live = next((view for view in reversed(views) if view.state in LIVE and view.silent_since is None), None)
         if live is not None:
@@ -311,7 +306,9 @@ class Operations:
     ) -> None:
         for name in names:
             child = connection.child(name)
-            if child is not None:
+            if (
+                child is not None and self._creating.get((connection.name, name)) != ike_id
+            ):  # or it is asked for already
                 self._creating[connection.name, name] = ike_id
                 self._endpoint.initiate_child(ike_id, child, self._now(), packet)
 

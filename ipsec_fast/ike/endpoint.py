@@ -18,7 +18,7 @@ from .events import Event, IkeView, Outgoing
 from .header import FLAG_RESPONSE, IkeHeader
 from .records import IkeGone, IkeRecord
 from .timers import TimerKey, TimerKind
-from .v2 import hints, inbound, liveness, outbound, reauth, resources, restore, sa_init, sa_init_answer, unique
+from .v2 import hints, inbound, liveness, moves, outbound, reauth, resources, restore, sa_init, sa_init_answer, unique
 from .v2.child_sa import ChildSA, switch_outbound
 from .v2.child_setup import Packet
 from .v2.create_child import CreateChild
@@ -37,6 +37,10 @@ from .v2.rekey_ike import RekeyIke
 from .v2.states import ChildState, State
 from .v2.window import digest_of
 
+LIFE_LEFT_S = 10.0
+RENEWALS = frozenset((TimerKind.REKEY, TimerKind.REAUTH, TimerKind.CHILD_REKEY, TimerKind.CHILD_IDLE))
+ENDS = frozenset((TimerKind.LIFE, TimerKind.CHILD_LIFE))
+ENDING_CHILD = frozenset((ChildState.DELETING, ChildState.DELETED, ChildState.REKEYED))
 VERSION_REPLY_MIN_BYTES = 36  # the reply is never longer than what it answers
 
 
@@ -144,7 +148,7 @@ class Endpoint:
         """By a DELETE, which waits for the outstanding request; `force` does not wait for an answer, nor do we where the peer is silent."""
         sa = self._sa(ike_id, now)
         if sa.established_at is None:
-            sa.close("given up by us", failed=True)
+            sa.close(f"taken down by us before it was set up with {sa.path.remote}", failed=False)
         elif not any(isinstance(exchange, DeleteIke) for exchange in (sa.active, *sa.queue)):
             outbound.submit(sa, DeleteIke())
         if force or sa.silent_since is not None:
@@ -226,6 +230,10 @@ class Endpoint:
         sa.fragment_bytes = datagram_bytes
         self._core.mark_changed(sa)
 
+    def view_of(self, ike_id: int) -> IkeView | None:
+        sa = self._core.sas.get(ike_id)
+        return sa.view() if sa is not None else None
+
     def owner_of(self, child_id: int) -> int | None:
         """The IKE SA that a Child SA belongs to now."""
         sa = self._core.owners.get(child_id)
@@ -237,6 +245,33 @@ class Endpoint:
         sa = self._core.sas.get(ike_id)
         if sa is not None:
             liveness.note_traffic(sa, sent_at, received_at)
+
+    def children_beside(self, child_id: int) -> tuple[int, ...]:
+        """The Child SAs of its IKE SA, this one among them; none where it is gone."""
+        sa = self._core.owners.get(child_id)
+        return tuple(sa.children) if sa is not None else ()
+
+    def path_rests(self, child_id: int) -> bool:
+        """Its IKE SA has followed the peer a moment ago: CheckSource will come when it may do so again."""
+        sa = self._core.owners.get(child_id)
+        return sa is not None and sa.path_rests
+
+    def packet_came_from(self, child_id: int, remote: Address, port: int, at: float, now: float) -> None:
+        """The newest authentic packet of this child and its siblings came in UDP from there, then. Silent where it is gone."""
+        self._core.now = now
+        sa = self._core.owners.get(child_id)
+        if sa is not None:
+            moves.note_packet(sa, remote, port, at)
+
+    def source_checked(self, ike_id: int, source: tuple[Address, int, float] | None, now: float) -> None:
+        """The answer to CheckSource: address, port and time of the newest packet; None where there was none."""
+        self._core.now = now
+        sa = self._core.sas.get(ike_id)
+        if sa is None or not sa.asks_source:
+            return
+        if source is not None:
+            moves.note_packet(sa, *source)
+        moves.decide(sa)
 
     def note_unknown_spi(self, spi: int, remote: Address, now: float) -> None:
         """ESP came for an SPI that nobody has here."""
@@ -251,6 +286,18 @@ class Endpoint:
                 self._fire(key)
             except Exception:
                 self._core.count_internal_error(f"timer {key}")
+
+    def note_suspended(self, seconds: float, now: float) -> None:
+        """The host slept for so long, and `now` knows nothing of it: lifetimes went on, and the peer may be gone.
+
+        What was to be rekeyed meanwhile is rekeyed at once. What was to end has LIFE_LEFT_S for that. Every peer is asked.
+        """
+        core = self._core
+        core.now = now
+        core.timers.advance(RENEWALS, seconds, now)
+        core.timers.advance(ENDS, seconds, now + LIFE_LEFT_S)
+        for sa in tuple(core.sas.values()):
+            self._ask(sa)
 
     def answer(self, ticket: int, value_or_error: object, now: float) -> None:
         """The answer to an ask, of the type that the ask names, or an Exception instance. It is ignored where the SA has vanished.
@@ -290,8 +337,18 @@ class Endpoint:
     def get_timer(self) -> float | None:
         return self._core.timers.next_at()
 
-    def views(self) -> list[IkeView]:
-        return [sa.view() for sa in self._core.sas.values()]
+    def views(self, connection: str | None = None) -> list[IkeView]:
+        """All of them, or those of one connection."""
+        return [sa.view() for sa in self._core.sas.values() if connection in (None, sa.name)]
+
+    def has_child(self, connection: str, name: str) -> bool:
+        """Whether such a Child SA stands or is being made, on an IKE SA whose peer is not silent. No view is made for it."""
+        return any(
+            child.name == name and child.resource is None and child.state not in ENDING_CHILD
+            for sa in self._core.sas.values()
+            if sa.name == connection and sa.silent_since is None
+            for child in sa.children.values()
+        )
 
     # --- finding things
 
@@ -410,6 +467,8 @@ class Endpoint:
             outbound.submit(sa, DeleteIke("its lifetime is over", failed=True))
         elif kind is TimerKind.RETRY:
             outbound.submit_put_off(sa)
+        elif kind is TimerKind.MOVE:
+            moves.rest_is_over(sa)
         elif kind is TimerKind.FRAGMENTS:
             expire(sa)
         elif kind is TimerKind.CHILDLESS and not sa.children:

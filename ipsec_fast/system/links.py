@@ -52,6 +52,15 @@ class Links:
             f"give {interface} to {name}", lambda ip: ip.addr("replace", index=index, address=address, prefixlen=length)
         )
 
+    def addresses_of(self, index: int) -> list[ipaddress.IPv4Interface | ipaddress.IPv6Interface]:
+        """Those of one device, but for link-local ones, which the kernel makes."""
+        rows = self._netlink.call("list the addresses of a device", lambda ip: list(ip.get_addr(index=index)))
+        found = [
+            ipaddress.ip_interface(f"{row.get_attr('IFA_LOCAL') or row.get_attr('IFA_ADDRESS')}/{row['prefixlen']}")
+            for row in rows or ()
+        ]
+        return [one for one in found if not one.is_link_local]
+
     def addresses(self, but: str = "") -> list[Address]:
         """Every address of this host that others may see, except those of the device `but`."""
 

@@ -40,6 +40,10 @@ class Remembered:
                 self._path_mtus[remote] = found
         return found
 
+    def ignore(self, index: int) -> None:
+        """Our own device has this index now."""
+        self._watch.ignore(index)
+
     def close(self) -> None:
         self._watch.close()
 

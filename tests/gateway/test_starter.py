@@ -292,3 +292,30 @@ def test_what_happens_to_the_sa_of_a_single_worker_is_not_about_the_child():
     assert site.starter.get_timer() is not None
     site.starter.tell(ChildUp(1, 9, *KEY, resource=1), SA, 20.5)
     assert site.starter.get_timer() is not None, "the fallback is still missing"
+
+
+def test_a_trap_that_the_host_refuses_is_tried_again_until_it_stands() -> None:
+    tries: list[float] = []
+    lines: list[str] = []
+    now = 0.0
+
+    def trap(connection: ConnectionConfig, child: ChildConfig) -> None:
+        tries.append(now)
+        if len(tries) < 3:
+            raise HostError("cannot replace the route of 10.2.0.0/24: No buffer space available")
+
+    child = ChildConfig("net", dpd_action=Action.TRAP)
+    starter = Starter(
+        [ConnectionConfig("paris", children=(child,))],
+        lambda connection, name: None,
+        lambda connection, name: False,
+        lines.append,
+        trap=trap,
+    )
+    starter.tell(IkeDown(1, "paris", "does not answer", failed=True), ike_view(children=(child_view(),)), now)
+    while (at := starter.get_timer()) is not None:
+        now = at
+        starter.handle_timer(now)
+    assert len(tries) == 3
+    assert tries == sorted(set(tries))
+    assert len(lines) == 2

@@ -10,12 +10,13 @@ import asyncio
 import logging
 import platform
 import time
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from ... import __version__
 from ...errors import IpsecFastError, StateError, UsageError
-from ...ike.events import Progress
+from ...ike.events import NO_ANSWER, Progress
 from .codec import Decoded, Encodable, flag, number, text
 from .config_commands import ConfigCommands
 from .control import ControlLog, GatewayControl, Handler, Selection, Session
@@ -27,11 +28,21 @@ MAX_ERRMSG = 8192
 NOT_ESTABLISHED = ("CREATED", "CONNECTING")
 
 
+@dataclass(frozen=True, slots=True)
+class _Initiation:
+    """What is being set up, where its lines go to, and what keeps it waiting."""
+
+    task: asyncio.Task[None]
+    posts: list[ControlLog]
+    hindrance: list[str]
+
+
 class Commands:
     def __init__(self, control: GatewayControl) -> None:
         self._control = control
         self._started = time.time()
         self._background: set[asyncio.Task[None]] = set()
+        self._initiating: dict[tuple[str | None, str | None], _Initiation] = {}
         self.table: dict[str, Handler] = {
             "version": self.version,
             "stats": self.stats,
@@ -121,10 +132,33 @@ class Commands:
         ike, child = text(request, "ike"), text(request, "child")
         self._check_configured(ike, child)
         timeout_ms = number(request, "timeout")
-        work = self._control.initiate(ike, child, _control_log(request, session))
         what = f"CHILD_SA '{child}'" if child is not None else f"IKE_SA '{ike}'"
-        await self._wait(work, timeout_ms, f"{what} not established")
+        initiation = self._join_initiation(ike, child)
+        post = _control_log(request, session)
+        initiation.posts.append(post)
+        try:
+            await self._wait(initiation.task, timeout_ms, f"{what} not established", initiation.hindrance)
+        finally:
+            initiation.posts.remove(post)
         return {"success": "yes"}
+
+    def _join_initiation(self, ike: str | None, child: str | None) -> _Initiation:
+        """Who asks for what is being set up waits for the same work, so that any number of requests costs no more than one."""
+        known = self._initiating.get((ike, child))
+        if known is None or known.task.done():
+            posts: list[ControlLog] = []
+            hindrance: list[str] = []  # the newest one, if any
+
+            def post_to_all(progress: Progress) -> None:
+                if progress.text.startswith(NO_ANSWER):
+                    hindrance[:] = [progress.text]
+                for post in tuple(posts):
+                    post(progress)
+
+            work = self._control.initiate(ike, child, post_to_all)
+            known = self._initiating[ike, child] = _Initiation(asyncio.ensure_future(work), posts, hindrance)
+            known.task.add_done_callback(lambda task: self._initiating.pop((ike, child), None))
+        return known
 
     async def terminate(self, request: Decoded, session: Session) -> Encodable:
         selection = _required(_selection(request), "terminate")
@@ -181,17 +215,27 @@ class Commands:
             names = ", ".join(c.name for connection in candidates for c in connection.children) or "none"
             raise StateError(f"CHILD_SA config '{child}' not found; there are: {names}")
 
-    async def _wait(self, work: Coroutine[Any, Any, None], timeout_ms: int | None, what: str) -> None:
-        """timeout in ms: 0 or left out waits for ever, a negative one does not wait. The work goes on in any case."""
+    async def _wait(
+        self,
+        work: Coroutine[Any, Any, None] | asyncio.Task[None],
+        timeout_ms: int | None,
+        what: str,
+        hindrance: Sequence[str] = (),
+    ) -> None:
+        """timeout in ms: 0 or left out waits for ever, a negative one does not wait. The work goes on in any case.
+
+        `hindrance` may say at that time what it waits for.
+        """
         task = asyncio.ensure_future(work)
-        self._background.add(task)
-        task.add_done_callback(self._forget)
+        if task not in self._background:
+            self._background.add(task)
+            task.add_done_callback(self._forget)
         if timeout_ms is not None and timeout_ms < 0:
             return
         try:
             await asyncio.wait_for(asyncio.shield(task), timeout_ms / 1000 if timeout_ms else None)
         except TimeoutError:
-            raise StateError(f"{what} after {timeout_ms}ms") from None
+            raise StateError(": ".join([f"{what} after {timeout_ms}ms", *hindrance])) from None
 
     def _forget(self, task: asyncio.Task[None]) -> None:
         self._background.discard(task)

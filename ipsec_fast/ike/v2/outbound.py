@@ -16,7 +16,7 @@ from ...errors import IpsecFastError
 from ...iana import ExchangeType
 from ...model import Path
 from ..asks import Steps
-from ..events import Outer
+from ..events import NO_ANSWER, Outer
 from ..header import IkeHeader
 from ..timers import TimerKind
 from .exchange import Exchange
@@ -28,6 +28,7 @@ from .payloads import Payload
 from .states import AUTHENTICATED, State
 from .window import Datagrams, Outstanding, retransmit_wait
 
+TOLD_SENDS = 3  # so many without an answer, and the operator hears of it
 SENDS_PER_SIZE = 2  # of one request or response, until it is tried smaller
 
 # --- the queue
@@ -136,7 +137,10 @@ def retransmit(sa: IkeSA, *, as_it_is: bool = False) -> None:
         sa.core.counters["given_up"] += 1
         what = ExchangeType(own.exchange).name
         sa.progress(f"giving up: no answer to {own.sends} sends of {what} from {sa.path.remote}")
-        reason = f"{sa.path.remote} does not answer ({own.sends} sends of {what})"
+        if sa.state is State.CONNECTING:
+            reason = f"{_unanswered(sa, own)} It does not answer {what} and is given up"
+        else:
+            reason = f"{sa.path.remote} does not answer ({own.sends} sends of {what})"
         sa.close(reason, failed=sa.state is not State.DELETING and sa.state is not State.REKEYED)
         return
     if own.probe:
@@ -154,6 +158,19 @@ def _count_send(sa: IkeSA, own: Outstanding) -> None:
     sa.core.counters["retransmits"] += 1
     parts = f" in {len(own.datagrams)} fragments" if len(own.datagrams) > 1 else ""
     sa.progress(f"retransmit {own.sends - 1} of request with message ID {own.message_id}{parts}", group="net")
+    if sa.state is State.CONNECTING and own.sends >= TOLD_SENDS:
+        # once for the log, later ones for who waits and wants to know
+        sa.progress(_unanswered(sa, own), group="net", level=2 if sa.told_unanswered else 0)
+        sa.told_unanswered = True
+
+
+def _unanswered(sa: IkeSA, own: Outstanding) -> str:
+    """What the operator should look at where a new IKE SA gets no answer."""
+    waited_s = max(1, round(sa.core.now - sa.asked_at))
+    begun = own.exchange == ExchangeType.IKE_SA_INIT
+    where = "UDP 500 and 4500" if begun else f"UDP {sa.path.remote_port} (IKE_SA_INIT was answered)"
+    text = f"{NO_ANSWER}{sa.path.remote} to {own.sends} requests in {waited_s} s"
+    return f"{text}; is it up, does a firewall drop {where}?"
 
 
 def _probe_again(sa: IkeSA, own: Outstanding, *, as_it_is: bool) -> None:
