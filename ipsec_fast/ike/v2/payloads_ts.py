@@ -32,7 +32,7 @@ class TsPayload:
 
     type_: PayloadType  # TSI or TSR
     selectors: tuple[TrafficSelector, ...]
-    unread: tuple[int, ...] = ()  # the types of selectors that we do not know; they are not encoded again
+    unread: tuple[bytes, ...] = ()  # selectors of types that we do not know, as they came
 
     @property
     def type(self) -> PayloadType:
@@ -41,7 +41,7 @@ class TsPayload:
     @property
     def unread_text(self) -> str:
         """`2 TSi selectors of type 9, 10`."""
-        types = ", ".join(map(str, sorted(set(self.unread))))
+        types = ", ".join(map(str, sorted({raw[0] for raw in self.unread})))
         return f"{len(self.unread)} {self.type_.name} selectors of type {types}"
 
     @classmethod
@@ -54,16 +54,17 @@ class TsPayload:
         found = [_decode_selector(reader) for _ in range(count)]
         reader.expect_end()
         selectors = tuple(one for one in found if isinstance(one, TrafficSelector))
-        return cls(type_, selectors, tuple(one for one in found if not isinstance(one, TrafficSelector)))
+        return cls(type_, selectors, tuple(one for one in found if isinstance(one, bytes)))
 
     def encode(self) -> bytes:
-        if not 1 <= len(self.selectors) <= SELECTORS_MAX:
-            raise UsageError(f"{self.type_.name} payload: {len(self.selectors)} selectors, 1 to {SELECTORS_MAX} fit in")
-        return bytes([len(self.selectors), 0, 0, 0]) + b"".join(_encode_selector(ts) for ts in self.selectors)
+        count = len(self.selectors) + len(self.unread)
+        if not 1 <= count <= SELECTORS_MAX:
+            raise UsageError(f"{self.type_.name} payload: {count} selectors, 1 to {SELECTORS_MAX} fit in")
+        return bytes([count, 0, 0, 0]) + b"".join((*map(_encode_selector, self.selectors), *self.unread))
 
 
-def _decode_selector(outer: Reader) -> TrafficSelector | int:
-    """A selector, or its type where we do not know that.
+def _decode_selector(outer: Reader) -> TrafficSelector | bytes:
+    """A selector, or its bytes where we do not know its type.
 
     +-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+
     |   TS Type     |IP Protocol ID |       Selector Length         |
@@ -78,8 +79,7 @@ def _decode_selector(outer: Reader) -> TrafficSelector | int:
     ts_type, protocol, length = outer.unpack(_SELECTOR_HEAD)
     address_bytes = _ADDRESS_BYTES.get(ts_type)
     if address_bytes is None:
-        outer.skip(length - _SELECTOR_HEAD.size)
-        return int(ts_type)
+        return _SELECTOR_HEAD.pack(ts_type, protocol, length) + outer.take(length - _SELECTOR_HEAD.size)
     if length != _SELECTOR_HEAD.size + _PORTS.size + 2 * address_bytes:
         raise ParseError(f"{outer.what}: a selector of type {ts_type} with {length} bytes")
     start_port, end_port = outer.unpack(_PORTS)
