@@ -23,8 +23,8 @@ cdef class ReplayWindow:
     """A window of `size` numbers below `top`; results are "new", "old" or "seen"."""
 
     def __cinit__(self, size, top=0):
-        if not 64 <= size <= 1048576:
-            raise UsageError(f"anti-replay window {size}: it is 64 to 1048576 packets")
+        if not 32 <= size <= 1048576:
+            raise UsageError(f"anti-replay window {size}: it is 32 to 1048576 packets")
         self.window = replay_new(size, top)
         if self.window == NULL:
             raise MemoryError

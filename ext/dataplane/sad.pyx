@@ -4,7 +4,10 @@ Hot and cold part are apart: kernels see `esp_sa` alone, 64-byte aligned; window
 of the struct: sad_modes.pxi. Left out: the lookup by SPI (sad_table.pyx). Called by: control/, embedders, PacketBatch.
 """
 
+import collections
 import ipaddress
+import os
+import weakref
 
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from libc.stddef cimport size_t
@@ -71,6 +74,36 @@ cdef inline void store_be16(uint8_t *p, uint32_t value) noexcept nogil:
     p[1] = <uint8_t> value
 
 
+cdef class PeerIds:
+    pass
+
+
+_peer_ids = weakref.WeakValueDictionary()
+_last_asked = collections.OrderedDict()  # by next_identification, whose caller holds none
+LAST_ASKED = 256
+
+
+cdef PeerIds peer_ids_of(src, dst, int protocol, int start):
+    cdef PeerIds found
+    key = (src.packed, dst.packed, protocol)
+    found = _peer_ids.get(key)
+    if found is None:
+        found = _peer_ids[key] = PeerIds()
+        found.next = start
+    return found
+
+
+def next_identification(src, dst, int protocol):
+    """See sad.pyi."""
+    key = (src.packed, dst.packed, protocol)
+    found = peer_ids_of(src, dst, protocol, int.from_bytes(os.urandom(2), "big"))
+    _last_asked[key] = found
+    _last_asked.move_to_end(key)
+    while len(_last_asked) > LAST_ASKED:
+        _last_asked.popitem(last=False)
+    return next_shared_id(&found.next)
+
+
 include "sad_modes.pxi"
 
 
@@ -96,8 +129,8 @@ cdef class SA:
             raise UsageError(f"mode {mode!r}: it is one of {', '.join(MODES)}")
         if not isinstance(spi, int) or not 1 <= spi <= 0xFFFFFFFF:
             raise UsageError(f"SPI {spi!r}: it is 1 to 4294967295 (a SAD holds none below 256, RFC 4303 section 2.1)")
-        if not isinstance(window, int) or not 64 <= window <= 1048576:
-            raise UsageError(f"anti-replay window {window!r}: it is 64 to 1048576 packets")
+        if not isinstance(window, int) or not 32 <= window <= 1048576:
+            raise UsageError(f"anti-replay window {window!r}: it is 32 to 1048576 packets")
         last = 0xFFFFFFFFFFFFFFFF if esn else 0xFFFFFFFF
         if not isinstance(seq, int) or not 0 <= seq <= last:
             raise UsageError(f"sequence number {seq!r}: it is 0 to {last} {'with' if esn else 'without'} ESN")

@@ -28,14 +28,16 @@ from ipsec_fast.dataplane.ip cimport IP_OK, ecn_decapsulate, ip_info, ip_parse
 from ipsec_fast.dataplane.last_drop cimport last_drop_clear
 from ipsec_fast.dataplane.net_io cimport (
     AF_INET, CONTROL_BYTES, MSG_DONTWAIT, MSG_ERRQUEUE, MSG_TRUNC, POLLERR, POLLHUP, POLLIN, POLLNVAL, VNET_GSO_NONE,
-    VNET_NEEDS_CSUM, atomic_get_pointer, atomic_set_pointer, control_read, control_view, error_read, error_view, iovec, mmsghdr,
-    monotonic_ns, poll, pollfd, read, recvmmsg, vnet_header
+    VNET_NEEDS_CSUM, atomic_get_int_fenced, atomic_get_pointer, atomic_set_int_fenced, atomic_set_pointer, control_read, control_view,
+    error_read, error_view, iovec, mmsghdr, monotonic_ns, poll, pollfd, read, record_write, recvmmsg, vnet_header
 )
 from ipsec_fast.dataplane.pmtu cimport ANSWER_BYTES, MSS_CLAMPED, MSS_KEPT, answer_too_big, clamp_mss
 from ipsec_fast.dataplane.port cimport *
 from ipsec_fast.dataplane.raw_socket cimport RawSocket
 from ipsec_fast.dataplane.ring cimport Ring, Wake, record_ring, ring_next, ring_pop, ring_push, ring_put, ring_release, ring_wake
-from ipsec_fast.dataplane.sad cimport PROTOCOL_AH, PROTOCOL_ESP, esp_last_number, esp_sa, count_u64, load_u16, load_u64, store_u64
+from ipsec_fast.dataplane.sad cimport (
+    PROTOCOL_AH, PROTOCOL_ESP, count_u64, esp_last_number, esp_sa, load_u16, load_u64, source_record, store_u64
+)
 from ipsec_fast.dataplane.sad_table cimport sad_find_spi, sad_prefetch_spi
 from ipsec_fast.dataplane.segment cimport (
     segment_fragmented, segment_header_length, segment_single, segment_super, segment_target
@@ -48,7 +50,7 @@ from ipsec_fast.dataplane.status cimport *
 from ipsec_fast.dataplane.track cimport (
     TRACK_ENTRIES, TRACK_TIMEOUT_NS, track_free, track_inbound, track_new, track_outbound, track_table
 )
-from ipsec_fast.dataplane.udp cimport UdpSocket, udp_endpoint, udp_port
+from ipsec_fast.dataplane.udp cimport UdpSocket, packet_source, udp_endpoint, udp_port
 
 import contextlib
 import ipaddress
@@ -68,6 +70,10 @@ WORKER_NICE = -5  # relative to the process
 
 cdef enum:
     FIRST_SOCKET = 4  # in the list of poll, behind stop, TUN, what is handed over, and what control sends
+
+cdef extern from "replay.h" nogil:
+    struct replay_window:
+        uint64_t top
 
 cdef extern from "stdlib.h" nogil:
     void *aligned_alloc(size_t alignment, size_t size) noexcept
@@ -178,7 +184,7 @@ cdef class Worker:
         w.esp, w.ah = esp_batch_ctx_new(), ah_batch_ctx_new()
         w.read_buffer = <uint8_t *>aligned_alloc(64, 65536 + 4096)
         w.scratch = <uint8_t *>aligned_alloc(64, 65536 + 4096)
-        w.receive_memory = <uint8_t *>aligned_alloc(4096, GRO_MESSAGES * GRO_BYTES)
+        w.receive_memory = <uint8_t *>aligned_alloc(4096, (max(GRO_MESSAGES * GRO_BYTES, PLAIN_MESSAGES * PLAIN_BYTES) + 4095) & ~4095)
         w.held = <uint8_t *>aligned_alloc(64, HOLD_BYTES)
         w.cache = <flow_entry *>calloc(FLOW_CACHE_SIZE, sizeof(flow_entry))
         seed = int.from_bytes(os.urandom(8), "big")

@@ -43,6 +43,45 @@ cdef inline uint8_t copy_sender(worker_state *w, uint32_t index, mmsghdr *messag
     return 6
 
 
+cdef inline void fill_source(worker_state *w, uint32_t index, mmsghdr *message, packet_source *source) noexcept nogil:
+    """Where a message of a socket came from."""
+    cdef const uint8_t *name = <const uint8_t *>message.msg_hdr.msg_name
+    source.version = copy_sender(w, index, message, <uint8_t *>source.address)
+    source.port = 0 if w.ports[index].raw else <uint16_t>(name[2] << 8 | name[3])
+
+
+cdef inline bint is_same_source(const packet_source *one, const packet_source *other) noexcept nogil:
+    return one.port == other.port and one.address[0] == other.address[0] and one.address[1] == other.address[1]
+
+
+cdef void record_source(esp_sa *sa, const packet_source *source, uint64_t at_ns, bint away) noexcept nogil:
+    cdef source_record record
+    memset(&record, 0, sizeof(record))
+    record.at_ns, record.port, record.version, record.away = at_ns, source.port, source.version, away
+    memcpy(record.address, source.address, 16)
+    record_write(<uint64_t *>&sa.source, <const uint64_t *>&record, sizeof(record) // 8)
+
+
+cdef inline void note_source(worker_state *w, esp_sa *sa, const packet_source *source, uint32_t seq) noexcept nogil:
+    """After the ICV: the newest packet of this SA says where its peer is (RFC 7296 section 2.23). An older one, which anybody may have kept and sent
+    from elsewhere, says nothing. Control is told once, until it asks to be told again; what it then reads is the newest."""
+    cdef const udp_endpoint *known = <const udp_endpoint *>atomic_get_pointer(&sa.endpoint)
+    if known is NULL or source.port == 0 or seq != <uint32_t>load_u64(&(<replay_window *>sa.window).top):
+        return
+    if source.version == known.peer.version and is_same_source(source, &known.peer):
+        if sa.source.away:
+            record_source(sa, source, w.now_ns, False)
+        else:
+            store_u64(&sa.source.at_ns, w.now_ns)
+        return
+    if sa.source.away and sa.source.port == source.port and memcmp(sa.source.address, source.address, 16) == 0:
+        store_u64(&sa.source.at_ns, w.now_ns)
+    else:
+        record_source(sa, source, w.now_ns, True)
+    if atomic_get_int_fenced(&sa.source_told) == 0 and tell(w, PEER_MOVED, sa.tag):
+        atomic_set_int_fenced(&sa.source_told, 1)
+
+
 cdef void tell_unknown_spi(worker_state *w, uint64_t spi, uint8_t remote_version, const uint8_t *remote) noexcept nogil:
     """At most once a second; with the sender's address, where control may know it."""
     cdef notice_record record

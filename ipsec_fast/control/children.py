@@ -18,7 +18,7 @@ from ..dataplane.engine import engine_for
 from ..dataplane.outside import Outside
 from ..dataplane.sad import SA
 from ..dataplane.spd import Policy, Tables, last_received_s, last_sent_s, set_selectors
-from ..dataplane.udp import set_endpoint, set_raw_endpoint
+from ..dataplane.udp import newest_source, set_endpoint, set_raw_endpoint, tell_source_again
 from ..errors import HostError, NegotiationError
 from ..iana import NotifyType
 from ..ike.config import ChildConfig, ConnectionConfig
@@ -59,6 +59,8 @@ class InstalledChild:
     cuts: bool  # IPv6 packets of up to 1280 bytes that do not fit leave in outer fragments; else they are dropped
     resource: int | None = None
     order: int = 0
+    follows_peer: bool = False  # its worker tells when the peer's packets come from elsewhere
+    replaces: int | None = None
     is_silent: bool = False  # its peer is known to be
     used_before_s: float | None = None  # when the child that it replaces last carried a packet
     inbound_until: float | None = None  # set when the child went down
@@ -108,6 +110,7 @@ class Children:
             int, GrantMark
         ] = {}  # of children that stood before a restart and are about to be installed
         self._ungranted: set[int] = set()
+        self._successors: dict[int, InstalledChild] = {}  # by the child that they replace
         self._ending: list[tuple[float, int]] = []  # a heap: when the grace of which child is over
         self.changed = False
 
@@ -160,6 +163,8 @@ class Children:
             self._spis.give_back(ask.spi_in)
             raise
         self._children[ask.child_id] = child
+        if ask.replaces is not None:
+            self._successors[ask.replaces] = child
         self._spis.use(ask.spi_in)
         if not ask.outbound_deferred:
             self.switch_outbound(ask.child_id)
@@ -199,6 +204,8 @@ class Children:
         """Forget inbound SAs whose grace is over."""
         while self._ending and self._ending[0][0] <= now:
             child = self._children.pop(heapq.heappop(self._ending)[1])
+            if child.replaces is not None and self._successors.get(child.replaces) is child:
+                del self._successors[child.replaces]
             self._spis.give_back(child.sa_in.spi)
             self.changed = True
 
@@ -241,6 +248,44 @@ class Children:
         for sa in (child.sa_in, child.sa_out):
             _set_mtu(sa, child.mtu)
         self.changed = True
+
+    def move(self, child_ids: Iterable[int], path: Path) -> None:
+        """The peer of these is elsewhere: workers send there with their next packet. Tables stay as they are."""
+        for child in self._known(child_ids):
+            was, child.path = child.path, path
+            if was.remote != path.remote:
+                child.path_mtu = _sane(self._host.path_mtu(path.remote))
+                child.findings = {"computed": Finding(child.path_mtu)}
+                child.mtu = self._figures(child.connection, child.wraps, child.path_mtu, child.whole)
+                for sa in (child.sa_in, child.sa_out):
+                    _set_mtu(sa, child.mtu)
+            self._aim(child.sa_out, path, child.path_mtu, child.whole)
+            self._follow(child)
+
+    def newest_source(self, child_ids: Iterable[int]) -> tuple[Address, int, float] | None:
+        """Where the newest packet of these came from, and when. Each may tell again from now on that it came from elsewhere.
+
+        A child that a rekey replaced counts until the new one is used: what comes on it afterwards was late.
+        """
+        found = []
+        for child in self._known(child_ids):
+            new = self._successors.get(child.child_id)
+            if not child.follows_peer or (new is not None and last_received_s(new.sa_in) is not None):
+                continue
+            tell_source_again(child.sa_in)
+            source = newest_source(child.sa_in)
+            if source is not None:
+                found.append(source)
+        return max(found, key=lambda source: source[2], default=None)
+
+    def _known(self, child_ids: Iterable[int]) -> list[InstalledChild]:
+        found = (self._children.get(child_id) for child_id in child_ids)
+        return [child for child in found if child is not None]
+
+    def _follow(self, child: InstalledChild) -> None:
+        if child.follows_peer:
+            path = child.path
+            set_endpoint(child.sa_in, self._host.socket_index(path.local), path.local, path.remote, path.remote_port)
 
     def extend_grants(self, spi: int) -> None:
         """One block more for the children that send with this SPI (two peers may have chosen the same)."""
@@ -385,7 +430,7 @@ class Children:
             _set_mtu(sa, mtu)
             sa.tag = ask.child_id
         set_selectors(sa_in, ask.local_ts, ask.remote_ts)
-        return InstalledChild(
+        child = InstalledChild(
             ask.child_id,
             ask.connection,
             ask.name,
@@ -401,7 +446,11 @@ class Children:
             {"computed": Finding(path_mtu)},
             cuts,
             ask.resource,
+            follows_peer=ask.follows_peer,
+            replaces=ask.replaces,
         )
+        self._follow(child)
+        return child
 
     def _figures(self, connection: str, wraps: Encapsulation, path_mtu: int, whole: bool) -> TunnelMtu:
         mtu = wraps.figures(path_mtu, self._host.mss(connection))
@@ -435,10 +484,14 @@ class Children:
 
     def _aim(self, sa: SA, path: Path, path_mtu: int, whole: bool) -> bool:
         """Where an outbound SA sends to, and how long a packet may be there: one that may not be refused is cut to that, if it can be."""
-        if sa.src is not None:
-            set_raw_endpoint(sa, self._host.raw_socket_index(path.local), 0 if whole else path_mtu, path_mtu)
-            return True
         ours, theirs = _esp_ports(path)
+        if sa.src is not None:
+            index, cut_at = self._host.raw_socket_index(path.local), 0 if whole else path_mtu
+            if sa.encap is None or (sa.dst, sa.encap[1]) == (path.remote, theirs):
+                set_raw_endpoint(sa, index, cut_at, path_mtu)
+            else:
+                set_raw_endpoint(sa, index, cut_at, path_mtu, path.remote, theirs)
+            return True
         outside = None
         with contextlib.suppress(HostError):  # without raw sockets such packets are dropped, and counted
             outside = Outside(self._host.raw_socket_index(path.local), path.local, ours, path_mtu)

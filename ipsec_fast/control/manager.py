@@ -6,7 +6,7 @@ message"): an inbound SA is in the worker's tables before the message leaves tha
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from ..dataplane.notice import Notice as WorkerNotice
@@ -16,6 +16,7 @@ from ..ike.events import (
     Ask,
     AskInstallChild,
     CheckIdle,
+    CheckSource,
     ChildDown,
     ChildFailed,
     ChildMoved,
@@ -24,6 +25,7 @@ from ..ike.events import (
     IkeUp,
     IkeView,
     Notice,
+    PathMoved,
     PeerBack,
     PeerSilent,
     Progress,
@@ -49,7 +51,7 @@ class Dataplane(Protocol):
 class Manager:
     """`log` gets one line per unexpected failure of ours; `resize` the TUN's new MTU question after children came or went;
     `acquire` the child that a dropped packet was for, with that packet's selectors if they were told; `settle` comes before new
-    tables are published.
+    tables are published. `moved`: the peer of some Child SAs is elsewhere.
     """
 
     def __init__(
@@ -64,6 +66,7 @@ class Manager:
         acquire: Callable[..., None] = lambda connection, child, packet=None: None,
         stranger: Callable[[int, Address], None] = lambda spi, remote: None,
         settle: Callable[[float], None] = lambda now: None,
+        moved: Callable[[Sequence[int], float], None] = lambda child_ids, now: None,
         view_of: Callable[[int], IkeView | None] | None = None,
     ) -> None:
         self._endpoint = endpoint
@@ -75,6 +78,7 @@ class Manager:
         self._acquire = acquire
         self._stranger = stranger
         self._settle = settle
+        self._moved = moved
         self._view_of = view_of or (lambda ike_id: next((v for v in endpoint.views() if v.ike_id == ike_id), None))
         self._listeners: list[Listener] = []
         self._views: dict[int, IkeView] = {}  # as they were when they were last heard of
@@ -91,7 +95,7 @@ class Manager:
             if isinstance(event, Ask):
                 self._answer(event, now)
                 continue
-            if not isinstance(event, Progress):
+            if not isinstance(event, Progress | CheckSource):
                 seen.update(_ike_ids(event))
             if isinstance(event, ChildDown):  # a listener may still want the counters of what goes
                 self._tell(event)
@@ -122,6 +126,8 @@ class Manager:
                     if notice.remote is not None:
                         self._stranger(notice.spi, notice.remote)
                         self._endpoint.note_unknown_spi(notice.spi, notice.remote, now)
+                case NoticeKind.PEER_MOVED:
+                    self._peer_moved(notice.spi, now)
                 case NoticeKind.GRANT_WANTED:
                     self._children.extend_grants(notice.spi)
                 case NoticeKind.REKEY_SOON:
@@ -142,6 +148,14 @@ class Manager:
                             f"{child.connection} {child.name}: no sequence number left, nothing is sent until it is rekeyed"
                         )
                         self._endpoint.rekey_child(child.child_id, now)
+
+    def _peer_moved(self, child_id: int, now: float) -> None:
+        """A packet came from elsewhere. The newest one of all Child SAs of the IKE SA says where the peer is."""
+        if self._endpoint.path_rests(child_id):
+            return  # CheckSource comes, and the worker waits until then
+        source = self._children.newest_source(self._endpoint.children_beside(child_id))
+        if source is not None:
+            self._endpoint.packet_came_from(child_id, *source, now)
 
     def _look_at(self, ike_ids: Iterable[int]) -> None:
         for ike_id in ike_ids if self._listeners else ():
@@ -176,6 +190,12 @@ class Manager:
                     self._children.switch_outbound(child_id)
                 case CheckIdle(child_id=child_id):
                     self._endpoint.child_used(child_id, self._children.last_used_s(child_id), now)
+                case PathMoved():
+                    self._children.move(notice.child_ids, notice.path)
+                    self._moved(notice.child_ids, now)
+                case CheckSource():
+                    source = self._children.newest_source(notice.child_ids)
+                    self._endpoint.source_checked(notice.ike_id, source, now)
                 case PeerSilent() | PeerBack():
                     view = self._view_of(notice.ike_id)
                     children = [child.child_id for child in view.children] if view is not None else []
@@ -194,7 +214,7 @@ class Manager:
         match notice:
             case IkeDown() | ChildDown():
                 view = self._views.get(notice.ike_id)
-            case IkeUp() | ChildUp() | ChildFailed() | PeerSilent() | PeerBack():
+            case IkeUp() | ChildUp() | ChildFailed() | PeerSilent() | PeerBack() | PathMoved():
                 view = self._view_of(notice.ike_id)
             case ChildMoved():
                 view = self._view_of(notice.new_ike_id)

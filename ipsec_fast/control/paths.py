@@ -159,6 +159,40 @@ class Paths:
                 self._refit(path, now)
                 self._drive(path, now)
 
+    def moved(self, child_ids: Iterable[int], now: float) -> None:
+        """The peer of these Child SAs is at another address; they are looked at alone, not all that there are."""
+        left: dict[Key, list[InstalledChild]] = {}
+        for child in (self._children.get(child_id) for child_id in child_ids):
+            old = self._of.get(child.child_id) if child is not None else None
+            if child is not None and old is not None and _key(child) != old.key:
+                left.setdefault(old.key, []).append(child)
+        for key, children in left.items():
+            old = self._paths[key]
+            new_key = _key(children[0])
+            self._give(old, tuple(child for child in old.children if child not in children), now)
+            path = self._paths.get(new_key) or self._make(new_key, children[0], now)
+            if not path.children:
+                self._by_remote.setdefault(new_key[1], []).append(path)
+            self._give(path, (*path.children, *children), now)
+
+    def _give(self, path: _Path, children: tuple[InstalledChild, ...], now: float) -> None:
+        """These are on this path from now on; where there is none, it ends."""
+        path.children = children
+        path.standing = tuple((child.child_id, child.order) for child in children)
+        for child in children:
+            self._of[child.child_id] = path
+        if children:
+            self._refit(path, now)
+            self._drive(path, now)
+            return
+        del self._paths[path.key]
+        path.due = None
+        beside = [one for one in self._by_remote.get(path.key[1], ()) if one is not path]
+        if beside:
+            self._by_remote[path.key[1]] = beside
+        else:
+            self._by_remote.pop(path.key[1], None)
+
     def _make(self, key: Key, child: InstalledChild, now: float) -> _Path:
         machine = PathMtu(key[1].version, child.path_mtu, now, probing=False)
         path = _Path(

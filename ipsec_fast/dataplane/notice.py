@@ -29,6 +29,7 @@ class NoticeKind(IntEnum):
         13  # the first packet of more than 512 bytes for a second, not ICMP, left on the outbound SA with tag `spi`
     )
     INNER_DOWN = 14  # the interface of a packet socket is down or gone; told once until frames pass again
+    PEER_MOVED = 15  # the newest packet of the inbound SA with tag `spi` came from elsewhere (udp.newest_source, tell_source_again)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
 from typing import Literal
 
 class ReplayWindow:
-    """The anti-replay window of the kernels, for tests: `size` numbers (64 to 1048576), all up to `top` seen."""
+    """The anti-replay window of the kernels, for tests: `size` numbers (32 to 1048576), all up to `top` seen."""
 
     def __init__(self, size: int, top: int = 0) -> None: ...
     @property

@@ -15,6 +15,8 @@ cdef extern from *:
     /* a counter that one thread writes and others read: no locked instruction, and no torn read either */
     static inline void ipsec_fast_count_u64(uint64_t *p, uint64_t n) { __atomic_store_n(p, *p + n, __ATOMIC_RELAXED); }
     /* single fields that control changes while a worker reads them */
+    /* identifications are shared by the SAs to one peer, whose threads differ */
+    static inline uint64_t ipsec_fast_take_ids(uint64_t *p, uint64_t n) { return __atomic_fetch_add(p, n, __ATOMIC_RELAXED); }
     static inline uint16_t ipsec_fast_load_u16(const uint16_t *p) { return __atomic_load_n(p, __ATOMIC_RELAXED); }
     static inline void ipsec_fast_store_u16(uint16_t *p, uint16_t v) { __atomic_store_n(p, v, __ATOMIC_RELAXED); }
     static inline int ipsec_fast_try_enter(int *busy) { return !__atomic_exchange_n(busy, 1, __ATOMIC_ACQUIRE); }
@@ -30,6 +32,7 @@ cdef extern from *:
     uint64_t load_u64 "ipsec_fast_load_u64"(const uint64_t *p) noexcept nogil
     void store_u64 "ipsec_fast_store_u64"(uint64_t *p, uint64_t v) noexcept nogil
     void count_u64 "ipsec_fast_count_u64"(uint64_t *p, uint64_t n) noexcept nogil
+    uint64_t take_ids "ipsec_fast_take_ids"(uint64_t *p, uint64_t n) noexcept nogil
     uint16_t load_u16 "ipsec_fast_load_u16"(const uint16_t *p) noexcept nogil
     void store_u16 "ipsec_fast_store_u16"(uint16_t *p, uint16_t v) noexcept nogil
     bint try_enter "ipsec_fast_try_enter"(int *busy) noexcept nogil
@@ -69,6 +72,16 @@ cdef struct drop_record:
     uint8_t header_length
     uint8_t header[DROP_HEADER_BYTES]
 
+# Where the newest packet of an inbound SA came from; a whole number of 8 bytes. Written by its worker while it follows the peer.
+cdef struct source_record:
+    uint64_t writes          # odd while it is written
+    uint64_t at_ns           # of the newest packet, wherever it came from; 0: there was none
+    uint64_t address[2]      # as on the wire, IPv4 in the first four bytes
+    uint16_t port
+    uint8_t version
+    uint8_t away             # it is not where the SA's endpoint says that the peer is
+    uint32_t unused
+
 cdef struct esp_sa
 ctypedef void (*sa_release_fn)(esp_sa *sa) noexcept nogil
 
@@ -91,7 +104,7 @@ cdef struct esp_sa:
     uint16_t headroom        # bytes that esp_outbound writes before the packet
     uint16_t tailroom        # most bytes that it writes behind
     uint8_t salt[4]
-    uint16_t outer_id        # IPv4 identification, counts
+    uint16_t outer_id        # IPv4 identification where DF is always set, counts
     uint8_t mode             # MODE_*
     uint8_t rules            # RULE_*
     uint8_t tos_keep         # the outer TOS is the inner one under this mask, or'ed with tos_set
@@ -123,6 +136,7 @@ cdef struct esp_sa:
     uint16_t flags           # free for the I/O side
     uint64_t tag             # free for the control side
     int busy                 # a thread is inside a batch with this SA (library calls)
+    uint64_t *ids            # IPv4 outside, where DF may be clear: the counter of identifications to this peer; else NULL
     uint8_t outer_header[48] # template: IPv4 or IPv6, UDP
     uint16_t sport           # of encap
     uint16_t dport
@@ -139,9 +153,33 @@ cdef struct esp_sa:
     uint64_t hard_at_ns
     uint64_t idle_ns         # 0: none
     uint64_t used_packets    # when last_use_ns was set
+    source_record source
+    int source_told          # control knows that the peer is away, and has not asked yet to be told again
     void **spares            # `spare_count` times the key, one for each thread of a crew; NULL: no crew helps with this SA
     uint32_t spare_count
 
+
+cdef enum:
+    IDS = 65535              # IPv4 identifications that there are: all but 0, which the kernel would replace
+
+# One that no other packet without DF from the same address to the same peer has, whatever its SA, until all were used (RFC 6864 section 4.1).
+cdef inline uint16_t next_shared_id(uint64_t *ids) noexcept nogil:
+    return <uint16_t> (1 + take_ids(ids, 1) % IDS)
+
+# The next IPv4 identification of an outer header. With DF nothing depends on it.
+cdef inline uint16_t sa_next_id(esp_sa *sa) noexcept nogil:
+    if sa.ids != NULL:
+        return next_shared_id(sa.ids)
+    sa.outer_id += 1
+    sa.outer_id += sa.outer_id == 0
+    return sa.outer_id
+
+# The counter of all that goes from one address to another as one protocol without DF. It lives as long as somebody uses it.
+cdef class PeerIds:
+    cdef uint64_t next
+    cdef object __weakref__
+
+cdef PeerIds peer_ids_of(src, dst, int protocol, int start)
 
 # Once a call, before the kernels: an SA whose time is over gets a hard limit of what it has used, so that kernels need no clock.
 cdef inline bint sa_check_time(esp_sa *sa, uint64_t now_ns) noexcept nogil:
@@ -177,6 +215,10 @@ cdef inline uint32_t esp_sealed_length(const esp_sa *sa, uint32_t inner_length) 
     cdef uint32_t payload = esp_filled(sa, inner_length)
     return sa.headroom + payload + esp_padding(sa, payload) + 2 + sa.icv_length
 
+# Tunnel mode, ESP or AH: the length of the packet that leaves, outer headers of the SA included.
+cdef inline uint32_t sa_sealed_length(const esp_sa *sa, uint32_t inner_length) noexcept nogil:
+    return sa.headroom + inner_length if sa.protocol == PROTOCOL_AH else esp_sealed_length(sa, inner_length)
+
 # The largest payload whose ESP (header to ICV) is at most `room` bytes; 0 if none fits.
 cdef inline uint32_t esp_max_payload(const esp_sa *sa, uint32_t room) noexcept nogil:
     cdef uint32_t fixed = 8 + sa.iv_length + sa.icv_length
@@ -187,6 +229,7 @@ cdef inline uint32_t esp_max_payload(const esp_sa *sa, uint32_t room) noexcept n
 
 cdef class SA:
     cdef esp_sa *hot
+    cdef PeerIds peer_ids
     cdef readonly object src
     cdef readonly object dst
     cdef readonly object encap

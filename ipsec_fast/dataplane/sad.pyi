@@ -12,7 +12,7 @@ class SA:
 
     `key` is cipher key, salt, integrity key (RFC 7296 section 2.17), bytes-like or a Secret; what is kept of it is
     wiped at the end. `seq` is the last number used (out) or the highest received (in: it and all below are refused).
-    `granted` None lets every number be used. `window` is the anti-replay window, 64 to 1048576 packets (in).
+    `granted` None lets every number be used. `window` is the anti-replay window, 32 to 1048576 packets (in).
 
     Modes. "tunnel" seals whole IP packets, IPv4 and IPv6 in either: with `src` and `dst` the kernels write and strip the
     outer header, with `encap` (source port, destination port) UDP too (RFC 3948); without, ESP alone. `header` says how
@@ -122,3 +122,6 @@ class SA:
 
         `resynchronised`: how often an ESN came back after a gap of 2^32 (RFC 4303 appendix A3), if it ever did.
         """
+
+def next_identification(src: Address, dst: Address, protocol: int) -> int:
+    """The IPv4 identification of a packet without DF: 1 to 65535, shared with all SAs from `src` to `dst` (RFC 6864)."""

@@ -249,6 +249,7 @@ class Gateway:
             ),
             stranger=lambda spi, remote: self._audit.note_unknown_spi(spi, remote, self._now()),
             settle=lambda now: self._paths.sync(now),
+            moved=lambda child_ids, now: self._paths.moved(child_ids, now),
             view_of=self._endpoint.view_of,
         )
         counters = ExchangeCounters(lambda: self._endpoint.messages, lambda: self._endpoint.counters)

@@ -15,6 +15,7 @@ from ..ike.events import (
     IkeUp,
     IkeView,
     Notice,
+    PathMoved,
     PeerBack,
     PeerSilent,
     Progress,
@@ -114,6 +115,12 @@ def line_of(notice: Notice, view: IkeView | None) -> str | None:
             return f"{notice.connection}: {notice.reason} (IKE SA {notice.ike_id})"
         case PeerBack():
             return f"{notice.connection}: the peer is there again (IKE SA {notice.ike_id})"
+        case PathMoved():
+            before, path = notice.before, notice.path
+            return (
+                f"{notice.connection}: the NAT of the peer has moved it from {before.remote}[{before.remote_port}] "
+                f"to {path.remote}[{path.remote_port}] (IKE SA {notice.ike_id})"
+            )
         case ChildUp():
             child = next((c for c in view.children if c.child_id == notice.child_id), None) if view else None
             what = (

@@ -18,7 +18,7 @@ from .events import Event, IkeView, Outgoing
 from .header import FLAG_RESPONSE, IkeHeader
 from .records import IkeGone, IkeRecord
 from .timers import TimerKey, TimerKind
-from .v2 import hints, inbound, liveness, outbound, reauth, resources, restore, sa_init, sa_init_answer, unique
+from .v2 import hints, inbound, liveness, moves, outbound, reauth, resources, restore, sa_init, sa_init_answer, unique
 from .v2.child_sa import ChildSA, switch_outbound
 from .v2.child_setup import Packet
 from .v2.create_child import CreateChild
@@ -230,6 +230,10 @@ class Endpoint:
         sa.fragment_bytes = datagram_bytes
         self._core.mark_changed(sa)
 
+    def view_of(self, ike_id: int) -> IkeView | None:
+        sa = self._core.sas.get(ike_id)
+        return sa.view() if sa is not None else None
+
     def owner_of(self, child_id: int) -> int | None:
         """The IKE SA that a Child SA belongs to now."""
         sa = self._core.owners.get(child_id)
@@ -241,6 +245,33 @@ class Endpoint:
         sa = self._core.sas.get(ike_id)
         if sa is not None:
             liveness.note_traffic(sa, sent_at, received_at)
+
+    def children_beside(self, child_id: int) -> tuple[int, ...]:
+        """The Child SAs of its IKE SA, this one among them; none where it is gone."""
+        sa = self._core.owners.get(child_id)
+        return tuple(sa.children) if sa is not None else ()
+
+    def path_rests(self, child_id: int) -> bool:
+        """Its IKE SA has followed the peer a moment ago: CheckSource will come when it may do so again."""
+        sa = self._core.owners.get(child_id)
+        return sa is not None and sa.path_rests
+
+    def packet_came_from(self, child_id: int, remote: Address, port: int, at: float, now: float) -> None:
+        """The newest authentic packet of this child and its siblings came in UDP from there, then. Silent where it is gone."""
+        self._core.now = now
+        sa = self._core.owners.get(child_id)
+        if sa is not None:
+            moves.note_packet(sa, remote, port, at)
+
+    def source_checked(self, ike_id: int, source: tuple[Address, int, float] | None, now: float) -> None:
+        """The answer to CheckSource: address, port and time of the newest packet; None where there was none."""
+        self._core.now = now
+        sa = self._core.sas.get(ike_id)
+        if sa is None or not sa.asks_source:
+            return
+        if source is not None:
+            moves.note_packet(sa, *source)
+        moves.decide(sa)
 
     def note_unknown_spi(self, spi: int, remote: Address, now: float) -> None:
         """ESP came for an SPI that nobody has here."""
@@ -318,10 +349,6 @@ class Endpoint:
             if sa.name == connection and sa.silent_since is None
             for child in sa.children.values()
         )
-
-    def view_of(self, ike_id: int) -> IkeView | None:
-        sa = self._core.sas.get(ike_id)
-        return sa.view() if sa is not None else None
 
     # --- finding things
 
@@ -440,6 +467,8 @@ class Endpoint:
             outbound.submit(sa, DeleteIke("its lifetime is over", failed=True))
         elif kind is TimerKind.RETRY:
             outbound.submit_put_off(sa)
+        elif kind is TimerKind.MOVE:
+            moves.rest_is_over(sa)
         elif kind is TimerKind.FRAGMENTS:
             expire(sa)
         elif kind is TimerKind.CHILDLESS and not sa.children:

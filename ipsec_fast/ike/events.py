@@ -91,6 +91,7 @@ class AskInstallChild:
     `key_in` and `key_out` are handles in KEYMAT order (cipher key, salt, integrity key). `replaces` is the child this one rekeys.
     `limits` hold for each direction by itself; the shell reports them by `Endpoint.rekey_child` and `Endpoint.child_expired`.
     `resource`: of ours, the one that shall send on it (RFC 9611); None for an ordinary or a fallback Child SA.
+    `follows_peer`: the peer is behind a NAT and we are not; the shell calls `Endpoint.packet_came_from` when its ESP comes from elsewhere.
     """
 
     ticket: int
@@ -113,6 +114,7 @@ class AskInstallChild:
     replaces: int | None = None
     limits: TrafficLimits = NO_LIMITS
     resource: int | None = None
+    follows_peer: bool = False
 
 
 Ask = AskConfig | AskConnection | AskCredential | AskKeyPair | AskSharedSecret | AskSpi | AskInstallChild
@@ -249,6 +251,25 @@ class CheckIdle:
 
 
 @dataclass(frozen=True, slots=True)
+class PathMoved:
+    """The peer, which is behind a NAT, is elsewhere now: everything for it goes there, of these Child SAs too (RFC 7296 section 2.23)."""
+
+    ike_id: int
+    connection: str
+    before: Path
+    path: Path
+    child_ids: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class CheckSource:
+    """Where did the newest ESP packet of these Child SAs come from? To be told by `Endpoint.source_checked`, best at once."""
+
+    ike_id: int
+    child_ids: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class ProbeAnswered:
     """`Endpoint.probe` was answered after `waited_s`, when it had last gone out in datagrams of up to `answered_bytes` each.
 
@@ -286,6 +307,8 @@ Notice = (
     | ChildFailed
     | ResourceFailed
     | CheckIdle
+    | PathMoved
+    | CheckSource
     | ProbeAnswered
     | ProbeFailed
 )

@@ -29,6 +29,7 @@ class TimerKind(Enum):
     CHILD_LIFE = auto()  # the hard limit of a Child SA
     CHILD_SWITCH = auto()  # the peer has not used the child of a reauthentication yet
     CHILD_IDLE = auto()  # a Child SA may have carried nothing for too long
+    MOVE = auto()  # the peer was found elsewhere, and may be followed again
     FRAGMENTS = auto()  # pieces of a message that never became whole
     ASK = auto()  # an ask that nobody answered
     TOMBSTONE = auto()  # the stored response of a deleted IKE SA

@@ -199,6 +199,7 @@ def install_child(sa: IkeSA, child: ChildSA) -> Steps[None]:
             replaces=child.replaces,
             limits=limits,
             resource=child.resource,
+            follows_peer=child.encap and sa.follows_peer,
         )
 
     try:

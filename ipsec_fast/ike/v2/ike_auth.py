@@ -6,6 +6,7 @@ stands: our initiator deletes it, our responder keeps it for a while. Certificat
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import ClassVar
 
 from ...errors import IpsecFastError, LocalError, NegotiationError, ParseError, RemoteError
@@ -176,7 +177,7 @@ def answer_ike_auth(sa: IkeSA, message: Message, path: Path) -> Steps[Reply]:
         text = f"{peer_id.identity} wants EAP (section 2.16: it sent no AUTH payload); here a pre-shared key is wanted"
         raise NegotiationError(text, NotifyType.AUTHENTICATION_FAILED)
     initial_contact = message.notify(NotifyType.INITIAL_CONTACT) is not None
-    sa.path = path  # it may have moved from port 500 to 4500
+    sa.path = path = _settled(sa, path)
     try:
         own_auth = yield from _authenticate(sa, peer_id, own, auth)
         admit(sa, initial_contact=initial_contact)
@@ -197,6 +198,16 @@ def answer_ike_auth(sa: IkeSA, message: Message, path: Path) -> Steps[Reply]:
     child = yield from _answer_child(sa, message, nonces)
     # <-- HDR, SK {IDr, AUTH, SAr2, TSi, TSr}
     return Reply((IdPayload(PayloadType.IDR, own_identity(sa.config, path)), own_auth, *child))
+
+
+def _settled(sa: IkeSA, path: Path) -> Path:
+    """The path from now on: it may have moved from port 500 to 4500, and behind a NAT to whatever port that has there.
+
+    A peer that is not behind a NAT stays at its address. Who has caught its request and sends it from elsewhere changes nothing.
+    """
+    if sa.nat.remote or path.remote == sa.path.remote:
+        return path
+    return replace(path, remote=sa.path.remote, remote_port=path.local_port)
 
 
 def _authenticate(sa: IkeSA, peer_id: IdPayload, own: IdPayload | None, auth: AuthPayload) -> Steps[AuthPayload]:

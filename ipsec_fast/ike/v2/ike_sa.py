@@ -105,6 +105,11 @@ class IkeSA:
     reauthenticates: int | None = None  # the IKE SA that this one is to replace (as responder: probably)
     reauthenticated_by: int | None = None
     reauth_failures: int = 0
+    kin: list[IkeSA] = field(default_factory=list)  # shared by all that rekeys made of one IKE SA
+    was_heard: bool = False  # a valid message of the peer's came on it
+    heard_at: float = 0.0  # when the newest message or packet came that says where the peer is (moves.py)
+    wanted_path: Path | None = None  # where the peer was heard since, while `path` rests
+    asks_source: bool = False  # the shell has been asked where the newest packet came from
     told_unanswered: bool = False  # that nobody answers what was to set it up
     packets: dict[str, Packet] = field(
         default_factory=dict
@@ -151,6 +156,16 @@ class IkeSA:
     def encap(self) -> bool:
         """Whether its Child SAs are UDP-encapsulated."""
         return self.nat_fake or self.nat.local or self.nat.remote
+
+    @property
+    def follows_peer(self) -> bool:
+        """The peer is behind a NAT, which may change its mapping, and we are not (RFC 7296 section 2.23)."""
+        return self.nat.remote and not self.nat.local and self.path.marker and self.is_authenticated
+
+    @property
+    def path_rests(self) -> bool:
+        """It has just changed."""
+        return self.core.timers.at(TimerKey(self.ike_id, TimerKind.MOVE)) is not None
 
     @property
     def is_closed(self) -> bool:

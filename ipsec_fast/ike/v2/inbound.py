@@ -28,6 +28,7 @@ from .informational import DeleteIke
 from .liveness import note_heard, take_hint
 from .message import Message, decode_message
 from .message_ids import watch
+from .moves import note_message
 from .outbound import end_active, note_size, repeat_response, respond, start_next, submit
 from .payloads import EncryptedPayload, FragmentPayload, NotifyPayload
 from .protect import open_content, open_message
@@ -62,7 +63,7 @@ def receive(sa: IkeSA, header: IkeHeader, data: bytes, path: Path) -> None:
     if header.exchange == ExchangeType.IKE_SA_INIT:
         _receive_init(sa, header, data, path)
     elif header.response:
-        _receive_response(sa, header, data)
+        _receive_response(sa, header, data, path)
     else:
         _receive_request(sa, header, data, path, row.handler)
 
@@ -95,6 +96,7 @@ def _receive_request(sa: IkeSA, header: IkeHeader, data: bytes, path: Path, hand
     note_heard(sa, sa.core.now)
     sa.core.count_message(sa.name, header.exchange, inbound=True, response=False)
     sa.window.accept(opened.digest)
+    note_message(sa, path)
     # the answer takes the peer's size: who cuts a request small has a reason
     sa.reply_bytes = max(opened.longest + overhead(path), least_bytes(path)) if opened.longest else 0
     sa.core.run(sa, _answer(sa, header.exchange, opened.what, path, handler))
@@ -164,7 +166,7 @@ def _refuse(sa: IkeSA, error: IpsecFastError) -> Reply:
 # --- responses to ours
 
 
-def _receive_response(sa: IkeSA, header: IkeHeader, data: bytes) -> None:
+def _receive_response(sa: IkeSA, header: IkeHeader, data: bytes, path: Path) -> None:
     own, exchange = sa.window.outstanding, sa.active
     if own is None or exchange is None or not sa.window.awaits(header.message_id, header.exchange):
         sa.core.counters["wrong_message_id"] += 1
@@ -178,6 +180,7 @@ def _receive_response(sa: IkeSA, header: IkeHeader, data: bytes) -> None:
     own.answered = True
     sa.set_timer(TimerKind.RETRANSMIT, None)
     sa.set_timer(TimerKind.SILENT, None)
+    note_message(sa, path)
     sa.core.run(sa, _take(sa, exchange, opened.what))
 
 

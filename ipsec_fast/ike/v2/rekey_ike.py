@@ -25,6 +25,7 @@ from .informational import DeleteIke
 from .keymat import IkeKeymat, ike_suite_of, rekeyed_keys
 from .lifetime import stop_child_timers
 from .message import Message
+from .moves import inherit
 from .negotiate import check_chosen, numbered, wanted_group
 from .outbound import submit
 from .payloads import KePayload, NoncePayload, NotifyPayload, SaPayload
@@ -233,6 +234,8 @@ def _make(old: IkeSA, proposal: Proposal, shared: Secret, nonces: Nonces, *, own
     new.fragments = old.fragments  # RFC 7383 section 2.3: negotiated once, for all that rekeys make
     new.peers_rekeys = old.peers_rekeys
     new.replaced = (*_still_open(old), old)
+    old.kin[:] = [*(one for one in old.kin if one is not old and not one.is_closed), old, new]
+    new.kin = old.kin
     new.keymat = IkeKeymat(suite, keys, initiator=initiator, random=core.random)
     new.enter(State.ESTABLISHED)
     new.last_inbound_at = core.now
@@ -246,6 +249,7 @@ def _adopt(old: IkeSA, new: IkeSA) -> None:
         return
     core = old.core
     new.establish(replaces=old)
+    inherit(new, old)
     for child in old.children.values():
         try_again_at = core.timers.at(child.rekey_timer(old.ike_id))
         stop_child_timers(old, child)
