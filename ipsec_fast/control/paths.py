@@ -148,7 +148,7 @@ class Paths:
         self._of, self._by_spi, self._by_remote = {}, {}, {}
         for key, children in found.items():
             path = self._paths.get(key) or self._make(key, children[0], now)
-            standing = tuple((child.child_id, child.order, child.is_silent) for child in children)
+            standing = _standing(children)
             fresh, path.standing = path.standing != standing, standing
             path.children = tuple(children)
             self._by_remote.setdefault(key[1], []).append(path)
@@ -178,7 +178,7 @@ class Paths:
     def _give(self, path: _Path, children: tuple[InstalledChild, ...], now: float) -> None:
         """These are on this path from now on; where there is none, it ends."""
         path.children = children
-        path.standing = tuple((child.child_id, child.order) for child in children)
+        path.standing = _standing(children)
         for child in children:
             self._of[child.child_id] = path
         if children:
@@ -497,6 +497,10 @@ class Paths:
             self.counters[f"path_mtu_{event.kind}"] += 1
         names = tuple((c.connection, c.name, c.child_id) for c in path.children)
         self._tell(PathNews(path.key[0], path.key[1], event.kind, event.before, event.mtu, event.source, names))
+
+
+def _standing(children: Iterable[InstalledChild]) -> tuple[tuple[int, int, bool], ...]:
+    return tuple((child.child_id, child.order, child.is_silent) for child in children)
 
 
 def _key(child: InstalledChild) -> Key:
