@@ -17,7 +17,8 @@ from ipsec_fast.dataplane.ip cimport (
     IP_OK, csum_add, csum_fold, csum_pseudo6, ecn_combined, ip_info, ip_parse, ip_set_tos, ip_tos, transport_close_header,
     transport_last_field, transport_mend_checksum, transport_split,
 )
-from ipsec_fast.dataplane.openssl cimport iv_fork_count, iv_generator, iv_generator_fill, iv_generator_free, iv_generator_new
+from ipsec_fast.dataplane.forks cimport fork_count
+from ipsec_fast.dataplane.openssl cimport iv_generator, iv_generator_fill, iv_generator_free, iv_generator_new
 from ipsec_fast.dataplane.last_drop cimport last_drop_arrived, last_drop_clear, last_drop_numbered
 from ipsec_fast.dataplane.sad cimport (
     MODE_BEET, MODE_TRANSPORT, MODE_TUNNEL, NAT_ADJUST, NAT_NONE, OUTER_IPV4, PROTOCOL_ESP, RULE_DF_COPY, RULE_DSCP_IN, RULE_LABEL_COPY,
@@ -114,7 +115,6 @@ cdef struct esp_batch_ctx:
     uint8_t ivs[IV_BYTES]
     uint32_t iv_used
     uint32_t iv_forks        # when they were made: a child of fork has the same bytes here, and may not use them
-    const uint32_t *forks
     iv_generator *generator
     uint8_t *again           # in: ciphertext of packets of this chunk, AGAIN_BYTES
     uint32_t again_used
@@ -132,7 +132,6 @@ cdef esp_batch_ctx *esp_batch_ctx_new() noexcept nogil:
         return NULL
     memset(ctx, 0, size)
     ctx.iv_used = IV_BYTES
-    ctx.forks = iv_fork_count()
     ctx.generator = iv_generator_new()
     ctx.again = <uint8_t *> malloc(AGAIN_BYTES)
     if ctx.generator == NULL or ctx.again == NULL:
@@ -210,11 +209,11 @@ cdef inline uint8_t inner_next_header(const uint8_t *inner, uint32_t length) noe
 cdef inline const uint8_t *next_cbc_iv(esp_batch_ctx *ctx) noexcept nogil:
     if ctx.test_iv != NULL:
         return ctx.test_iv
-    if ctx.iv_used == IV_BYTES or ctx.iv_forks != ctx.forks[0]:
+    if ctx.iv_used == IV_BYTES or ctx.iv_forks != fork_count[0]:
         if not iv_generator_fill(ctx.generator, ctx.ivs, IV_BYTES):
             return NULL
         ctx.iv_used = 0
-        ctx.iv_forks = ctx.forks[0]
+        ctx.iv_forks = fork_count[0]
     ctx.iv_used += 16
     return ctx.ivs + ctx.iv_used - 16
 

@@ -47,6 +47,8 @@ cdef uint8_t take_header(const esp_sa *sa, const uint8_t *packet, uint32_t lengt
         if info.version == 4 and kept.length > 20:
             kept.options = kept.length - 20
             kept.pseudo = (4 + kept.options + 7) & ~<uint32_t> 7
+    if kept.next_header == ESP_NEXT_NONE:  # the receiver would take it for a dummy (RFC 4303 section 2.6)
+        return VERDICT_BAD_INNER
     whole[0] = info.total_length
     return VERDICT_OK
 

@@ -189,8 +189,7 @@ cdef int send_messages(
         if errno == EINTR:
             continue
         if errno != EAGAIN and errno != ENOBUFS and errno != EIO and errno != EINVAL and refused < PENDING_TRIES:
-            # it may be an earlier datagram's, reported once
-            refused += PENDING_TRIES if errno == EMSGSIZE else 1
+            refused += 1  # it may be an earlier datagram's, reported once; anybody can send many such errors
             continue
         if errno == EAGAIN or errno == ENOBUFS:
             if errno == ENOBUFS:  # the socket may be writable all the while: poll would not wait

@@ -20,7 +20,7 @@ cdef extern from "replay.h" nogil:
 
 
 cdef class ReplayWindow:
-    """A window of `size` numbers below `top`; results are "new", "old" or "seen"."""
+    """The anti-replay window of the kernels, for tests: `size` numbers (32 to 1048576), all up to `top` seen."""
 
     def __cinit__(self, size, top=0):
         if not 32 <= size <= 1048576:
@@ -34,6 +34,7 @@ cdef class ReplayWindow:
 
     @property
     def top(self):
+        """The highest number that was seen."""
         return (<replay_window *> self.window).top
 
     def check(self, uint64_t seq):

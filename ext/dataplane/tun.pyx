@@ -28,9 +28,15 @@ DEVICE = "/dev/net/tun"
 
 
 cdef class Tun(InnerPort):
-    """One queue of a TUN device; the device vanishes with its last queue."""
+    """One queue of a TUN device with virtio-net headers; the device vanishes with its last queue.
+
+    `name` may hold %d. Raises HostError (no /dev/net/tun, no right, name taken by something else). `exclusive`: also where another
+    process has a queue of it, or somebody made such a device and it is in use.
+    """
 
     def __init__(self, str name, *, offload=Offload(), bint exclusive=False):
+        if self._name is not None:
+            raise StateError(f"this TUN queue is made already, of {self._name}")
         if not 0 < len(name.encode()) < 16 or "/" in name:
             raise UsageError(f"TUN name {name!r}: a device name has 1 to 15 characters and no slash, for example ipsec0")
         fd = _open_device()
@@ -65,10 +71,12 @@ cdef class Tun(InnerPort):
 
     @property
     def name(self):
+        """The device."""
         return self._name
 
     @property
     def features(self):
+        """Tso, uso, coalesce as they are now."""
         return {"tso": self._tso, "uso": self._uso, "coalesce": bool(self.port.merge_tcp or self.port.merge_udp)}
 
 

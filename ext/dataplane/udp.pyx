@@ -12,6 +12,7 @@ from libc.stdint cimport uint8_t, uint16_t, uint64_t
 from libc.string cimport memcpy
 
 from ipsec_fast.dataplane.epoch cimport retire
+from ipsec_fast.dataplane.forks cimport port_check_free
 from ipsec_fast.dataplane.sad cimport MODE_TUNNEL, OUTER_IPV4, OUTER_NONE, SA, PeerIds, peer_ids_of, source_record
 
 import errno
@@ -20,7 +21,7 @@ import os
 import socket
 import struct
 
-from ..errors import HostError, UsageError
+from ..errors import HostError, StateError, UsageError
 from .offload import Offload
 from .udp_large import LargeSender
 
@@ -42,12 +43,18 @@ PENDING_TRIES = 3  # of a send that was refused: errors of earlier datagrams are
 
 
 cdef class UdpSocket:
-    """A bound, non-blocking socket; `local` None is the wildcard address of `version`."""
+    """A non-blocking UDP socket of the gateway: DF without path MTU discovery, 8 MB buffers, UDP_GRO, SO_MARK.
+
+    `local` None is the wildcard address of `version`. Raises HostError, naming address and port, if it cannot be bound.
+    `beside` is the first socket of a port, for another worker: both are then of one SO_REUSEPORT group, and no other program's.
+    """
 
     def __cinit__(self):
         self.port_.fd = -1
 
     def __init__(self, local, int port, *, int version=4, offload=Offload(), mark=None, UdpSocket beside=None):
+        if self._socket is not None:
+            raise StateError("this UDP socket is made already")
         if local is not None:
             version = local.version
         if version not in (4, 6) or not 0 <= port <= 65535:
@@ -71,6 +78,8 @@ cdef class UdpSocket:
         self.port_.fd = sock.fileno()
 
     def close(self):
+        """Twice is fine. StateError while a worker runs on it."""
+        port_check_free(&self.users, "this UDP socket")
         self.port_.fd = -1
         if self._socket is not None:
             self._socket.close()
@@ -80,30 +89,42 @@ cdef class UdpSocket:
 
     @property
     def fd(self):
+        """-1 once closed."""
         return self.port_.fd
 
     @property
     def socket(self):
+        """Python's socket."""
         return self._socket
 
     @property
     def local(self):
+        """The address that it is bound to, None: the wildcard."""
         return self._local
 
     @property
     def port(self):
+        """The port that it is bound to."""
         return self._number
 
     @property
     def version(self):
+        """4 or 6."""
         return self._version
 
     @property
     def features(self):
+        """Udp_segment, udp_gro as they are now."""
         return {"udp_segment": bool(self.port_.udp_segment), "udp_gro": bool(self.port_.udp_gro)}
 
     def sendto(self, data, remote, int port, local=None, cut="needed"):
-        """Send one datagram as it is; larger than the interface's MTU it leaves in IP fragments (IKE that cannot fragment itself)."""
+        """Send one datagram as it is (the caller adds the marker). Raises HostError with the kernel's reason.
+
+        `cut`: what is longer than the interface's MTU leaves in IP fragments, or not at all. In fragments it goes by a raw socket,
+        which takes CAP_NET_RAW: what others send by this socket at that moment keeps DF.
+        """
+        if self._socket is None:
+            raise UsageError("this UDP socket was never made: UdpSocket.__init__ did not run, or failed")
         control = [] if local is None or not self.port_.wildcard else [_source(local)]
         for tries_left in range(PENDING_TRIES, -1, -1):
             try:
@@ -205,7 +226,13 @@ cdef class Endpoint:
 
 
 def set_endpoint(SA sa not None, int socket_index, local, remote, int port, outside=None):
-    """See udp.pyi."""
+    """Where an outbound SA sends to; may be called while workers use it. `local`: the source address of a wildcard socket.
+
+    Of an inbound SA: where its peer is. From then on the worker tells (NoticeKind.PEER_MOVED) when its newest authentic packet came
+    in UDP from another address or port; without an endpoint it does not look.
+
+    `outside`: how IPv6 packets of up to 1280 bytes leave that are longer than `sa.max_inner`; None: they are dropped. Raises UsageError.
+    """
     if not 0 < port <= 65535 or not 0 <= socket_index <= 65535 or (local is not None and local.version != remote.version):
         raise UsageError(f"endpoint {local} - {remote}[{port}] on socket {socket_index}: port 1..65535, addresses of one version")
     cdef Endpoint new = Endpoint()
@@ -270,7 +297,12 @@ cdef fill_raw(udp_endpoint *at, int family, bytes name, int socket_index, int mt
 
 
 def set_raw_endpoint(SA sa not None, int socket_index, int mtu=0, int outside_mtu=0, remote=None, int port=0):
-    """See udp.pyi."""
+    """An outbound SA that writes its own outer header (`src`, `dst`, for outer fragments of UDP also `encap`) leaves by this `RawSocket`.
+
+    Sealed packets longer than `mtu` leave in fragments where DF is clear; 0: never. IPv6 packets of up to 1280 bytes that are longer
+    than `sa.max_inner` leave in fragments of at most `outside_mtu` bytes, DF or not; 0: they are dropped. `remote`, `port`: where
+    the peer of an SA with `encap` is now, if not where the SA was made to send to. Raises UsageError.
+    """
     cdef bint moved = remote is not None
     if sa.hot.outer == OUTER_NONE or not 0 <= socket_index <= 65535 or not all(n == 0 or 68 <= n <= 65535 for n in (mtu, outside_mtu)):
         raise UsageError(
@@ -315,7 +347,7 @@ def endpoint(SA sa not None):
 
 
 def newest_source(SA sa not None):
-    """See udp.pyi."""
+    """Address and port that the newest authentic packet of an inbound SA with an endpoint came from, and monotonic seconds when."""
     cdef source_record copy
     record_read(<uint64_t *>&copy, <const uint64_t *>&sa.hot.source, sizeof(source_record) // 8)
     kept = endpoint(sa)
@@ -329,5 +361,5 @@ def newest_source(SA sa not None):
 
 
 def tell_source_again(SA sa not None):
-    """See udp.pyi."""
+    """The worker may send PEER_MOVED again for this inbound SA: it sends one, then waits for this."""
     atomic_set_int_fenced(&sa.hot.source_told, 0)

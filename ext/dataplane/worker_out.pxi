@@ -115,7 +115,7 @@ cdef void inner_failed(worker_state *w, bint broken) noexcept nogil:
     """A TUN device that is gone comes back by resume_inner; the interface of a packet socket may come up again, and then packets come by themselves."""
     if errno == EAGAIN or errno == EINTR:
         return
-    if w.tun.header_bytes:
+    if w.tun.header_bytes and errno != EBADF:
         if errno == ENETDOWN and w.tun.down == INNER_UP:
             w.tun.down = INNER_DOWN_SEEN
     elif broken:

@@ -62,6 +62,7 @@ cdef struct punt_head:
 
 cdef struct notice_record:
     uint64_t value
+    uint64_t tag             # of the SA that it is about; an SPI may be another peer's too
     uint32_t number
     uint32_t size
     uint8_t kind

@@ -51,7 +51,7 @@ cdef inline void fill_source(worker_state *w, uint32_t index, mmsghdr *message, 
 
 
 cdef inline bint is_same_source(const packet_source *one, const packet_source *other) noexcept nogil:
-    return one.port == other.port and one.address[0] == other.address[0] and one.address[1] == other.address[1]
+    return one.port == other.port and memcmp(one.address, other.address, 16) == 0
 
 
 cdef void record_source(esp_sa *sa, const packet_source *source, uint64_t at_ns, bint away) noexcept nogil:
@@ -102,8 +102,21 @@ cdef inline uint64_t spi_number(uint32_t spi_be) noexcept nogil:
     return <uint64_t>at[0] << 24 | <uint64_t>at[1] << 16 | <uint64_t>at[2] << 8 | at[3]
 
 
+cdef bint tell_of_sa(worker_state *w, uint8_t kind, esp_sa *sa) noexcept nogil:
+    """With the tag that control gave it: an outbound SPI is the peer's choice, and several peers may choose the same."""
+    cdef notice_record record
+    memset(&record, 0, sizeof(record))
+    record.kind = kind
+    record.value = spi_number(sa.spi_be)
+    record.tag = sa.tag
+    if ring_push(w.notify, &record, sizeof(record), NULL, 0):
+        return True
+    w.counters.value[C_NOTICE_OVERFLOW] += 1
+    return False
+
+
 cdef void tell_once(worker_state *w, esp_sa *sa, uint16_t told, uint8_t kind) noexcept nogil:
-    if not sa.flags & told and tell(w, kind, spi_number(sa.spi_be)):
+    if not sa.flags & told and tell_of_sa(w, kind, sa):
         sa.flags |= told
 
 
@@ -112,7 +125,7 @@ cdef inline void tell_of_outbound(worker_state *w, esp_sa *sa) noexcept nogil:
     cdef uint64_t granted
     if sa.seq >= load_u64(&sa.grant_ask):
         granted = load_u64(&sa.granted)
-        if granted < sa.hard_limit and <uint64_t>sa.user != granted + 1 and tell(w, GRANT_WANTED, spi_number(sa.spi_be)):
+        if granted < sa.hard_limit and <uint64_t>sa.user != granted + 1 and tell_of_sa(w, GRANT_WANTED, sa):
             sa.user = <void *>(granted + 1)
     if sa.seq >= sa.soft_limit or sa.bytes >= sa.soft_bytes:
         tell_once(w, sa, TOLD_REKEY, REKEY_SOON)

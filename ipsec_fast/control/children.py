@@ -1,8 +1,8 @@
 """The dataplane's half of every Child SA: its two SAs, its policies, its grants, its routes (design.md, "The way of a rekey").
 
 `install`, `switch_outbound` and `remove` change the books; the tables that each worker reads are made anew by `tables` whenever
-`changed` says so. Packets leave on the child that was switched to last among those whose selectors match, the narrowest selectors
-first. A child that goes stops sending at once and receives for its grace. Left out: anything that speaks IKE.
+`changed` says so. Whose policies come first says policy_order, who may hold which selectors says separation. A child that goes stops
+sending at once and receives for its grace. Left out: anything that speaks IKE.
 Called by control.manager and the views.
 """
 
@@ -26,13 +26,17 @@ from ..ike.events import AskInstallChild
 from ..model import Address, OuterHeader, Path, TrafficSelector
 from .grants import Grants
 from .mtu import LEAST_LINK_MTU, MAX_MTU, Encapsulation, Finding, Mss, Source, TunnelMtu
+from .policy_order import PolicyOrder, Rank, Readiness, sort_key
 from .resources import sending_child
 from .routing import Routing
+from .separation import Separation
 from .spi import SpiPool, worker_of
 from .store import GrantMark
 
 POLICIES_MAX, ROUTES_MAX = 1024, 1024  # of one child
 Key = tuple[str, str]  # connection, child
+Ranked = tuple[tuple[int, int], list[Rank]]  # the ranks of some policies, and the order's stamp that they hold for
+UNRANKED: Ranked = ((-1, -1), [])
 ESP_PORT = 4500  # RFC 3948: UDP-encapsulated ESP shares the port of IKE with the non-ESP marker
 
 
@@ -59,6 +63,7 @@ class InstalledChild:
     cuts: bool  # IPv6 packets of up to 1280 bytes that do not fit leave in outer fragments; else they are dropped
     resource: int | None = None
     order: int = 0
+    ranks: Ranked = UNRANKED  # of its policies
     follows_peer: bool = False  # its worker tells when the peer's packets come from elsewhere
     replaces: int | None = None
     is_silent: bool = False  # its peer is known to be
@@ -103,7 +108,11 @@ class Children:
         self._grants = grants
         self._children: dict[int, InstalledChild] = {}
         self._waiting: dict[Key, list[Policy]] = {}  # of children that are started by themselves: protect, but no SA
+        self._wanted: dict[int, Key] = {}  # by the tag of their policies
         self._trapped: set[Key] = set()
+        self._order = PolicyOrder()
+        self._waiting_ranks: dict[Key, Ranked] = {}
+        self._separation = Separation()
         self._tags = 0
         self._switches = 0
         self._resumed: dict[
@@ -118,9 +127,19 @@ class Children:
 
     def expect(self, connections: Iterable[ConnectionConfig], started: Iterable[Key]) -> None:
         """From now on these children's packets are dropped for want of an SA until one is there, never sent otherwise."""
+        connections = tuple(connections)
         children = {(one.name, child.name): (one, child) for one in connections for child in one.children}
+        self._separation.expect(connections)
+        self._order.learn({key: _selectors(*both) for key, both in children.items()})
         for key in started:
             self._wait(*children[key])
+
+    def arrange(self, connections: Iterable[ConnectionConfig]) -> None:
+        """This is the whole configuration, and the order in which its children's policies stand."""
+        self._order.arrange(
+            {(one.name, child.name): _selectors(one, child) for one in connections for child in one.children}
+        )
+        self.changed = True
 
     def trap(self, connection: ConnectionConfig, child: ChildConfig) -> None:
         """As `expect`, and its packets come to the worker also while there is no SA, so that the first one is told of."""
@@ -136,7 +155,10 @@ class Children:
         if key in self._trapped:
             self._trapped.discard(key)
             self._routing.remove_child(key)
-        if self._waiting.pop(key, None) is not None:
+        policies = self._waiting.pop(key, None)
+        if policies is not None:
+            self._forget_tags(policies)
+            self._waiting_ranks.pop(key, None)
             self.changed = True
 
     def is_trapped(self, key: Key) -> bool:
@@ -144,21 +166,31 @@ class Children:
 
     def wanted_by(self, tag: int) -> Key | None:
         """Which waiting child a NO_SA notice is about."""
-        return next((key for key, policies in self._waiting.items() for p in policies if p.tag == tag), None)
+        return self._wanted.get(tag)
 
     def _wait(self, connection: ConnectionConfig, child: ChildConfig) -> None:
         self._tags += 1
-        self._waiting[connection.name, child.name] = _policies(*_selectors(connection, child), None, self._tags)
+        key = (connection.name, child.name)
+        self._forget_tags(self._waiting.get(key, ()))
+        self._waiting[key] = _policies(*_selectors(connection, child), None, self._tags)
+        self._waiting_ranks.pop(key, None)
+        self._wanted[self._tags] = key
         self.changed = True
+
+    def _forget_tags(self, policies: Iterable[Policy]) -> None:
+        for policy in policies:
+            self._wanted.pop(policy.tag, None)
 
     def install(self, ask: AskInstallChild) -> None:
         """Receive at once; send at once too, unless the ask defers it. Whatever fails leaves nothing behind."""
         try:
             _check_size(ask)
+            self._separation.admit(ask)
             child = self._make(ask)
             child.used_before_s = self.last_used_s(ask.replaces) if ask.replaces is not None else None
             self._routing.add_child(ask.child_id, ask.local_ts, ask.remote_ts)
         except Exception:
+            self._separation.leave(ask.child_id)
             self._grants.forget(ask.child_id)
             self._spis.give_back(ask.spi_in)
             raise
@@ -189,6 +221,7 @@ class Children:
         heapq.heappush(self._ending, (child.inbound_until, child_id))
         self.changed = True
         self._grants.forget(child_id)
+        self._separation.leave(child_id)
         self.expire(now)
         self._routing.remove_child(child_id)
 
@@ -287,9 +320,9 @@ class Children:
             path = child.path
             set_endpoint(child.sa_in, self._host.socket_index(path.local), path.local, path.remote, path.remote_port)
 
-    def extend_grants(self, spi: int) -> None:
-        """One block more for the children that send with this SPI (two peers may have chosen the same)."""
-        for child in self.sending_with(spi):
+    def extend_grant(self, child_id: int) -> None:
+        """One block more."""
+        if (child := self.standing(child_id)) is not None:
             self._extend(child)
 
     def retry_grants(self) -> None:
@@ -325,14 +358,26 @@ class Children:
     def tables(self, worker: int = 0) -> Tables:
         """What this worker shall do from now on: it receives on the SAs that it owns, and hands over what leaves on another one's."""
         workers = self._host.workers
-        policies = [
-            p
-            for child in self._sending(worker)
-            for p in _policies(child.local_ts, child.remote_ts, child.sa_out, 0, child.worker(workers))
-        ]
-        waiting = [policy for policies in self._waiting.values() for policy in policies]
-        policies = sorted([*policies, *waiting], key=_narrowness)
-        return Tables([c.sa_in for c in self._children.values() if c.worker(workers) == worker], policies)
+        ranked: list[tuple[object, Policy]] = []
+        for child in self._sending(worker):
+            policies = _policies(child.local_ts, child.remote_ts, child.sa_out, 0, child.worker(workers))
+            child.ranks = self._ranks((child.connection, child.name), policies, child.ranks)
+            readiness = Readiness.SILENT if child.is_silent else Readiness.SENDING
+            ranked += ((sort_key(rank, readiness), p) for rank, p in zip(child.ranks[1], policies, strict=True))
+        for key, policies in self._waiting.items():
+            ranks = self._waiting_ranks[key] = self._ranks(key, policies, self._waiting_ranks.get(key, UNRANKED))
+            ranked += ((sort_key(rank, Readiness.WAITING), p) for rank, p in zip(ranks[1], policies, strict=True))
+        ranked.sort(key=lambda row: row[0])  # type: ignore[arg-type,return-value]
+        in_order = [policy for _, policy in ranked]
+        return Tables([c.sa_in for c in self._children.values() if c.worker(workers) == worker], in_order)
+
+    def _ranks(self, key: Key, policies: Sequence[Policy], before: Ranked) -> Ranked:
+        """They hold until the configuration changes."""
+        stamp = self._order.stamp(key)
+        if before[0] == stamp and len(before[1]) == len(policies):
+            return before
+        rank = self._order.rank
+        return stamp, [rank(key, policy.local, policy.remote) for policy in policies]
 
     def owners(self) -> list[tuple[TrafficSelector, int | None]]:
         """Remote selectors, and the one worker that sends to them; None: each worker sends by itself."""
@@ -359,11 +404,10 @@ class Children:
     def all(self) -> Sequence[InstalledChild]:
         return tuple(self._children.values())
 
-    def receiving_with(self, spi: int) -> InstalledChild | None:
-        return next((child for child in self._children.values() if child.sa_in.spi == spi), None)
-
-    def sending_with(self, spi: int) -> list[InstalledChild]:
-        return [child for child in self._children.values() if child.sa_out.spi == spi and child.inbound_until is None]
+    def standing(self, child_id: int) -> InstalledChild | None:
+        """It, unless it only receives for its grace any more."""
+        child = self._children.get(child_id)
+        return child if child is not None and child.inbound_until is None else None
 
     def last_sent_s(self, connection_children: Iterable[int]) -> float | None:
         """Monotonic seconds of the last ESP packet that left on one of these children."""
@@ -551,18 +595,3 @@ def _selectors(
     """(local, remote) of a child without an SA; `dynamic` is the connection's address, as far as it is known."""
     local = child.local_ts or tuple(TrafficSelector.host(address) for address in connection.local_addrs)
     return local, child.remote_ts or tuple(TrafficSelector.host(address) for address in connection.remote_addrs)
-
-
-def _narrowness(policy: Policy) -> tuple[int, int, int, bool]:
-    """Sorts narrow before wide: remote, local, protocol and ports. Equal ones stay in their order, those with an SA first."""
-    ports = sum(65536 if ts.is_opaque else ts.end_port - ts.start_port for ts in (policy.local, policy.remote))
-    return (
-        _size(policy.remote),
-        _size(policy.local),
-        ports + (policy.remote.protocol == 0) * (1 << 20),
-        policy.outbound is None,
-    )
-
-
-def _size(ts: TrafficSelector) -> int:
-    return int(ts.end) - int(ts.start)

@@ -113,12 +113,12 @@ class Manager:
             self._resize(self._children.max_inner_bytes())
 
     def take_notices(self, notices: Iterable[WorkerNotice], now: float) -> None:
-        """What the worker saw; `drain` must follow."""
+        """What the worker saw; `drain` must follow. An SA is known by its tag, the child's number: its SPI may be another peer's too."""
         for notice in notices:
             match notice.kind:
                 case NoticeKind.FIRST_INBOUND:
-                    if (child := self._children.receiving_with(notice.spi)) is not None:
-                        self._endpoint.inbound_seen(child.child_id, now)
+                    if self._children.get(notice.tag) is not None:
+                        self._endpoint.inbound_seen(notice.tag, now)
                 case NoticeKind.NO_SA:
                     if (key := self._children.wanted_by(notice.spi)) is not None:
                         self._acquire(*key, *([notice.packet] if notice.packet else []))
@@ -129,21 +129,15 @@ class Manager:
                 case NoticeKind.PEER_MOVED:
                     self._peer_moved(notice.spi, now)
                 case NoticeKind.GRANT_WANTED:
-                    self._children.extend_grants(notice.spi)
-                case NoticeKind.REKEY_SOON:
-                    for child in self._children.sending_with(notice.spi):
-                        self._endpoint.rekey_child(child.child_id, now)
-                case NoticeKind.IN_REKEY_SOON:
-                    if (child := self._children.receiving_with(notice.spi)) is not None and child.inbound_until is None:
-                        self._endpoint.rekey_child(child.child_id, now)
-                case NoticeKind.LIFE_OVER:
-                    for child in self._children.sending_with(notice.spi):
-                        self._endpoint.child_expired(child.child_id, "its lifetime is over", now)
-                case NoticeKind.IN_LIFE_OVER:
-                    if (child := self._children.receiving_with(notice.spi)) is not None:
-                        self._endpoint.child_expired(child.child_id, "its lifetime is over", now)
+                    self._children.extend_grant(notice.tag)
+                case NoticeKind.REKEY_SOON | NoticeKind.IN_REKEY_SOON:
+                    if self._children.standing(notice.tag) is not None:
+                        self._endpoint.rekey_child(notice.tag, now)
+                case NoticeKind.LIFE_OVER | NoticeKind.IN_LIFE_OVER:
+                    if self._children.standing(notice.tag) is not None:
+                        self._endpoint.child_expired(notice.tag, "its lifetime is over", now)
                 case NoticeKind.SEQ_EXHAUSTED:
-                    for child in self._children.sending_with(notice.spi):
+                    if (child := self._children.standing(notice.tag)) is not None:
                         self._log(
                             f"{child.connection} {child.name}: no sequence number left, nothing is sent until it is rekeyed"
                         )

@@ -499,12 +499,13 @@ class Paths:
         self._tell(PathNews(path.key[0], path.key[1], event.kind, event.before, event.mtu, event.source, names))
 
 
-def _standing(children: Iterable[InstalledChild]) -> tuple[tuple[int, int, bool], ...]:
-    return tuple((child.child_id, child.order, child.is_silent) for child in children)
-
-
 def _key(child: InstalledChild) -> Key:
     return child.path.local, child.path.remote, child.wraps.encap, child.whole
+
+
+def _standing(children: Iterable[InstalledChild]) -> tuple[tuple[int, int, bool], ...]:
+    """What of the Child SAs on a path decides who sends, and how."""
+    return tuple((child.child_id, child.order, child.is_silent) for child in children)
 
 
 def _echo_in(selectors: Iterable[TrafficSelector], address: Address) -> bool:

@@ -38,6 +38,8 @@ class Notice:
 
     `remote`: of UNKNOWN_SPI, who sent it; of TOO_BIG, where our packet went; of NO_SA, where the dropped packet was to go.
     `local`, `protocol`, `ports` are of NO_SA's packet: (local, remote) port, of ICMP type << 8 | code twice, None where it shows none.
+    `tag`: of what one SA reports (its first packet, limits, grant), the `SA.tag` of it. Go by the tag: an outbound SPI is chosen by the
+    peer, and two peers may choose the same.
     """
 
     kind: NoticeKind
@@ -48,6 +50,7 @@ class Notice:
     local: Address | None = None
     protocol: int = 0
     ports: tuple[int, int] | None = None
+    tag: int = 0
 
     @property
     def packet(self) -> tuple[TrafficSelector, TrafficSelector] | None:

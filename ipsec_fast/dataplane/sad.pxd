@@ -3,6 +3,7 @@
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
 from ipsec_fast.dataplane.engine cimport engine_suite
+from ipsec_fast.dataplane.forks cimport fork_count
 from ipsec_fast.dataplane.status cimport VERDICT_SLOTS
 
 
@@ -14,13 +15,23 @@ cdef extern from *:
     static inline void ipsec_fast_store_u64(uint64_t *p, uint64_t v) { __atomic_store_n(p, v, __ATOMIC_RELEASE); }
     /* a counter that one thread writes and others read: no locked instruction, and no torn read either */
     static inline void ipsec_fast_count_u64(uint64_t *p, uint64_t n) { __atomic_store_n(p, *p + n, __ATOMIC_RELAXED); }
-    /* single fields that control changes while a worker reads them */
+    /* What one thread counts without atomics, and others may read: a whole word, old or new. ThreadSanitizer is not told of this read, since
+       it would want every counter of the packet path to be atomic. */
+    __attribute__((noinline, no_sanitize("thread"), unused)) static uint64_t ipsec_fast_statistic(const uint64_t *p)
+    {
+        return __atomic_load_n(p, __ATOMIC_RELAXED);
+    }
     /* identifications are shared by the SAs to one peer, whose threads differ */
     static inline uint64_t ipsec_fast_take_ids(uint64_t *p, uint64_t n) { return __atomic_fetch_add(p, n, __ATOMIC_RELAXED); }
+    /* single fields that control changes while a worker reads them */
     static inline uint16_t ipsec_fast_load_u16(const uint16_t *p) { return __atomic_load_n(p, __ATOMIC_RELAXED); }
     static inline void ipsec_fast_store_u16(uint16_t *p, uint16_t v) { __atomic_store_n(p, v, __ATOMIC_RELAXED); }
-    static inline int ipsec_fast_try_enter(int *busy) { return !__atomic_exchange_n(busy, 1, __ATOMIC_ACQUIRE); }
-    static inline void ipsec_fast_leave(int *busy) { __atomic_store_n(busy, 0, __ATOMIC_RELEASE); }
+    /* 1: swapped, 2: `to` was there already, 0: neither */
+    static inline int ipsec_fast_swap_u64(uint64_t *p, uint64_t from, uint64_t to)
+    {
+        uint64_t found = from;
+        return __atomic_compare_exchange_n(p, &found, to, 0, __ATOMIC_ACQUIRE, __ATOMIC_RELAXED) ? 1 : found == to ? 2 : 0;
+    }
     static inline uint64_t ipsec_fast_coarse_ns(void)
     {
         struct timespec now;
@@ -32,11 +43,11 @@ cdef extern from *:
     uint64_t load_u64 "ipsec_fast_load_u64"(const uint64_t *p) noexcept nogil
     void store_u64 "ipsec_fast_store_u64"(uint64_t *p, uint64_t v) noexcept nogil
     void count_u64 "ipsec_fast_count_u64"(uint64_t *p, uint64_t n) noexcept nogil
+    uint64_t statistic "ipsec_fast_statistic"(const uint64_t *p) noexcept nogil
     uint64_t take_ids "ipsec_fast_take_ids"(uint64_t *p, uint64_t n) noexcept nogil
     uint16_t load_u16 "ipsec_fast_load_u16"(const uint16_t *p) noexcept nogil
     void store_u16 "ipsec_fast_store_u16"(uint16_t *p, uint16_t v) noexcept nogil
-    bint try_enter "ipsec_fast_try_enter"(int *busy) noexcept nogil
-    void leave "ipsec_fast_leave"(int *busy) noexcept nogil
+    int swap_u64 "ipsec_fast_swap_u64"(uint64_t *p, uint64_t from_, uint64_t to) noexcept nogil
 
 
 cdef enum:
@@ -59,6 +70,13 @@ cdef enum:
     NAT_NONE = 0
     NAT_ADJUST = 1           # by the addresses of the other side
     NAT_RECOMPUTE = 2
+
+# Half of esp_sa.holder; the other half is fork_count where the SA was made. 0: nobody. Calls that look SAs up take numbers between HOLDER_CALL and
+# HOLDER_LEAVING.
+cdef enum:
+    HOLDER_CALL = 1
+    HOLDER_LEAVING = 1 << 29 # with HOLDER_WORKER: tables without this SA are published, the worker may not have seen them yet
+    HOLDER_WORKER = 1 << 30  # and its number, below HOLDER_LEAVING
 
 cdef enum:
     DROP_HEADER_BYTES = 74   # IPv6, UDP, ESP and an IV of 16 need 72
@@ -135,7 +153,9 @@ cdef struct esp_sa:
     uint16_t max_inner       # 0: no limit; the largest inner packet that fits the path
     uint16_t flags           # free for the I/O side
     uint64_t tag             # free for the control side
-    int busy                 # a thread is inside a batch with this SA (library calls)
+    uint64_t holder          # who numbers with it, or moves its window: HOLDER_* and the process
+    uint64_t held_at         # of a worker: the publication that it holds this SA for
+    uint8_t made             # 1: SA.__init__ is through; half an SA has a key, but no room for what the kernels write
     uint64_t *ids            # IPv4 outside, where DF may be clear: the counter of identifications to this peer; else NULL
     uint8_t outer_header[48] # template: IPv4 or IPv6, UDP
     uint16_t sport           # of encap
@@ -159,6 +179,17 @@ cdef struct esp_sa:
     uint32_t spare_count
 
 
+# Nobody uses an SA that was made in this process.
+cdef inline uint64_t holder_none() noexcept nogil:
+    return <uint64_t> fork_count[0] << 32
+
+# Before the kernels, once a call: True if the SA is this thread's until sa_leave. False if another thread or a worker has it, or it was made before a
+# fork: the parent process goes on with the same key and the same numbers. Who calls the kernels by cimport asks too.
+cdef inline bint sa_enter(esp_sa *sa) noexcept nogil:
+    return swap_u64(&sa.holder, holder_none(), holder_none() | HOLDER_CALL) == 1
+
+cdef inline void sa_leave(esp_sa *sa) noexcept nogil:
+    store_u64(&sa.holder, holder_none())
 cdef enum:
     IDS = 65535              # IPv4 identifications that there are: all but 0, which the kernel would replace
 
@@ -225,6 +256,16 @@ cdef inline uint32_t esp_max_payload(const esp_sa *sa, uint32_t room) noexcept n
     if room < fixed + sa.align:
         return 0
     return ((room - fixed) & ~<uint32_t> (sa.align - 1)) - 2
+
+
+# As sa_enter, but waits for a worker that is about to let go; StateError says who has the SA.
+cdef int sa_enter_late(esp_sa *sa) except -1
+# Waits until no worker is about to let go of this SA, at most a second; 0 if none was.
+cdef int sa_settle(esp_sa *sa) except -1
+# Raises what sa_enter refuses.
+cdef int sa_refuse(esp_sa *sa) except -1
+# UsageError for what __new__ alone made, or an __init__ that failed.
+cdef int sa_need(SA sa) except -1
 
 
 cdef class SA:

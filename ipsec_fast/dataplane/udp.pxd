@@ -2,6 +2,8 @@
 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
+from ipsec_fast.dataplane.forks cimport port_users
+
 cdef struct udp_port:
     int fd
     int family             # AF_INET or AF_INET6
@@ -12,7 +14,7 @@ cdef struct udp_port:
 
 # Where a datagram came from.
 cdef struct packet_source:
-    uint64_t address[2]    # as on the wire, IPv4 in the first four bytes
+    uint8_t address[16]    # as on the wire, IPv4 in the first four bytes
     uint16_t port          # 0: it was no UDP
     uint8_t version
 
@@ -38,5 +40,6 @@ cdef struct udp_endpoint:
 
 cdef class UdpSocket:
     cdef udp_port port_
+    cdef port_users users
     cdef object _socket, _local, _mark, _large
     cdef int _number, _version

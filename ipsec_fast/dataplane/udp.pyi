@@ -10,6 +10,7 @@ class UdpSocket:
     """A non-blocking UDP socket of the gateway: DF without path MTU discovery, 8 MB buffers, UDP_GRO, SO_MARK.
 
     `local` None is the wildcard address of `version`. Raises HostError, naming address and port, if it cannot be bound.
+    `beside` is the first socket of a port, for another worker: both are then of one SO_REUSEPORT group, and no other program's.
     """
 
     fd: int
@@ -27,9 +28,7 @@ class UdpSocket:
         offload: Offload = ...,
         mark: int | None = None,
         beside: UdpSocket | None = None,
-    ) -> None:
-        """`beside` the first socket of a port, for another worker: both are then of one SO_REUSEPORT group, and no other program's."""
-
+    ) -> None: ...
     def sendto(
         self,
         data: bytes | bytearray | memoryview,
@@ -43,7 +42,8 @@ class UdpSocket:
         `cut`: what is longer than the interface's MTU leaves in IP fragments, or not at all. In fragments it goes by a raw socket,
         which takes CAP_NET_RAW: what others send by this socket at that moment keeps DF.
         """
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Twice is fine. StateError while a worker runs on it."""
 
 def set_endpoint(
     sa: SA, socket_index: int, local: Address | None, remote: Address, port: int, outside: Outside | None = None
@@ -71,7 +71,9 @@ def set_raw_endpoint(
     the peer of an SA with `encap` is now, if not where the SA was made to send to. Raises UsageError.
     """
 
-def endpoint(sa: SA) -> tuple[int, Address | None, Address, int] | None: ...
+def endpoint(sa: SA) -> tuple[int, Address | None, Address, int] | None:
+    """(socket_index, local, remote, port) of an SA, None before set_endpoint."""
+
 def newest_source(sa: SA) -> tuple[Address, int, float] | None:
     """Address and port that the newest authentic packet of an inbound SA with an endpoint came from, and monotonic seconds when."""
 

@@ -31,6 +31,7 @@ def check_connections(
         connection = section.build(name)
         if all_secrets_known and not _has_secret(connection, secret_ids.values()):
             yield ("connections", name), f"no secret for it; {_wanted_secret(connection)}"
+        yield from _check_who(name, connection)
         yield from check_ike_lifetimes(("connections", name), section)
         for child_name, child in section.children.items():
             where = ("connections", name, "children", child_name)
@@ -61,6 +62,22 @@ def check_connections(
         if set(connection.local_addrs) & set(connection.remote_addrs):
             yield ("connections", name, "remote_addrs"), "holds an address of local_addrs; the peer's is meant"
     yield from _check_doubles(secret_ids)
+
+
+def _check_who(name: str, connection: ConnectionConfig) -> Iterator[Blame]:
+    """A PSK does not say which of its holders a peer is, so that an identity is left out on purpose only."""
+    local, remote = connection.local_id, connection.remote_id
+    is_own = remote is not None and local is not None and remote.matches(local)
+    if remote is not None and local is None:
+        is_own = any(remote.matches(Identity.of_address(address)) for address in connection.local_addrs)
+    if is_own:
+        yield ("connections", name, "remote", "id"), f"{remote} is our own identity (local.id); write the peer's"
+    if remote is None and not connection.remote_addrs and not connection.any_identity:
+        yield (
+            ("connections", name, "remote"),
+            "without an id and without remote_addrs any holder of any of our secrets could be this peer; "
+            'add id = "peer.example", or remote_addrs = ["192.0.2.2"], or, if that is meant, id = "%any"',
+        )
 
 
 def _check_probed(name: str, section: ConnectionSection) -> Iterator[Blame]:

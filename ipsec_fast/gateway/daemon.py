@@ -58,9 +58,10 @@ from .forwarding import Forwarding, worker_count
 from .ike_cut import CutSender
 from .ike_io import KEEPALIVE, NAT_PORT, NON_ESP_MARKER, IkeSockets, listening_addresses
 from .keepalive import Keepalives
-from .log import Log, Narrator, path_line
+from .log import TRACEBACK_S, Cause, Log, Narrator, cause_of, path_line, tell
 from .operations import Operations
 from .starter import Starter
+from .stranger_queue import StrangerQueue, is_sa_init_request
 from .suspend import SuspendWatch
 from .tun_keeper import TunKeeper
 from .vici.control import GatewayStats
@@ -136,6 +137,7 @@ class Gateway:
         self._resize_failed = False
         self._rereading = False
         self._narrator = Narrator()
+        self._strangers = StrangerQueue(self._take_stranger, self._loop.call_later, self._pump)
         self._suspend = SuspendWatch()
         self._orderly = False
 
@@ -179,6 +181,7 @@ class Gateway:
         self._waiting.start(config.connections)
         self._restorer.restore(opened.stored, config.connections, self._now())
         self._forwarding.start()
+        self._closing.callback(self._strangers.close)
         self._listen()
         where = ", ".join(str(address) for address in addresses)
         self._log(
@@ -208,7 +211,7 @@ class Gateway:
             policies_per_child=POLICIES_MAX,
             routes_per_child=ROUTES_MAX,
         )
-        self._endpoint = Endpoint(settings, os.urandom)
+        self._endpoint = Endpoint(settings, os.urandom, self._host.networks)
         spis = SpiPool(os.urandom, workers)
         host = Host(
             self._nat.index_of,
@@ -306,7 +309,7 @@ class Gateway:
     async def say_goodbye(self) -> None:
         """Delete every IKE SA, and give the peers a second to say that they heard it."""
         self._stopping = True
-        for view in self._endpoint.views():
+        for view in self._endpoint.views(most_half_open=None):
             self._endpoint.terminate_ike(view.ike_id, self._now())
         self._pump()
         until = self._now() + GOODBYE_S
@@ -329,13 +332,13 @@ class Gateway:
     def reload(self) -> None:
         """Read the file again; IpsecFastError, and nothing changed, where that cannot be done."""
         for line in self._configuration.reload():
-            self._log(line)
+            tell(self._log, line, Cause.OPERATOR)
 
     def reload_or_log(self) -> None:
         try:
             self.reload()
         except IpsecFastError as error:
-            self._log(f"reload failed, everything stays as it was: {error}")
+            tell(self._log, f"reload failed, everything stays as it was: {error}", Cause.OPERATOR)
 
     def _check_addresses(self, connection: ConnectionConfig) -> None:
         """The worker's sockets are fixed at the start; a wildcard socket has every address."""
@@ -365,10 +368,22 @@ class Gateway:
         return time.monotonic()
 
     def _receive(self, data: bytes, path: Path) -> None:
-        """Everything that one turn of the loop brings is pumped, and its tables are published, once."""
+        """Everything that one turn of the loop brings is pumped, and its tables are published, once; a stranger waits his turn."""
+        if is_sa_init_request(data):
+            self._strangers.add(data, path)
+            return
         self._endpoint.receive_datagram(data, path, self._now())
         if self._pump_soon is None:
             self._pump_soon = self._loop.call_soon(self._pump)
+
+    def _take_stranger(self, data: bytes, path: Path) -> None:
+        """What it costs is spent here; what it has sent leaves with the others of its slice."""
+        self._endpoint.receive_datagram(data, path, self._now())
+        self._pumping = True
+        try:
+            self._manager.drain(self._now())
+        finally:
+            self._pumping = False
 
     def _take_punted(self) -> None:
         for punted in self._workers.take_punted():
@@ -449,7 +464,7 @@ class Gateway:
     def _hear(self, notice: Notice, view: IkeView | None) -> None:
         line = self._narrator.line(notice, view)
         if line is not None:
-            self._log(line)
+            tell(self._log, line, *cause_of(notice))
         self._starter.tell(notice, view, self._now())
         if isinstance(notice, ProbeAnswered):
             self._paths.take_ike_answer(IkeAnswer(notice.ike_id, notice.answered_bytes, notice.waited_s), self._now())
@@ -493,7 +508,8 @@ class Gateway:
                 self._send_one(datagram, path, outgoing.outer)
         except (OSError, HostError) as error:
             if outgoing.outer is not Outer.NEVER:
-                self._log(f"cannot send to {path.remote} port {path.remote_port}: {error}")
+                # a stranger's source address may be one that cannot be reached
+                tell(self._log, f"cannot send to {path.remote} port {path.remote_port}: {error}", Cause.STRANGER)
             return
         self._keepalives.note_sent(path, now)
 
@@ -578,6 +594,7 @@ class Gateway:
             **self._workers.counters(),
             **self._paths.counters,
             **{f"ike_{name}": n for name, n in self._endpoint.counters.items()},
+            "ike_requests_displaced": self._strangers.displaced,
         }
         return {
             "state": "stopping" if self._stopping else "running",
@@ -585,6 +602,7 @@ class Gateway:
             "workers": self._workers.count,
             "state_store": self._keeper.keeps,
             "uptime_s": self._now() - self._started_at,
+            "half_open": self._endpoint.half_open_count,
             "counters": counters,
         }
 
@@ -609,11 +627,15 @@ def _logging_to(log: Callable[[str], None]) -> Any:
     """Whatever the parts tell Python's logging, warnings and worse, comes out as our lines."""
 
     class Handler(logging.Handler):
+        told_at = -TRACEBACK_S
+
         def emit(self, record: logging.LogRecord) -> None:
-            log(record.getMessage())
-            if record.exc_info:  # never for what a peer or an operator can do, only for a mistake of ours
+            tell(log, record.getMessage(), Cause.FAULT)
+            # never for what a peer or an operator can do, only for a mistake of ours; which may be made again and again
+            if record.exc_info and record.created - self.told_at >= TRACEBACK_S:
+                self.told_at = record.created
                 for line in logging.Formatter().formatException(record.exc_info).splitlines():
-                    log(line)
+                    tell(log, line, Cause.FAULT)
 
     handler, root = Handler(logging.WARNING), logging.getLogger("ipsec_fast")
     root.addHandler(handler)

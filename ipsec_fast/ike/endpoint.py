@@ -7,7 +7,9 @@ answers what needs no IKE SA; the rest is v2/. No datagram makes it raise: one g
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+import itertools
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from ipaddress import IPv4Network, IPv6Network
 
 from ..errors import RemoteError, StateError, UsageError
 from ..iana import ExchangeType, NotifyType
@@ -37,6 +39,7 @@ from .v2.rekey_ike import RekeyIke
 from .v2.states import ChildState, State
 from .v2.window import digest_of
 
+SHOWN_HALF_OPEN = 64  # there may be thousands, which would make every look at the IKE SAs dear
 LIFE_LEFT_S = 10.0
 RENEWALS = frozenset((TimerKind.REKEY, TimerKind.REAUTH, TimerKind.CHILD_REKEY, TimerKind.CHILD_IDLE))
 ENDS = frozenset((TimerKind.LIFE, TimerKind.CHILD_LIFE))
@@ -45,10 +48,18 @@ VERSION_REPLY_MIN_BYTES = 36  # the reply is never longer than what it answers
 
 
 class Endpoint:
-    """`random(n)` gives n bytes, for nonces, SPIs, IVs and jitter. Times are the caller's clock in seconds, any origin."""
+    """`random(n)` gives n bytes, for nonces, SPIs, IVs and jitter. Times are the caller's clock in seconds, any origin.
 
-    def __init__(self, settings: EndpointSettings, random: Callable[[int], bytes]) -> None:
-        self._core = Core(settings, random)
+    `connected` lists the networks of this host's interfaces, which no peer may pick out of a wider remote_ts.
+    """
+
+    def __init__(
+        self,
+        settings: EndpointSettings,
+        random: Callable[[int], bytes],
+        connected: Callable[[], Sequence[IPv4Network | IPv6Network]] = tuple,
+    ) -> None:
+        self._core = Core(settings, random, connected)
 
     @property
     def counters(self) -> dict[str, int]:
@@ -337,9 +348,21 @@ class Endpoint:
     def get_timer(self) -> float | None:
         return self._core.timers.next_at()
 
-    def views(self, connection: str | None = None) -> list[IkeView]:
-        """All of them, or those of one connection."""
-        return [sa.view() for sa in self._core.sas.values() if connection in (None, sa.name)]
+    def views(self, connection: str | None = None, *, most_half_open: int | None = SHOWN_HALF_OPEN) -> list[IkeView]:
+        """All of them, or those of one connection.
+
+        Of those that strangers have begun and not authenticated at most so many, the oldest; None: all.
+        """
+        sas: Iterable[IkeSA] = self._core.sas.values()
+        if most_half_open is not None:
+            begun = itertools.islice(self._core.half_open_sas, most_half_open)
+            sas = itertools.chain((sa for sa in sas if not sa.is_half_open), begun)
+        return [sa.view() for sa in sas if connection in (None, sa.name)]
+
+    @property
+    def half_open_count(self) -> int:
+        """IKE SAs that strangers have begun and not authenticated."""
+        return self._core.half_open_count
 
     def has_child(self, connection: str, name: str) -> bool:
         """Whether such a Child SA stands or is being made, on an IKE SA whose peer is not silent. No view is made for it."""
@@ -423,6 +446,9 @@ class Endpoint:
         """Section 2.5: the highest version we speak, in clear, to requests only."""
         if len(data) < VERSION_REPLY_MIN_BYTES or data[19] & FLAG_RESPONSE:
             return
+        if not self._core.strangers.may_refuse(path.remote, self._core.now):
+            self._core.counters["answers_left_out"] += 1
+            return
         message_id = int.from_bytes(data[20:24], "big")
         header = IkeHeader.make(data[:8], data[8:16], data[18], message_id, initiator=False, response=True)
         self._core.send(path, (encode_message(header, (NotifyPayload(NotifyType.INVALID_MAJOR_VERSION),)),))
@@ -432,7 +458,7 @@ class Endpoint:
     def _fire(self, key: TimerKey) -> None:
         core = self._core
         if key.kind is TimerKind.TOMBSTONE:
-            core.drop_oldest_tombstone()
+            core.drop_old_tombstones()
             return
         if key.kind is TimerKind.ASK:
             core.expire_ask(key.child)

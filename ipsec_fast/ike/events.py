@@ -91,6 +91,8 @@ class AskInstallChild:
     `key_in` and `key_out` are handles in KEYMAT order (cipher key, salt, integrity key). `replaces` is the child this one rekeys.
     `limits` hold for each direction by itself; the shell reports them by `Endpoint.rekey_child` and `Endpoint.child_expired`.
     `resource`: of ours, the one that shall send on it (RFC 9611); None for an ordinary or a fallback Child SA.
+    `peer`: who has proved that identity. Unless `overlap`, answer with a NegotiationError (TS_UNACCEPTABLE) where another peer of
+    this child has selectors that overlap.
     `follows_peer`: the peer is behind a NAT and we are not; the shell calls `Endpoint.packet_came_from` when its ESP comes from elsewhere.
     """
 
@@ -114,6 +116,8 @@ class AskInstallChild:
     replaces: int | None = None
     limits: TrafficLimits = NO_LIMITS
     resource: int | None = None
+    peer: Identity | None = None
+    overlap: bool = False
     follows_peer: bool = False
 
 

@@ -11,6 +11,7 @@ from ipsec_fast.errors import HostError
 from ipsec_fast.gateway.starter import FIRST_S, LOOK_AGAIN_S, MOST_S, STOOD_S, Starter
 from ipsec_fast.ike.config import Action, ChildConfig, ConnectionConfig
 from ipsec_fast.ike.events import ChildDown, ChildFailed, ChildUp, IkeDown, IkeView, PeerBack, PeerSilent
+from ipsec_fast.model import TrafficSelector
 
 KEY = ("paris", "net")
 NONE, TRAP, START = Action.NONE, Action.TRAP, Action.START
@@ -253,6 +254,15 @@ def test_the_first_packet_begins_it_and_the_next_ones_wait_for_the_interval():
     for tenth in range(100):
         site.starter.acquire(*KEY, tenth / 10)
     assert len(site.calls) == 3, "at 0, 2 and 6 s"
+
+
+def test_the_packet_that_begins_a_trap_is_named_to_whoever_initiates_it():
+    site, packet = Site(start=TRAP), (TrafficSelector.parse("10.1.0.7"), TrafficSelector.parse("10.2.0.5"))
+    site.starter.acquire(*KEY, 0.0, packet)
+    assert site.calls == [(*KEY, packet)]
+    for tenth in range(1, 19):
+        site.starter.acquire(*KEY, tenth / 10, packet)
+    assert len(site.calls) == 1, "the interval holds for every packet"
 
 
 def test_a_trap_whose_negotiation_is_under_way_is_not_begun_again():

@@ -261,6 +261,13 @@ def test_publish_and_endpoint_changes_under_traffic_lose_nothing() -> None:
         assert pair.a.do("counters")["retired"] == pair.b.do("counters")["retired"] == 0
 
 
+def test_what_is_told_of_an_sa_carries_its_tag() -> None:
+    """Not only its SPI: that of an outbound SA is the peer's choice, and may be another peer's too."""
+    with Pair(4, a={"grant": 20}) as pair:
+        ping(pair.a, "10.2.0.1", "-c 15 -i 0.02 -w 2")
+        assert sorted(pair.a.do("tags")) == [["FIRST_INBOUND", 7], ["GRANT_WANTED", 7]]
+
+
 def test_grant_is_asked_for_at_half_and_its_end_stops_traffic() -> None:
     with Pair(4, a={"grant": 20}) as pair:
         ping(pair.a, "10.2.0.1", "-c 9 -i 0.02 -w 2")

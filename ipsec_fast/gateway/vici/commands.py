@@ -16,11 +16,11 @@ from typing import Any
 
 from ... import __version__
 from ...errors import IpsecFastError, StateError, UsageError
-from ...ike.events import NO_ANSWER, Progress
+from ...ike.events import NO_ANSWER, ChildView, IkeView, Progress
 from .codec import Decoded, Encodable, flag, number, text
 from .config_commands import ConfigCommands
 from .control import ControlLog, GatewayControl, Handler, Selection, Session
-from .views import connection_section, mtu_section, sa_section
+from .views import broken_section, connection_section, mtu_section, sa_section
 
 log = logging.getLogger("ipsec_fast.cfg")
 DEFAULT_LOGLEVEL = 1
@@ -83,7 +83,7 @@ class Commands:
 
     async def stats(self, request: Decoded, session: Session) -> Encodable:
         stats = self._control.stats()
-        views = self._control.views()
+        up, half_open = _count_ike_sas(self._control.views(), stats.get("half_open"))
         workers = stats.get("workers", 0)
         uptime_s = stats.get("uptime_s", time.time() - self._started)
         none = {"critical": 0, "high": 0, "medium": 0, "low": 0}
@@ -95,7 +95,7 @@ class Commands:
             "workers": {"total": workers, "idle": 0, "active": none | {"critical": workers}},
             "queues": none,
             "scheduled": stats.get("scheduled", 0),
-            "ikesas": {"total": len(views), "half-open": sum(view.state in NOT_ESTABLISHED for view in views)},
+            "ikesas": {"total": up + half_open, "half-open": half_open},
             "plugins": ["ipsec-fast", stats.get("engine", "")],
             "gateway": {
                 "state": stats.get("state", "running"),
@@ -109,8 +109,19 @@ class Commands:
     async def list_sas(self, request: Decoded, session: Session) -> Encodable:
         # noblock: charon skips SAs that are busy; nothing here ever waits for an SA
         for view, children in _selection(request).pick(self._control.views()):
-            await session.send_event("list-sa", {view.connection: sa_section(view, self._control, children)})
+            await self._send_sa(view, children, session)
         return {}
+
+    async def _send_sa(self, view: IkeView, children: Sequence[ChildView], session: Session) -> None:
+        """One that cannot be shown says so in its place, and the others are shown."""
+        try:
+            await session.send_event("list-sa", {view.connection: sa_section(view, self._control, children)})
+        except OSError:  # the client went away
+            raise
+        except Exception as error:
+            log.error("IKE SA %d cannot be shown: %s", view.ike_id, error)
+            section = broken_section(view, _one_line(str(error)))
+            await session.send_event("list-sa", {view.connection: section})
 
     async def list_mtus(self, request: Decoded, session: Session) -> Encodable:
         """Ours: how each Child SA of the selection wraps its packets, and what is known of its path."""
@@ -241,6 +252,13 @@ class Commands:
         self._background.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None and not isinstance(error, IpsecFastError):
             log.error("a command's work failed: %r", error)
+
+
+def _count_ike_sas(views: Sequence[IkeView], strangers: int | None) -> tuple[int, int]:
+    """Those that are up, and those that are half open: of strangers there may be more than `views` holds."""
+    rising = [view for view in views if view.state in NOT_ESTABLISHED]
+    ours = [view for view in rising if view.initiator]
+    return len(views) - len(rising), len(rising) if strangers is None else len(ours) + strangers
 
 
 def _one_line(text: str) -> str:

@@ -199,6 +199,8 @@ def install_child(sa: IkeSA, child: ChildSA) -> Steps[None]:
             replaces=child.replaces,
             limits=limits,
             resource=child.resource,
+            peer=sa.remote_id,
+            overlap=child.config.overlap,
             follows_peer=child.encap and sa.follows_peer,
         )
 

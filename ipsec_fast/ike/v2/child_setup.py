@@ -25,18 +25,23 @@ from .message import Message
 from .narrow import (
     PAYLOAD_SELECTORS,
     Common,
+    covers,
     drop_unpaired,
     foldable,
     lead_with,
     narrow_both,
     not_covered,
+    reduced,
     shown,
     volume,
 )
 from .negotiate import check_chosen, check_narrowed, choose_proposal, numbered, uses_esn, without_ke
 from .payloads import SaPayload, TsPayload
+from .reserved import without_reserved
 from .resources import admit, alike, fallback_of, is_alike, speaks
 from .resources import shown as shown_resource
+from .states import ChildState
+from .unique import same_peer
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -45,6 +50,9 @@ Selectors = tuple[TrafficSelector, ...]
 Packet = tuple[TrafficSelector, TrafficSelector]  # local and remote side of one packet
 CHILDREN_MAX = 64
 RESOURCE_CHILDREN_MAX = 256  # beside those: of all groups together, with those that a rekey has replaced
+CHILDREN_PER_PEER = 256  # over all its IKE SAs, those of a reauthentication among them
+RESOURCE_CHILDREN_PER_PEER = 1024
+REPLACED_ROOM = 3  # so many times as many exist while a peer leaves what its rekeys have replaced
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,19 +170,39 @@ def _narrowed(
 
 
 def check_room(sa: IkeSA, place: Place) -> None:
-    """NegotiationError where this IKE SA holds as many as it may; RFC 9611 section 6 has a notify of its own for what is in a group."""
+    """NegotiationError where this IKE SA or this peer holds as many as it may; RFC 9611 section 6 has a notify of its own for a group's."""
     if place.resource is not None:
-        if has_resource_room(sa):
-            return
-        text = f"{RESOURCE_CHILDREN_MAX} per-resource SAs in one IKE SA are the most"
-        raise NegotiationError(text, NotifyType.TS_MAX_QUEUE)
-    if sum(child.resource is None for child in sa.children.values()) >= CHILDREN_MAX:
-        raise NegotiationError(f"{CHILDREN_MAX} Child SAs are the most", NotifyType.NO_ADDITIONAL_SAS)
+        most, per_peer, notify = RESOURCE_CHILDREN_MAX, RESOURCE_CHILDREN_PER_PEER, NotifyType.TS_MAX_QUEUE
+        own, what = count_children(sa, in_group=True), "per-resource SAs"
+    else:
+        most, per_peer, notify = CHILDREN_MAX, CHILDREN_PER_PEER, NotifyType.NO_ADDITIONAL_SAS
+        own, what = count_children(sa, in_group=False), "Child SAs"
+    if own >= most:
+        raise NegotiationError(f"{most} {what} in one IKE SA are the most", notify)
+    others = sum(count_children(other, in_group=place.resource is not None) for other in same_peer(sa))
+    if own + others >= per_peer:
+        raise NegotiationError(f"{sa.remote_id} has {own + others} {what} over all its IKE SAs, the most", notify)
+
+
+def check_rekey_room(sa: IkeSA, old: ChildSA) -> None:
+    """A rekey takes the place of what it replaces, also at the limit. NegotiationError where the peer leaves too many replaced ones."""
+    most = CHILDREN_MAX if old.resource is None else RESOURCE_CHILDREN_MAX
+    same = sum((child.resource is None) == (old.resource is None) for child in sa.children.values())
+    if same >= REPLACED_ROOM * most:
+        text = f"{same} Child SAs are there, most of them replaced and not deleted by the peer"
+        raise NegotiationError(text, NotifyType.TEMPORARY_FAILURE)
+
+
+def count_children(sa: IkeSA, *, in_group: bool) -> int:
+    """Per-resource ones, or the others without those that a rekey has replaced: they have no place any more."""
+    if in_group:
+        return sum(child.resource is not None for child in sa.children.values())
+    return sum(child.resource is None and child.state is not ChildState.REKEYED for child in sa.children.values())
 
 
 def has_resource_room(sa: IkeSA) -> bool:
     """For one more per-resource Child SA, whoever asks for it."""
-    return sum(child.resource is not None for child in sa.children.values()) < RESOURCE_CHILDREN_MAX
+    return count_children(sa, in_group=True) < RESOURCE_CHILDREN_MAX
 
 
 def choose_child(
@@ -202,18 +230,18 @@ def choose_child(
         if not payload.selectors:
             text = f"{payload.type_.name} has no selector of a type that we know: {payload.unread_text}"
             raise NegotiationError(text, NotifyType.TS_UNACCEPTABLE)
-    fitting: list[tuple[tuple[bool, float, int], ChildChoice]] = []
+    selectors = (reduced(tsi.selectors), reduced(tsr.selectors))
+    fitting: list[tuple[tuple[bool, float, int], ChildChoice, Common]] = []
     refusals: list[RemoteError] = []
     for config in candidates:
         try:
-            rank, choice = _choose(sa, offered, tsi, tsr, config, with_ke, ke_group, replaced)
+            fitting.append(_choose(sa, offered, selectors, config, with_ke, ke_group, replaced))
         except NegotiationError as error:
             refusals.append(error)
-            continue
-        fitting.append((rank, choice))
-    if fitting:
-        return min(fitting, key=lambda item: item[0])[1]
-    raise min(refusals, key=lambda error: error.notify == NotifyType.TS_UNACCEPTABLE)
+    if not fitting:
+        raise min(refusals, key=lambda error: error.notify == NotifyType.TS_UNACCEPTABLE)
+    _, choice, common = min(fitting, key=lambda item: item[0])
+    return replace(choice, narrowed=_narrowed_by_us(choice, common, tsi, tsr))
 
 
 def place_child(
@@ -241,13 +269,12 @@ def place_child(
 def _choose(
     sa: IkeSA,
     offered: SaPayload,
-    tsi: TsPayload,
-    tsr: TsPayload,
+    selectors: tuple[Selectors, Selectors],
     config: ChildConfig,
     with_ke: bool,
     ke_group: int | None,
     replaced: ChildSA | None,
-) -> tuple[tuple[bool, float, int], ChildChoice]:
+) -> tuple[tuple[bool, float, int], ChildChoice, Common]:
     """What this child makes of the offer, and its rank: the least is the best."""
     local, remote = selectors_of(sa, config)
     if replaced is not None:
@@ -255,13 +282,14 @@ def _choose(
         remote = (*remote, *not_covered(replaced.remote_ts, remote))
     limits = sa.core.settings
     common = narrow_both(
-        tsi.selectors,
-        tsr.selectors,
+        *selectors,
         local,
         remote,
         policies=limits.policies_per_child,
         routes=limits.routes_per_child,
     )
+    configured = remote if replaced is None else (*remote, *replaced.remote_ts)
+    common = _without_reserved(sa, common, configured, selectors[0][0])
     if not with_ke:
         proposal = choose_proposal(without_ke(offered.proposals), without_ke(config.proposals))
     else:
@@ -270,7 +298,17 @@ def _choose(
     if replaced is not None:
         check_not_narrower(choice, replaced)
     rank = (not common.holds_first, -common.share, volume(local) * volume(remote))
-    return rank, replace(choice, narrowed=_narrowed_by_us(choice, common, tsi, tsr))
+    return rank, choice, common
+
+
+def _without_reserved(sa: IkeSA, common: Common, configured: Selectors, first: TrafficSelector) -> Common:
+    """What a peer may not pick is narrowed away; what a rekey replaces stays as it was."""
+    kept = without_reserved(common.remote, configured, sa.core.connected(), sa.path.remote)
+    if kept == common.remote:
+        return common
+    local, remote = drop_unpaired(common.local, kept)
+    holds_first = common.holds_first and covers(remote, first)
+    return replace(common, local=local, remote=remote, holds_first=holds_first)
 
 
 def check_not_narrower(choice: ChildChoice, replaced: ChildSA) -> None:
@@ -296,12 +334,14 @@ def choose_with_group(
     offered: Sequence[Proposal], ours: Sequence[Proposal], ke_group: int | None, *, spi_bytes: int | None = None
 ) -> Proposal:
     """The group of the KE payload is taken where our proposals allow it, which saves a round trip."""
-    if ke_group is not None and ke_group in groups_of(ours):
-        try:
-            return choose_proposal(offered, ours, spi_bytes=spi_bytes, groups_allowed=(ke_group,))
-        except NegotiationError:
-            pass  # it is not offered together with anything of ours
-    return choose_proposal(offered, ours, spi_bytes=spi_bytes)
+    chosen = choose_proposal(offered, ours, spi_bytes=spi_bytes)
+    group = chosen.one(TransformType.KE)
+    if ke_group is None or (group is not None and group.id == ke_group) or ke_group not in groups_of(ours):
+        return chosen
+    try:
+        return choose_proposal(offered, ours, spi_bytes=spi_bytes, groups_allowed=(ke_group,))
+    except NegotiationError:  # it is not offered together with anything of ours
+        return chosen
 
 
 def answer_payloads(choice: ChildChoice, spi: int) -> tuple[SaPayload, Payloads]:
@@ -328,6 +368,10 @@ def establish_child(
     """Keys, then into the dataplane. `initiator`: of this exchange, hence of the Child SA's KEYMAT. `place`: in a group of RFC 9611."""
     if replaces is not None and (choice.local_ts, choice.remote_ts) == (replaces.local_ts, replaces.remote_ts):
         choice = replace(choice, narrowed=replaces.narrowed)
+    if initiator and replaces is None:  # the responder may have narrowed to what is nobody's or ours
+        configured = selectors_of(sa, choice.config)[1]
+        kept = without_reserved(choice.remote_ts, configured, sa.core.connected(), sa.path.remote)
+        choice = replace(choice, remote_ts=kept)
     suite = suite_of(choice.proposal)
     key_i, key_r = sa.keys.child_keys(shared, nonces, suite.keymat_bytes)
     group = choice.proposal.one(TransformType.KE)

@@ -17,6 +17,7 @@ from .child_sa import ORDINARY, ChildSA, PeerChildRekey
 from .child_setup import (
     ChildChoice,
     answer_payloads,
+    check_rekey_room,
     check_room,
     choose_child,
     establish_child,
@@ -105,7 +106,9 @@ def _make_child(sa: IkeSA, message: Message, old: ChildSA | None) -> Steps[tuple
     place = old.place if old else ORDINARY
     if old is None:
         choice, place = place_child(sa, message, choice, with_ke=True, ke_group=ke_group)
-    check_room(sa, place)
+        check_room(sa, place)
+    else:
+        check_rekey_room(sa, old)
     if old is None and place.resource is not None:
         _let_one_more(sa)
     group = wanted_group(choice.proposal, ke_group)

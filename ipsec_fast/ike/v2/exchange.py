@@ -30,6 +30,10 @@ class Reply:
     after: Callable[[], None] | None = None
 
 
+def rekey_twin(child_id: int) -> object:
+    return "CHILD_REKEY", child_id
+
+
 class Exchange:
     """A request of ours, from the queue to its end. `name` is what list-sas calls the task."""
 
@@ -39,6 +43,11 @@ class Exchange:
     makes_child: ClassVar[bool] = False
     probe_sizes: tuple[int, ...] = ()  # of probe.Probe: IP datagram sizes, the largest first and whole
     probe_wait_s: float = 0.0
+
+    @property
+    def twin(self) -> object:
+        """Equal for exchanges of which one in the queue is enough; None: each of them counts."""
+        return None
 
     def is_wanted(self, sa: IkeSA) -> bool:
         """Asked when its turn has come: is there still a reason to send it?"""

@@ -2,19 +2,23 @@
 
 An IKE SA is ESTABLISHED only behind a verified AUTH of the configured identity. Where the Child SA is refused the IKE SA
 stands: our initiator deletes it, our responder keeps it for a while. Certificates and EAP are left out.
+
+A PSK proves that the peer knows it, not which of its holders the peer is. So nobody may show our own identity (it could be our own
+message that comes back), and an initiator that expects no identity takes only the secret that it has proved itself with.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
-from ...errors import IpsecFastError, LocalError, NegotiationError, ParseError, RemoteError
+from ...errors import IpsecFastError, LocalError, NegotiationError, ParseError, RemoteError, SecretError
 from ...iana import ExchangeType, NotifyType, PayloadType, name_of
 from ...model import Identity, Path
 from ..asks import Steps, ask_connection, ask_credential, ask_spi
 from ..config import ConnectionConfig
 from ..events import ChildFailed
+from ..strangers import Line
 from ..timers import TimerKind
 from .auth import check_auth, make_auth
 from .child_sa import FALLBACK, ORDINARY
@@ -42,6 +46,9 @@ from .resources import info, speaks
 from .states import State
 from .unique import admit, is_first_contact, same_peer, settle
 
+if TYPE_CHECKING:
+    from ...crypto.secret import Secret
+
 
 def own_identity(config: ConnectionConfig, path: Path) -> Identity:
     return config.local_id or Identity.of_address(path.local)
@@ -56,6 +63,7 @@ class IkeAuth(Exchange):
 
     def __init__(self, child_names: tuple[str, ...]) -> None:
         self._child_names = child_names
+        self._psk: Secret | None = None  # that we have proved ourselves with
         self._offer: ChildOffer | None = None
         self._wanted = ORDINARY
 
@@ -66,8 +74,8 @@ class IkeAuth(Exchange):
         sa.remote_id = config.remote_id
         wanted = config.remote_id or Identity.of_address(sa.path.remote)
         idi = IdPayload(PayloadType.IDI, sa.local_id)
-        psk = yield from ask_credential(config.name, sa.local_id, wanted)
-        auth = make_auth(sa, psk, idi)
+        self._psk = yield from ask_credential(config.name, sa.local_id, wanted)
+        auth = make_auth(sa, self._psk, idi)
         child = config.child(self._child_names[0])
         if child is None:
             raise LocalError(f"connection {config.name} has no child {self._child_names[0]}")
@@ -115,10 +123,15 @@ class IkeAuth(Exchange):
         if wanted is not None and not wanted.matches(peer_id.identity):
             text = f"the peer says it is {peer_id.identity}, the configuration wants {wanted}"
             raise NegotiationError(text, NotifyType.AUTHENTICATION_FAILED)
-        if sa.local_id is None:
+        if sa.local_id is None or self._psk is None:
             raise AssertionError("IKE_AUTH without an identity of ours")
+        _refuse_own(sa, sa.local_id, peer_id.identity)
         psk = yield from ask_credential(sa.name, sa.local_id, peer_id.identity)
         check_auth(sa, psk, sa.local_id, peer_id, auth)
+        if (
+            wanted is None and psk is not self._psk
+        ):  # any other peer of ours could have answered with a secret of its own
+            check_auth(sa, self._psk, sa.local_id, peer_id, auth)
         sa.remote_id = peer_id.identity
         sa.progress(f"authentication of {peer_id.identity} with pre-shared key successful")
 
@@ -164,6 +177,13 @@ class IkeAuth(Exchange):
             sa.close(reason, failed=True)
 
 
+def _refuse_own(sa: IkeSA, own: Identity, claimed: Identity) -> None:
+    if own.matches(claimed):
+        sa.core.counters["own_identity_claimed"] += 1
+        text = f"the peer says it is {claimed}, which is our own identity: both have one id, or our messages come back to us"
+        raise NegotiationError(text, NotifyType.AUTHENTICATION_FAILED)
+
+
 # --- responder
 
 
@@ -184,7 +204,7 @@ def answer_ike_auth(sa: IkeSA, message: Message, path: Path) -> Steps[Reply]:
     except IpsecFastError as error:
         # whatever the reason is, the peer learns nothing but this; the operator sees it
         reason = f"authentication of {peer_id.identity} failed: {error}"
-        sa.progress(reason, level=0)
+        sa.tell_of_stranger(Line.AUTHENTICATION, lambda: reason)
         # <-- HDR, SK {N(AUTHENTICATION_FAILED)}
         return Reply(
             (NotifyPayload(NotifyType.AUTHENTICATION_FAILED),),
@@ -220,11 +240,26 @@ def _authenticate(sa: IkeSA, peer_id: IdPayload, own: IdPayload | None, auth: Au
     if own_id is not None and config.local_id is not None and not config.local_id.matches(own_id):
         text = f"connection {config.name} is {config.local_id}, the peer wants to talk to {own_id}"
         raise NegotiationError(text, NotifyType.AUTHENTICATION_FAILED)
+    _refuse_own(sa, local_id, peer_id.identity)
     psk = yield from ask_credential(config.name, local_id, peer_id.identity)
     check_auth(sa, psk, local_id, peer_id, auth)
+    if config.remote_id is None and config.remote_addrs and not config.any_identity:
+        yield from _check_address(sa, config, psk, local_id, peer_id, auth)
     sa.connection, sa.local_id, sa.remote_id = config, local_id, peer_id.identity
     sa.progress(f"authentication of {peer_id.identity} with pre-shared key successful")
     return make_auth(sa, psk, IdPayload(PayloadType.IDR, local_id))
+
+
+def _check_address(
+    sa: IkeSA, config: ConnectionConfig, psk: Secret, local_id: Identity, peer_id: IdPayload, auth: AuthPayload
+) -> Steps[None]:
+    """The peer is whoever is at a named address: then not with a secret that we share with somebody else, as for our initiator."""
+    try:
+        expected = yield from ask_credential(config.name, local_id, Identity.of_address(sa.path.remote))
+    except SecretError:
+        return  # none is kept for the address; then the identity's own has to do
+    if expected is not psk:
+        check_auth(sa, expected, local_id, peer_id, auth)
 
 
 def _answer_child(sa: IkeSA, message: Message, nonces: Nonces) -> Steps[Payloads]:

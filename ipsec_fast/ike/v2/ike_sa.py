@@ -7,7 +7,7 @@ Child SA (the order of its KEYMAT).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -18,6 +18,7 @@ from ..events import IkeDown, IkeUp, IkeView, Progress
 from ..limiter import Allowance
 from ..nat import NatResult
 from ..records import IkeRecord
+from ..strangers import Line
 from ..timers import TimerKey, TimerKind
 from .child_sa import ChildSA, close_child, close_succeeded_child
 from .collide import Doing, Nonces
@@ -225,6 +226,8 @@ class IkeSA:
             self._inherit_reauthentication(replaces)
         self.init = None
         self.attempt = None
+        self.core.shown.forget(self.ike_id)
+        self.core.note_peer(self)
         self.leave_half_open()
         start_ike_timers(self, replaces)
         if self.config.dpd_delay_s > 0:
@@ -237,7 +240,7 @@ class IkeSA:
     def leave_half_open(self) -> None:
         if self.is_half_open:
             self.is_half_open = False
-            self.core.half_open_count -= 1
+            self.core.half_open_sas.discard(self)
 
     def close(self, reason: str, *, failed: bool, by_peer: bool = False) -> None:
         """The end: children down, exchanges told, out of the tables, keys wiped. Sends nothing."""
@@ -303,6 +306,15 @@ class IkeSA:
 
     def progress(self, text: str, *, group: str = "ike", level: int = 1) -> None:
         self.core.emit(Progress(self.ike_id, self.name, text, group, level))
+
+    def tell_of_stranger(self, line: Line, build: Callable[[], str], *, level: int = 0) -> None:
+        """Of one that is not authenticated. The text is only built if the budget of such lines has room for it."""
+        strangers = self.core.strangers
+        if not strangers.may_tell(line, self.path.remote, self.core.now):
+            return
+        untold = strangers.take_untold(line)
+        more = f" ({untold} more like this left out)" if untold else ""
+        self.progress(f"{build()}{more}", level=level)
 
     def set_timer(self, kind: TimerKind, after_s: float | None, child: int = 0) -> None:
         """`after_s` from now; None takes the timer away."""

@@ -17,6 +17,7 @@ from ...iana import ExchangeType, NotifyType, name_of
 from ...model import Path
 from ..asks import Steps
 from ..header import IkeHeader
+from ..strangers import Line
 from ..timers import TimerKind
 from . import sa_init
 from .dispatch import Handler, find_row
@@ -156,7 +157,11 @@ def _refuse(sa: IkeSA, error: IpsecFastError) -> Reply:
         return Reply((NotifyPayload(NotifyType.TEMPORARY_FAILURE),))
     notify = getattr(error, "notify", None) or NotifyType.INVALID_SYNTAX
     level = 1 if notify == NotifyType.INVALID_KE_PAYLOAD else 0  # that one is no failure, the peer tries again
-    sa.progress(f"refused with {name_of(NotifyType, notify)}: {error}", level=level)
+    text = f"refused with {name_of(NotifyType, notify)}: {error}"
+    if sa.is_half_open:
+        sa.tell_of_stranger(Line.AUTHENTICATION, lambda: f"{sa.path.remote}: {text}", level=level)
+    else:
+        sa.progress(text, level=level)
     payloads = (NotifyPayload(notify, getattr(error, "data", b"")),)
     is_fatal = notify == NotifyType.INVALID_SYNTAX or not sa.is_authenticated
     reason = str(error)

@@ -7,7 +7,7 @@ exchanges that make a Child SA, through negotiate.py and child_setup.py, and by 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from math import isqrt
 
@@ -17,9 +17,11 @@ from ...model import TrafficSelector, selectors_text
 
 MAX_SELECTORS = 64  # of one side, where our configuration has fewer: narrower than allowed is legal
 PAYLOAD_SELECTORS = 255  # a TS payload counts them in one byte
+FOUND_MAX = 255  # intersections that are looked at, of which one Child SA gets fewer
 _SHOWN = 12
 
 Selectors = tuple[TrafficSelector, ...]
+Span = tuple[int, int, int, TrafficSelector]  # IP version, first and last address, of which selector
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,35 +106,58 @@ def _intersect(
     offered: Sequence[TrafficSelector], configured: Sequence[TrafficSelector], side: str
 ) -> tuple[tuple[TrafficSelector, ...], float]:
     """The intersections, and how much of the offer they hold: the mean over its selectors, of 0 to 1 each."""
-    found: list[TrafficSelector] = []
-    total = 0.0
+    found: list[Span] = []
+    whole: set[int] = set()  # of ours, by id: nothing more can come of them
+    total, ours = 0.0, _spans_of(configured)
     for theirs in offered:
         held = 0
-        for ours in configured:
-            both = theirs.intersect(ours) if _meet(theirs, ours) else None
-            if both is not None:
+        for one in _near(theirs, ours):
+            if id(one) in whole:
+                held += min(_volume(one), _volume(theirs))
+            elif _holds(theirs, one):
+                held += _volume(one)
+                whole.add(id(one))
+                _add(found, one)
+            elif (both := theirs.intersect(one)) is not None:
                 held += _volume(both)
                 _add(found, both)
         total += min(1.0, held / _volume(theirs))
+        if len(found) > FOUND_MAX:
+            break
     if not found:
         text = f"no common {side}: they offered {shown(offered)}, we allow {shown(configured)}"
         raise NegotiationError(text, NotifyType.TS_UNACCEPTABLE)
-    return tuple(found), total / len(offered)
+    return tuple(ts for *_, ts in found), total / len(offered)
 
 
-def _add(found: list[TrafficSelector], new: TrafficSelector) -> None:
-    if not any(_holds(known, new) for known in found):
-        found[:] = [known for known in found if not _holds(new, known)]
-        found.append(new)
+def _add(found: list[Span], new: TrafficSelector) -> None:
+    """Unless another one holds it; those that it holds go."""
+    version, start, end = new.version, int(new.start), int(new.end)
+    if any(v == version and a <= start and end <= b and _holds_ports(ts, new) for v, a, b, ts in found):
+        return
+    found[:] = [
+        (v, a, b, ts)
+        for v, a, b, ts in found
+        if not (v == version and start <= a and b <= end and _holds_ports(new, ts))
+    ]
+    found.append((version, start, end, new))
+
+
+def reduced(offered: Sequence[TrafficSelector]) -> tuple[TrafficSelector, ...]:
+    """Without what another one holds, which costs nobody anything to send; the first one stays the first."""
+    rest: list[Span] = []
+    for ts in dict.fromkeys(offered[1:]):
+        _add(rest, ts)
+    return (*offered[:1], *(ts for *_, ts in rest if not _holds(offered[0], ts)))
 
 
 def _cut(found: Selectors, most: int, first: TrafficSelector) -> Selectors:
     """The first of them, and in any case what holds the first one of the offer."""
     kept = found[:most]
-    if any(_meet(ts, first) for ts in kept):
+    if any(_near(first, _spans_of(kept))):
         return kept
-    holding = [ts for ts in found if _meet(ts, first)]
-    return (*kept[:-1], holding[0]) if holding else kept
+    holding = next(_near(first, _spans_of(found)), None)
+    return (*kept[:-1], holding) if holding is not None else kept
 
 
 def _within_policies(local: int, remote: int, most: int) -> tuple[int, int]:
@@ -201,7 +226,11 @@ def lead_with(
 
 def covers(selectors: Iterable[TrafficSelector], one: TrafficSelector) -> bool:
     """Whether all of `one` lies in the union of the others: in one of them, or side by side along addresses or along ports."""
-    near = [ts for ts in selectors if _meet(ts, one)]
+    return _covers(_spans_of(selectors), one)
+
+
+def _covers(spans: Iterable[Span], one: TrafficSelector) -> bool:
+    near = list(_near(one, spans))
     if any(_holds(ts, one) for ts in near):
         return True
     same_ports = [ts for ts in near if _holds_ports(ts, one)]
@@ -214,7 +243,8 @@ def covers(selectors: Iterable[TrafficSelector], one: TrafficSelector) -> bool:
 
 def not_covered(asked: Iterable[TrafficSelector], got: Sequence[TrafficSelector]) -> tuple[TrafficSelector, ...]:
     """Those of `asked` that are not, or not wholly, in `got`."""
-    return tuple(ts for ts in asked if not covers(got, ts))
+    spans = _spans_of(got)
+    return tuple(ts for ts in asked if not _covers(spans, ts))
 
 
 def fold(selectors: Sequence[TrafficSelector]) -> tuple[TrafficSelector, ...]:
@@ -222,11 +252,11 @@ def fold(selectors: Sequence[TrafficSelector]) -> tuple[TrafficSelector, ...]:
     kinds: dict[tuple[int, int, int, int], list[TrafficSelector]] = {}
     for ts in selectors:
         kinds.setdefault((ts.version, ts.protocol, ts.start_port, ts.end_port), []).append(ts)
-    found: list[TrafficSelector] = []
+    found: list[Span] = []
     for same in kinds.values():
         for joined in _join(sorted(same, key=lambda ts: int(ts.start))):
             _add(found, joined)
-    return tuple(found)
+    return tuple(ts for *_, ts in found)
 
 
 def foldable(selectors: Sequence[TrafficSelector], most: int = PAYLOAD_SELECTORS) -> tuple[TrafficSelector, ...]:
@@ -261,9 +291,15 @@ def _spans(parts: Iterable[tuple[int, int]], first: int, last: int) -> bool:
     return False
 
 
-def _meet(one: TrafficSelector, other: TrafficSelector) -> bool:
-    """By their addresses; cheap, since most pairs of a long list do not."""
-    return one.version == other.version and int(one.start) <= int(other.end) and int(other.start) <= int(one.end)
+def _spans_of(selectors: Iterable[TrafficSelector]) -> list[Span]:
+    """For `_near`: most pairs of two long lists do not meet, and numbers are compared quickly."""
+    return [(ts.version, int(ts.start), int(ts.end), ts) for ts in selectors]
+
+
+def _near(one: TrafficSelector, spans: Iterable[Span]) -> Iterator[TrafficSelector]:
+    """Those that share an address with it."""
+    version, start, end = one.version, int(one.start), int(one.end)
+    return (ts for v, first, last, ts in spans if v == version and start <= last and first <= end)
 
 
 def _holds(one: TrafficSelector, other: TrafficSelector) -> bool:

@@ -28,6 +28,8 @@ from .payloads import Payload
 from .states import AUTHENTICATED, State
 from .window import Datagrams, Outstanding, retransmit_wait
 
+QUEUE_MAX = 1024  # exchanges that wait for one peer, over all its IKE SAs: more than all its children need
+QUEUE_COUNTED = 64  # a shorter one is never full
 TOLD_SENDS = 3  # so many without an answer, and the operator hears of it
 SENDS_PER_SIZE = 2  # of one request or response, until it is tried smaller
 
@@ -35,12 +37,30 @@ SENDS_PER_SIZE = 2  # of one request or response, until it is tried smaller
 
 
 def submit(sa: IkeSA, exchange: Exchange) -> None:
-    """Into the queue, behind those of its own priority; it leaves at once if nothing of ours is outstanding."""
-    if sa.is_closed:
+    """Into the queue, behind those of its own priority; it leaves at once if nothing of ours is outstanding.
+
+    Not if the like of it waits there already. A queue that is full fails it: a peer may leave our requests unanswered for long.
+    """
+    if sa.is_closed or is_queued(sa, exchange.twin):
+        return
+    if exchange.priority <= 0 and _is_full(sa):  # deletes are as many as there are children
+        sa.core.counters["queue_full"] += 1
+        exchange.failed(sa, f"{QUEUE_MAX} exchanges wait for {sa.remote_id or sa.path.remote} already")
         return
     place = next((i for i, queued in enumerate(sa.queue) if queued.priority < exchange.priority), len(sa.queue))
     sa.queue.insert(place, exchange)
     start_next(sa)
+
+
+def is_queued(sa: IkeSA, twin: object) -> bool:
+    return twin is not None and any(queued.twin == twin for queued in sa.queue)
+
+
+def _is_full(sa: IkeSA) -> bool:
+    """By itself, or together with the other IKE SAs of its peer."""
+    if len(sa.queue) < QUEUE_COUNTED:
+        return False
+    return len(sa.queue) + sum(len(one.queue) for one in sa.core.with_peer(sa) if one is not sa) >= QUEUE_MAX
 
 
 def submit_put_off(sa: IkeSA) -> None:

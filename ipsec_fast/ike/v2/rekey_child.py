@@ -17,6 +17,7 @@ from .child_sa import ChildGoneError, ChildSA, PeerChildRekey, close_child
 from .child_setup import ChildChoice, Selectors, check_not_narrower
 from .collide import Nonces, own_is_redundant
 from .create_child import CreateChild
+from .exchange import rekey_twin
 from .ike_sa import REPLACED_S, IkeSA
 from .informational import DeleteChild
 from .message import Message
@@ -44,6 +45,10 @@ class RekeyChild(CreateChild):
         super().__init__(old.config)
         self.old = old
         self._peer_may_lack_it = False
+
+    @property
+    def twin(self) -> object:
+        return rekey_twin(self.old.child_id)
 
     def is_wanted(self, sa: IkeSA) -> bool:
         wanted = not sa.is_closed and self.old.child_id in sa.children

@@ -65,6 +65,10 @@ class RekeyIke(Exchange):
         self._spi = b""
         self._ni = b""
 
+    @property
+    def twin(self) -> object:
+        return self.name
+
     def is_wanted(self, sa: IkeSA) -> bool:
         return sa.own_rekey is self or (sa.state is State.ESTABLISHED and not sa.is_being_reauthenticated)
 

@@ -68,6 +68,7 @@ def make(core: Core, record: IkeRecord, connection: ConnectionConfig) -> IkeSA:
     for child in record.children:
         core.keep_id("child", child.child_id)
     core.add(sa)
+    core.note_peer(sa)
     sa.enter(State.ESTABLISHED)
     return sa
 

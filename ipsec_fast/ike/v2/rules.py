@@ -1,7 +1,8 @@
 """Which payloads a message may hold, as a table to check against RFC 7296 sections 1.2 to 1.4 and appendix C.
 
 `check_payloads` judges a decoded message before any handler sees it: an unknown payload with its critical bit gives
-UNSUPPORTED_CRITICAL_PAYLOAD, a missing or doubled payload INVALID_SYNTAX. Unknown payloads without the bit, known ones that the
+UNSUPPORTED_CRITICAL_PAYLOAD, a missing or doubled payload INVALID_SYNTAX, and so does an identity that
+is empty or too long. Unknown payloads without the bit, known ones that the
 message has no use for, Vendor IDs, and unknown notifies are let through and mean nothing: no handler reads them. What a payload
 says is for the exchanges to judge.
 Called by the IKE SA for requests and responses alike.
@@ -16,8 +17,9 @@ from types import MappingProxyType
 
 from ...errors import ParseError, RemoteError
 from ...iana import ExchangeType, NotifyType, PayloadType, ProtocolId, name_of
+from ...model import IDENTITY_MAX_BYTES
 from .message import MAX_PAYLOADS
-from .payloads import EncryptedPayload, NotifyPayload, Payload, SaPayload, UnknownPayload
+from .payloads import EncryptedPayload, IdPayload, NotifyPayload, Payload, SaPayload, UnknownPayload
 
 _SA, _KE, _NONCE = PayloadType.SA, PayloadType.KE, PayloadType.NONCE
 _IDI, _IDR, _AUTH = PayloadType.IDI, PayloadType.IDR, PayloadType.AUTH
@@ -76,6 +78,7 @@ def check_payloads(exchange: int, response: bool, payloads: Sequence[Payload], *
     """
     _check_shape(exchange, payloads, encrypted)
     _check_critical(payloads, response)
+    _check_identities(payloads)
     rule = _rule_for(exchange, response, payloads)
     counts: Counter[int] = Counter(p.type for p in payloads if not isinstance(p, UnknownPayload))
     title = f"{name_of(ExchangeType, exchange)} {'response' if response else 'request'}"
@@ -111,6 +114,14 @@ def _check_critical(payloads: Sequence[Payload], response: bool) -> None:
             raise RemoteError(
                 f"payload type {payload.type_} is marked critical and unknown to us", notify, bytes([payload.type_])
             )
+
+
+def _check_identities(payloads: Sequence[Payload]) -> None:
+    """An empty one names nobody; one without end would fill our memory, our log and every list of SAs."""
+    for payload in payloads:
+        if isinstance(payload, IdPayload) and not 1 <= len(payload.identity.data) <= IDENTITY_MAX_BYTES:
+            has = f"an identity of {len(payload.identity.data)} bytes"
+            raise ParseError(f"{_name(payload.type)} payload: {has}, 1 to {IDENTITY_MAX_BYTES} are taken")
 
 
 def _rule_for(exchange: int, response: bool, payloads: Sequence[Payload]) -> Rule:

@@ -27,6 +27,7 @@ from .message import Message, decode_message
 from .negotiate import check_chosen, numbered
 from .outbound import send_request, submit
 from .payloads import KePayload, NoncePayload, NotifyPayload, SaPayload
+from .reflection import refuse_reflected
 from .rules import check_payloads
 from .states import State
 
@@ -55,6 +56,7 @@ class Attempt:
     cookies: int = 0  # that the peer has asked for since the last change of the group
     request: bytes = b""
     error: str = ""
+    was_reflected: bool = False  # and told
 
     def close(self) -> None:
         if self.key_pair is not None:
@@ -86,6 +88,7 @@ def _send(sa: IkeSA, attempt: Attempt, group: int) -> Steps[None]:
             return
         attempt.close()
         attempt.key_pair = key_pair
+    sa.core.shown.add(sa.ike_id, attempt.ni, attempt.key_pair.public)
     cookie = (NotifyPayload(NotifyType.COOKIE, attempt.cookie),) if attempt.cookie is not None else ()
     payloads: Payloads = (
         *cookie,
@@ -212,6 +215,7 @@ def _complete(sa: IkeSA, attempt: Attempt, message: Message, data: bytes, path: 
     spi_r = message.header.spi_r
     if spi_r == ZERO_SPI:
         raise NegotiationError("an IKE_SA_INIT response with a responder SPI of zero")
+    refuse_reflected(sa.core, message)
     proposal = check_chosen(attempt.proposals, answer.proposals)
     suite = ike_suite_of(proposal)
     if suite.group != ke.group or ke.group != attempt.key_pair.group:

@@ -277,14 +277,11 @@ BELONGS = {
 }
 
 
-@pytest.mark.parametrize("exchange", BELONGS)
 @pytest.mark.parametrize("response", [False, True])
-@pytest.mark.parametrize("stranger", STRANGERS)
+@pytest.mark.parametrize(("exchange", "stranger"), [(e, s) for e in BELONGS for s in STRANGERS if s not in BELONGS[e]])
 def test_an_extra_payload_that_is_not_critical_is_ignored_in_every_exchange(
     monkeypatch: pytest.MonkeyPatch, exchange: int, response: bool, stranger: str
 ) -> None:
-    if stranger in BELONGS[exchange]:
-        pytest.skip("there it belongs")
     pair = Pair()
     side = "b" if response else "a"
     change_one(monkeypatch, pair, side, exchange, response=response, change=added(*[STRANGERS[stranger]] * 2))
