@@ -338,9 +338,8 @@ class Operations:
     ) -> None:
         for name in names:
             child = connection.child(name)
-            if (
-                child is not None and self._creating.get((connection.name, name)) != ike_id
-            ):  # or it is asked for already
+            is_asked_for = self._creating.get((connection.name, name)) == ike_id
+            if child is not None and not is_asked_for:
                 self._creating[connection.name, name] = ike_id
                 self._endpoint.initiate_child(ike_id, child, self._now(), packet)
 
