@@ -255,7 +255,7 @@ def test_many_half_open_ike_sas_make_no_list_long(monkeypatch: pytest.MonkeyPatc
     assert len(views) == 1 + 64
     assert "ESTABLISHED" in [view.state for view in views]
     assert pair.b.endpoint.half_open_count == core.half_open_count == 100
-    assert len(pair.b.endpoint.views(None)) == 101
+    assert len(pair.b.endpoint.views(most_half_open=None)) == 101
 
 
 # --- answers
