@@ -21,7 +21,7 @@ from ipsec_fast.ike.events import AskKeyPair, ChildUp, IkeUp, Progress
 from ipsec_fast.ike.header import IkeHeader
 from ipsec_fast.ike.v2 import negotiate, offer
 from ipsec_fast.ike.v2.child_setup import choose_with_group
-from ipsec_fast.ike.v2.message import MAX_CLEAR_BYTES, encode_message
+from ipsec_fast.ike.v2.message import _MAX_CLEAR_BYTES, encode_message
 from ipsec_fast.ike.v2.payloads import DeletePayload, KePayload, NoncePayload, NotifyPayload, SaPayload
 from ipsec_fast.model import Identity, Path, Transform
 
@@ -255,7 +255,7 @@ def test_many_half_open_ike_sas_make_no_list_long(monkeypatch: pytest.MonkeyPatc
     assert len(views) == 1 + 64
     assert "ESTABLISHED" in [view.state for view in views]
     assert pair.b.endpoint.half_open_count == core.half_open_count == 100
-    assert len(pair.b.endpoint.views(None)) == 101
+    assert len(pair.b.endpoint.views(most_half_open=None)) == 101
 
 
 # --- answers
@@ -368,7 +368,7 @@ def test_no_long_message_in_clear_is_decoded_but_an_ike_sa_init(
     for spis in ((view.spi_i, view.spi_r), (b"12345678", b"87654321")):
         head = IkeHeader.make(*spis, exchange, view and 2, initiator=view.initiator is False, response=False)
         data = encode_message(head, [body] * 8)
-        assert len(data) > MAX_CLEAR_BYTES
+        assert len(data) > _MAX_CLEAR_BYTES
         pair.inject("b", data, Path(ADDRESS_B, 500, ADDRESS_A, 500))
     assert not decoded
     pair.run(1)
