@@ -1,0 +1,345 @@
+"""What the kernel enforces of the SPD outside of the TUN (RFC 4301 sections 4.4.1, 5.1 and 5.2): the face of this package.
+
+    policy = HostPolicy("ipsec0", Marks())
+    policy.open(configured, tun_index)       closed from here on; adopts what a killed gateway left, without a gap
+    policy.load([Policy(...)], now)          queued; `flush` commits what is queued, at most once per REST_S
+    policy.unload(["site/net"], now)
+    policy.replace(Policy(...), now)         a selector that is known only now, or has changed
+    policy.get_timer(), policy.flush(now)    {name: HostError} of those that the kernel refused
+    policy.fds, policy.take_news()           puts back what others removed; lines for the log
+    policy.counters(), policy.entries()      for `status` and `list-pols`
+    policy.close("closed" | "open")
+
+A Child SA that comes, goes or is replaced needs none of these calls. A transaction that the kernel refuses changes nothing; it is
+halved until only the guilty policy is left. Called by control and the gateway.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from ...errors import HostError, UsageError
+from .dumps import Counter, read_counters, read_policies, table_comment
+from .elements import element_text, mark_of, requests_of
+from .library import NftLibrary
+from .marks import Marks
+from .netlink import NETLINK_NETFILTER, NetlinkSocket
+from .policies import Book, Box, Changes, Loaded, Placed, Policy, boxes_of
+from .rules import RULES, Network, Rules
+from .table import OWNER, chain_of, lookup_chain, lookup_rules, map_text, table_text
+from .watch import PolicyWatch
+
+TABLE = "ipsec_fast"
+TABLE_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,62}")
+REST_S = 0.02  # between two transactions: the kernel copies a map for each
+MapKey = tuple[int, int, str]  # version, layer, kind
+
+
+@dataclass(frozen=True, slots=True)
+class _Change:
+    """One queued step: what has this name goes, then `policy` comes, if there is one."""
+
+    name: str
+    policy: Policy | None = None
+    boxes: tuple[Box, ...] = ()
+
+
+@dataclass(slots=True)
+class _Entered:
+    """A step that the book has taken, with what undoes it."""
+
+    change: _Change
+    removed: list[Loaded]
+
+
+class HostPolicy:
+    """One gateway's table, rules and routes. `log` gets single lines. HostError where nftables or netlink cannot be had."""
+
+    def __init__(
+        self,
+        tun: str,
+        marks: Marks | None = None,
+        *,
+        table: str = TABLE,
+        log: Callable[[str], None] = lambda line: None,
+    ) -> None:
+        if not TABLE_NAME.fullmatch(table):
+            raise UsageError(f"nftables table {table!r}: a letter, then letters, digits and _, 63 at most")
+        self._tun, self._marks, self._table, self._log = tun, marks or Marks(), table, log
+        self._book = Book()
+        self._maps: set[MapKey] = set()
+        self._inside: dict[int, tuple[Network, ...]] = {4: (), 6: ()}
+        self._sources: dict[str, tuple[Network, ...]] = {}
+        self._left_behind: set[str] = set()
+        self._queue: list[_Change] = []
+        self._queued_at, self._flushed_at = 0.0, float("-inf")
+        self._library = NftLibrary()
+        self._netlink = NetlinkSocket(NETLINK_NETFILTER)
+        self._rules = Rules(tun, self._marks)
+        self._watch: PolicyWatch | None = None
+
+    # --- life
+
+    def open(self, policies: Iterable[Policy] = (), index: int | None = None) -> list[str]:
+        """Close what these policies cover, and what an earlier run left closed that they do not name; returns those names.
+
+        `index` is the TUN's; None writes the policy alone (before the network at boot): protected packets are refused. HostError,
+        and what stood before stands, where the kernel says no; UsageError of a policy that covers nothing.
+        """
+        policies = tuple(policies)
+        self._check_owner()
+        self._watch = PolicyWatch(self._table)
+        for one in policies:
+            self._book.add(one.name, one.action, boxes_of(one), one.priority)
+        configured = {mark_of(one.name) for one in policies}
+        for name, found in read_policies(self._netlink, self._table).items():
+            if name not in configured:
+                self._book.add(name, found.action, found.boxes, found.priority)
+                self._left_behind.add(name)
+        self._rules.open(index)
+        self._write_table("write the nftables table")
+        for one in policies:
+            self._set_sources(one)
+        return sorted(self._left_behind)
+
+    def close(self, on_stop: str = "closed") -> None:
+        """ "open" takes table, rules and routes away; "closed" leaves them to the next start or to `release`. Twice is fine."""
+        if self._watch is None:
+            return
+        self._watch.close()
+        self._watch = None
+        try:
+            if on_stop == "open":
+                _remove_table(self._library, self._table)
+        finally:
+            self._rules.close(remove=on_stop == "open")
+            self._netlink.close()
+
+    # --- policies
+
+    @property
+    def names(self) -> list[str]:
+        """Of all that are loaded, those that an earlier run left included."""
+        return self._book.names
+
+    @property
+    def left_behind(self) -> frozenset[str]:
+        """Closed because an earlier run had loaded them; `load` takes them over, `unload` opens them."""
+        return frozenset(self._left_behind)
+
+    def load(self, policies: Iterable[Policy], now: float) -> None:
+        """One that is loaded already is replaced, in one transaction. UsageError: one covers nothing, and none is queued."""
+        self._enqueue([_Change(one.name, one, tuple(boxes_of(one))) for one in policies], now)
+
+    def unload(self, names: Iterable[str], now: float) -> None:
+        """What they cover goes its own way again; names that are not loaded are ignored."""
+        self._enqueue([_Change(name) for name in names], now)
+
+    def get_timer(self) -> float | None:
+        """When `flush` is due."""
+        return max(self._queued_at, self._flushed_at + REST_S) if self._queue else None
+
+    def flush(self, now: float) -> dict[str, HostError]:
+        """Commit what is queued, due or not; what was refused, by name. The rest is in the kernel when it returns."""
+        queue, self._queue = self._queue, []
+        refused: dict[str, HostError] = {}
+        if queue:
+            self._flushed_at = now
+            self._apply(queue, refused)
+        return refused
+
+    def set_inside(self, networks: Iterable[Network]) -> None:
+        """The networks of our own side: a decrypted packet for one of them is delivered, however wide a selector is."""
+        found = tuple(dict.fromkeys(networks))
+        wanted = {version: tuple(one for one in found if one.version == version) for version in (4, 6)}
+        if wanted == self._inside:
+            return
+        if self._watch is not None:
+            self._library.run("set our own networks", "".join(self._inside_commands(wanted)))
+        self._inside = wanted
+
+    def entries(self) -> list[Placed]:
+        """In the order in which they apply; `layer` is None where those before take all packets."""
+        return sorted(self._book.placed(), key=lambda one: one.rank)
+
+    def counters(self) -> dict[str, Counter]:
+        """Packets that were dropped, by the names of table.COUNTERS."""
+        return read_counters(self._netlink, self._table)
+
+    # --- what others do to it
+
+    @property
+    def fds(self) -> tuple[int, ...]:
+        """Readable while `take_news` may have something to do."""
+        return self._watch.fds if self._watch is not None else ()
+
+    def take_news(self) -> list[str]:
+        """Put back what somebody removed or changed; a line for each. HostError where the kernel refuses that."""
+        if self._watch is None:
+            return []
+        lines, rules = [], self._rules
+        culprit = self._watch.take_table()
+        if culprit:
+            self._write_table("put the nftables table back")
+            lines.append(f"the nftables table {self._table} was changed by {culprit}: put back")
+        priorities = range(rules.priority, rules.priority + RULES)
+        if self._watch.take_rules((rules.port,), priorities, (rules.table, rules.sources)):
+            rules.restore()
+            lines.append("ip rules or routes of ours were removed: put back")
+        for line in lines:
+            self._log(line)
+        return lines
+
+    # --- transactions
+
+    def _enqueue(self, changes: list[_Change], now: float) -> None:
+        if changes and not self._queue:
+            self._queued_at = now
+        self._queue += changes
+
+    def _apply(self, queue: list[_Change], refused: dict[str, HostError]) -> None:
+        """Halved where the kernel refuses: what it took in one transaction is as if each had been alone."""
+        entered = []
+        for change in queue:
+            try:
+                entered.append(self._enter(change))
+            except UsageError as error:
+                refused[change.name] = HostError(str(error))
+        try:
+            self._commit(self._book.settle())
+        except HostError as error:
+            for one in reversed(entered):
+                self._undo(one)
+            self._book.settle()  # back where the kernel is
+            if len(entered) == 1:
+                refused[entered[0].change.name] = HostError(f"cannot load or unload {entered[0].change.name}: {error}")
+                return
+            middle = len(entered) // 2
+            self._apply([one.change for one in entered[:middle]], refused)
+            self._apply([one.change for one in entered[middle:]], refused)
+            return
+        for one in entered:
+            self._finish(one, refused)
+
+    def _enter(self, change: _Change) -> _Entered:
+        """UsageError, and the book as before."""
+        removed = [
+            self._book.remove(name) for name in dict.fromkeys((change.name, mark_of(change.name))) if name in self._book
+        ]
+        entered = _Entered(change, removed)
+        if change.policy is not None:
+            try:
+                self._book.add(change.name, change.policy.action, change.boxes, change.policy.priority)
+            except UsageError:
+                self._undo(entered)
+                raise
+        return entered
+
+    def _undo(self, one: _Entered) -> None:
+        if one.change.policy is not None and one.change.name in self._book:
+            self._book.remove(one.change.name)
+        for loaded in reversed(one.removed):
+            self._book.restore(loaded)
+
+    def _finish(self, one: _Entered, refused: dict[str, HostError]) -> None:
+        """Sources come last and go last: without a policy they only choose an address."""
+        name = one.change.name
+        self._left_behind -= {name, mark_of(name)}
+        try:
+            if name in self._sources:
+                self._rules.drop_sources(name, self._sources.pop(name))
+            if one.change.policy is not None:
+                self._set_sources(one.change.policy)
+        except (
+            HostError
+        ) as error:  # the policy stands: closed, and this host's own packets have the source they had before
+            refused[name] = error
+
+    def _set_sources(self, policy: Policy) -> None:
+        if policy.sources:
+            self._rules.set_sources(policy.name, policy.sources)
+            self._sources[policy.name] = tuple(network for network, _ in policy.sources)
+
+    def _commit(self, changes: Changes) -> None:
+        if not changes.remove and not changes.add:
+            return
+        self._make_maps({(one.box.version, layer, one.box.kind) for one, layer in changes.add})
+        self._netlink.commit(requests_of(self._table, changes.remove, changes.add))
+
+    def _make_maps(self, wanted: set[MapKey]) -> None:
+        """Empty maps and their look-ups, before the first element: a transaction of its own that changes no verdict."""
+        if wanted <= self._maps:
+            return
+        maps = self._maps | wanted
+        commands = [f"table inet {self._table} {{\n{map_text(*key)}}}\n" for key in sorted(wanted - self._maps)]
+        for version in sorted({version for version, _, _ in wanted - self._maps}):
+            for outbound in (True, False):
+                chain = f"inet {self._table} {chain_of(version, outbound=outbound)}"
+                rules = lookup_rules(version, _layers(maps, version), outbound=outbound)
+                commands += [f"flush chain {chain}\n", *(f"add rule {chain} {rule}\n" for rule in rules)]
+        self._library.run("add maps to the nftables table", "".join(commands))
+        self._maps = maps
+
+    # --- the table as a whole
+
+    def _check_owner(self) -> None:
+        comment = table_comment(self._netlink, self._table)
+        if comment is not None and comment.split(" ")[0] != OWNER:
+            raise HostError(
+                f"the nftables table inet {self._table} is not ours: give ours another name, or type: "
+                f"nft delete table inet {self._table}"
+            )
+
+    def _write_table(self, what: str) -> None:
+        """In one transaction, in the place of whatever has its name."""
+        elements: dict[MapKey, list[str]] = {}
+        for one in self._book.placed():
+            if one.layer is not None:
+                elements.setdefault((one.box.version, one.layer, one.box.kind), []).append(element_text(one))
+        maps = "".join(map_text(*key, ", ".join(found)) for key, found in sorted(elements.items()))
+        chains = "".join(
+            lookup_chain(version, _layers(elements, version), outbound=outbound)
+            for version in (4, 6)
+            for outbound in (True, False)
+        )
+        inside = {version: _listed(networks) for version, networks in self._inside.items()}
+        table = table_text(self._table, self._tun, self._marks, maps, chains, inside)
+        self._library.run(what, f"add table inet {self._table}\ndelete table inet {self._table}\n{table}")
+        self._book.settle()
+        self._maps = set(elements)
+
+    def _inside_commands(self, wanted: dict[int, tuple[Network, ...]]) -> Iterable[str]:
+        for version, networks in wanted.items():
+            name = f"inet {self._table} inside{version}"
+            yield f"flush set {name}\n"
+            if networks:
+                yield f"add element {name} {{ {_listed(networks)} }}\n"
+
+
+def release(tun: str, marks: Marks | None = None, *, table: str = TABLE) -> bool:
+    """Remove what a gateway left closed; whether there was a table. HostError where it is not ours, or the kernel refuses."""
+    library, rules = NftLibrary(), Rules(tun, marks or Marks())
+    netlink = NetlinkSocket(NETLINK_NETFILTER)
+    try:
+        comment = table_comment(netlink, table)
+        if comment is not None and comment.split(" ")[0] != OWNER:
+            raise HostError(f"the nftables table inet {table} is not ours")
+        _remove_table(library, table)
+    finally:
+        netlink.close()
+        rules.close(remove=True)
+    return comment is not None
+
+
+def _remove_table(library: NftLibrary, table: str) -> None:
+    library.run("remove the nftables table", f"add table inet {table}\ndelete table inet {table}\n")
+
+
+def _layers(maps: Iterable[MapKey], version: int) -> list[tuple[int, str]]:
+    return [(layer, kind) for one, layer, kind in maps if one == version]
+
+
+def _listed(networks: Iterable[Network]) -> str:
+    return ", ".join(str(one) for one in networks)

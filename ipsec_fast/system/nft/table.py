@@ -1,0 +1,213 @@
+"""The text of our nftables table: what is the same for every configuration, and the maps and look-ups of each layer.
+
+A packet is looked up by (remote, local), (remote, local, protocol) or (remote, local, protocol, remote port, local port) in maps of
+intervals; the remote side comes first, since it tells policies apart: with a shared first field the kernel's search (pipapo) costs
+microseconds at 1,000 elements. The same maps serve both directions, with the addresses exchanged; our byte in the mark says
+which direction is looked up while the verdict is sought.
+
+Nothing here needs conntrack, which would cost every packet of the host more than all our look-ups; fragments are joined because a
+rule in a chain that no packet reaches names `tproxy`, which makes the kernel join them. Called by host_policy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from .marks import FULL, Marks
+
+TYPE_OF = {4: "ipv4_addr", 6: "ipv6_addr"}
+WORD_OF = {4: "ip", 6: "ip6"}
+KEY_TYPES = {
+    "nets": "",
+    "protos": " . inet_proto",
+    "types": " . inet_proto . inet_service",
+    "ports": " . inet_proto . inet_service . inet_service",
+}
+OWNER = "ipsec-fast"
+VERSION = 1
+COUNTERS = {
+    "clear_in": "arrived in clear, a PROTECT policy covers it",
+    "clear_out": "would have left in clear, a PROTECT policy covers it",
+    "discarded": "a DISCARD policy covers it",
+}
+
+
+def map_name(version: int, layer: int, kind: str) -> str:
+    return f"v{version}_{layer}_{kind}"
+
+
+def map_text(version: int, layer: int, kind: str, elements: str = "") -> str:
+    address = TYPE_OF[version]
+    inside = f"\n    elements = {{ {elements} }}" if elements else ""
+    return (
+        f"  map {map_name(version, layer, kind)} {{\n    type {address} . {address}{KEY_TYPES[kind]} : verdict\n"
+        f"    flags interval{inside}\n  }}\n"
+    )
+
+
+def lookup_rules(version: int, maps: Iterable[tuple[int, str]], *, outbound: bool) -> list[str]:
+    """One rule per map, in the order of the layers. Outbound, the destination is the remote side."""
+    word = WORD_OF[version]
+    remote, local = ("daddr", "saddr") if outbound else ("saddr", "daddr")
+    ports = ("dport", "sport") if outbound else ("sport", "dport")
+    rules = []
+    for layer, kind in sorted(maps):
+        key = f"{word} {remote} . {word} {local}"
+        if kind != "nets":
+            key += " . meta l4proto"
+        if kind == "types":
+            key += " . th sport"  # type and code of ICMP, whatever the direction
+        if kind == "ports":
+            key += f" . th {ports[0]} . th {ports[1]}"
+        rules.append(f"{key} vmap @{map_name(version, layer, kind)}")
+    return rules
+
+
+def chain_of(version: int, *, outbound: bool) -> str:
+    return f"{'outbound' if outbound else 'inbound'}{version}"
+
+
+def lookup_chain(version: int, maps: Iterable[tuple[int, str]], *, outbound: bool) -> str:
+    rules = "".join(f"    {rule}\n" for rule in lookup_rules(version, maps, outbound=outbound))
+    return f"  chain {chain_of(version, outbound=outbound)} {{\n{rules}  }}\n"
+
+
+def table_text(name: str, tun: str, marks: Marks, maps: str, chains: str, inside: dict[int, str]) -> str:
+    """The whole table; `maps` and `chains` are map_text and lookup_chain, `inside` the elements of our own networks."""
+    counters = "".join(f'  counter {one} {{\n    comment "{text}"\n  }}\n' for one, text in COUNTERS.items())
+    sets = "".join(
+        f"  set inside{version} {{\n    type {TYPE_OF[version]}\n    flags interval\n    auto-merge\n"
+        + (f"    elements = {{ {inside[version]} }}\n" if inside.get(version) else "")
+        + "  }\n"
+        for version in (4, 6)
+    )
+    return (
+        f'table inet {name} {{\n  comment "{OWNER} {VERSION} {tun}"\n'
+        + counters + sets + maps + _verdicts(tun, marks) + chains + _hooks(tun, marks) + "}\n"
+    )  # fmt: skip
+
+
+def _is(marks: Marks, value: int, mask: int | None = None) -> str:
+    return f"meta mark & {mask or marks.mask:#010x} == {value:#010x}"
+
+
+def _set(marks: Marks, value: int) -> str:
+    kept = f"meta mark set meta mark & {FULL & ~marks.mask:#010x}"
+    return f"{kept} | {value:#010x}" if value else kept
+
+
+def _verdicts(tun: str, marks: Marks) -> str:
+    """What the elements of the maps lead to; the mark says in which direction the packet was looked up."""
+    quoted = "{ destination-unreachable, source-quench, time-exceeded, parameter-problem }"
+    quoted6 = "{ destination-unreachable, packet-too-big, time-exceeded, parameter-problem }"
+    return f"""\
+  chain never_reached {{
+    comment "makes the kernel join fragments"
+    meta nfproto ipv4 udp dport 9 tproxy ip to :9
+    meta nfproto ipv6 udp dport 9 tproxy ip6 to :9
+  }}
+  chain link_control {{
+    icmpv6 type {{ nd-router-solicit, nd-router-advert, nd-neighbor-solicit, nd-neighbor-advert, nd-redirect }} accept
+    icmpv6 type {{ mld-listener-query, mld-listener-report, mld-listener-done, mld2-listener-report }} accept
+    meta l4proto igmp accept
+    udp sport . udp dport {{ 67 . 67, 67 . 68, 68 . 67, 546 . 547, 547 . 546 }} accept
+  }}
+  chain to_us {{
+    {_set(marks, 0)}
+    meta l4proto {{ esp, ah }} accept
+    udp dport {{ 500, 4500 }} accept
+    jump link_control
+    icmp type {quoted} @th,136,8 {{ 50, 51 }} accept
+    icmp type {quoted} @th,136,8 17 @th,224,16 {{ 500, 4500 }} accept
+    icmp type {quoted} @th,136,8 17 @th,240,16 {{ 500, 4500 }} accept
+    icmpv6 type {quoted6} @th,112,8 {{ 50, 51 }} accept
+    icmpv6 type {quoted6} @th,112,8 17 @th,384,16 {{ 500, 4500 }} accept
+    icmpv6 type {quoted6} @th,112,8 17 @th,400,16 {{ 500, 4500 }} accept
+  }}
+  chain clear_in {{
+    fib daddr type {{ local, multicast, broadcast, anycast }} jump to_us
+    counter name clear_in drop
+  }}
+  chain clear_out {{
+    counter name clear_out drop
+  }}
+  chain protect {{
+    {_is(marks, marks.arriving)} goto clear_in
+    {_is(marks, marks.leaving)} goto clear_out
+    {_is(marks, marks.decrypted)} {_set(marks, marks.again)} accept
+    meta iif 0 {_set(marks, marks.again)} accept
+    {_set(marks, marks.protected)} accept
+  }}
+  chain bypass {{
+    {_is(marks, marks.decrypted)} accept
+    meta iif 0 oifname "{tun}" {_set(marks, marks.main)} accept
+    {_set(marks, 0)} accept
+  }}
+  chain discard {{
+    {_is(marks, marks.arriving)} fib daddr type {{ local, multicast, broadcast, anycast }} jump to_us
+    {_is(marks, marks.arriving)} counter name discarded drop
+    meta iif != 0 meta oif 0 fib daddr type local return
+    counter name discarded drop
+  }}
+"""
+
+
+def _hooks(tun: str, marks: Marks) -> str:
+    outbound = "meta nfproto vmap { ipv4 : jump outbound4, ipv6 : jump outbound6 }"
+    inbound = "meta nfproto vmap { ipv4 : jump inbound4, ipv6 : jump inbound6 }"
+    captured, captured_mask = marks.protected_or_again
+    return f"""\
+  chain out_of_tun {{
+    {_set(marks, marks.decrypted)}
+    ip daddr @inside4 accept
+    ip6 daddr @inside6 accept
+    {outbound}
+  }}
+  chain prerouting {{
+    type filter hook prerouting priority mangle; policy accept;
+    iifname "{tun}" goto out_of_tun
+    iif lo accept
+    udp dport {{ 500, 4500 }} fib daddr type local accept
+    meta l4proto {{ esp, ah }} fib daddr type local accept
+    {outbound}
+    {_set(marks, marks.arriving)}
+    {inbound}
+    {_set(marks, 0)}
+  }}
+  chain input {{
+    type filter hook input priority 1000; policy accept;
+    iifname {{ "lo", "{tun}" }} accept
+    udp dport {{ 500, 4500 }} accept
+    {_set(marks, marks.arriving)}
+    {inbound}
+    {_set(marks, 0)}
+  }}
+  chain forward {{
+    type filter hook forward priority 1000; policy accept;
+    iifname "{tun}" accept
+    {_is(marks, captured, captured_mask)} accept
+    {_set(marks, marks.arriving)}
+    {inbound}
+    {_set(marks, 0)}
+  }}
+  chain output {{
+    type route hook output priority mangle; policy accept;
+    {_is(marks, marks.own)} accept
+    oif lo accept
+    jump link_control
+    {outbound}
+    oifname "{tun}" {_set(marks, marks.main)}
+  }}
+  chain postrouting {{
+    type filter hook postrouting priority 1000; policy accept;
+    oifname {{ "lo", "{tun}" }} accept
+    {_is(marks, marks.own)} accept
+    {_is(marks, captured, captured_mask)} goto clear_out
+    {_is(marks, marks.decrypted)} ip daddr @inside4 accept
+    {_is(marks, marks.decrypted)} ip6 daddr @inside6 accept
+    jump link_control
+    {_set(marks, marks.leaving)}
+    {outbound}
+    {_set(marks, 0)}
+  }}
+"""
