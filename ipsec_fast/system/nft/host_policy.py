@@ -89,12 +89,12 @@ class HostPolicy:
         and what stood before stands, where the kernel says no; UsageError of a policy that covers nothing.
         """
         policies = tuple(policies)
-        self._check_owner()
+        left = read_policies(self._netlink, self._table) if self._is_there() else {}
         self._watch = PolicyWatch(self._table)
         for one in policies:
             self._book.add(one.name, one.action, boxes_of(one), one.priority)
         configured = {mark_of(one.name) for one in policies}
-        for name, found in read_policies(self._netlink, self._table).items():
+        for name, found in left.items():
             if name not in configured:
                 self._book.add(name, found.action, found.boxes, found.priority)
                 self._left_behind.add(name)
@@ -284,13 +284,14 @@ class HostPolicy:
 
     # --- the table as a whole
 
-    def _check_owner(self) -> None:
+    def _is_there(self) -> bool:
         comment = table_comment(self._netlink, self._table)
         if comment is not None and comment.split(" ")[0] != OWNER:
             raise HostError(
                 f"the nftables table inet {self._table} is not ours: give ours another name, or type: "
                 f"nft delete table inet {self._table}"
             )
+        return comment is not None
 
     def _write_table(self, what: str) -> None:
         """In one transaction, in the place of whatever has its name."""
