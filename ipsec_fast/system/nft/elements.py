@@ -127,8 +127,8 @@ def read_element(version: int, kind: str, data: bytes) -> tuple[str, int, Action
     )
     rest = 2 * size
     protocol = low[rest] if kind != "nets" else 0
-    ports = [_port_range(low, high, rest + at) for at in (4, 8)]
-    box = Box(version, remote, local, kind, protocol, *ports)
+    ports, more = (_port_range(low, high, rest + at) for at in (4, 8))
+    box = Box(version, remote, local, kind, protocol, ports, more)
     return name, int(priority) if priority.isdigit() else 0, action, box
 
 

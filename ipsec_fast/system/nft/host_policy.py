@@ -17,6 +17,7 @@ halved until only the guilty policy is left. Called by control and the gateway.
 from __future__ import annotations
 
 import re
+import socket
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
@@ -79,6 +80,7 @@ class HostPolicy:
         self._netlink = NetlinkSocket(NETLINK_NETFILTER)
         self._rules = Rules(tun, self._marks)
         self._watch: PolicyWatch | None = None
+        self._culprit, self._is_changed = "", False
 
     # --- life
 
@@ -180,10 +182,8 @@ class HostPolicy:
         if self._watch is None:
             return []
         lines, rules = [], self._rules
-        culprit = self._watch.take_table()
-        if culprit:
-            self._write_table("put the nftables table back")
-            lines.append(f"the nftables table {self._table} was changed by {culprit}: put back")
+        if self._put_back():
+            lines.append(f"the nftables table {self._table} was changed by {self._culprit}: put back")
         priorities = range(rules.priority, rules.priority + RULES)
         if self._watch.take_rules((rules.port,), priorities, (rules.table, rules.sources)):
             rules.restore()
@@ -191,6 +191,23 @@ class HostPolicy:
         for line in lines:
             self._log(line)
         return lines
+
+    def _put_back(self, *, refused_already: bool = False) -> bool:
+        """Write the table anew if others changed it. What fails is tried again at the next call."""
+        assert self._watch is not None
+        culprit = self._watch.take_table()
+        if culprit:
+            self._culprit, self._is_changed = culprit, True
+        if not self._is_changed:
+            return False
+        try:
+            self._write_table("put the nftables table back")
+        except HostError:
+            if not refused_already:
+                raise
+            return False
+        self._is_changed = False
+        return True
 
     # --- transactions
 
@@ -210,6 +227,10 @@ class HostPolicy:
         try:
             self._commit(self._book.settle())
         except HostError as error:
+            if self._put_back(refused_already=True):  # written anew with what is being loaded
+                for one in entered:
+                    self._finish(one, refused)
+                return
             for one in reversed(entered):
                 self._undo(one)
             self._book.settle()  # back where the kernel is
@@ -286,10 +307,12 @@ class HostPolicy:
 
     def _is_there(self) -> bool:
         comment = table_comment(self._netlink, self._table)
-        if comment is not None and comment.split(" ")[0] != OWNER:
+        _check_owner(comment, self._table)
+        tun = (comment or "").split(" ")[-1]
+        if comment is not None and tun != self._tun and tun in (name for _, name in socket.if_nameindex()):
             raise HostError(
-                f"the nftables table inet {self._table} is not ours: give ours another name, or type: "
-                f"nft delete table inet {self._table}"
+                f"the nftables table inet {self._table} is that of the gateway with the device {tun}: this one needs a name "
+                "and a mark of its own"
             )
         return comment is not None
 
@@ -325,13 +348,19 @@ def release(tun: str, marks: Marks | None = None, *, table: str = TABLE) -> bool
     netlink = NetlinkSocket(NETLINK_NETFILTER)
     try:
         comment = table_comment(netlink, table)
-        if comment is not None and comment.split(" ")[0] != OWNER:
-            raise HostError(f"the nftables table inet {table} is not ours")
+        _check_owner(comment, table)
         _remove_table(library, table)
     finally:
         netlink.close()
         rules.close(remove=True)
     return comment is not None
+
+
+def _check_owner(comment: str | None, table: str) -> None:
+    if comment is not None and comment.split(" ")[0] != OWNER:
+        raise HostError(
+            f"the nftables table inet {table} is not ours: give ours another name, or type: nft delete table inet {table}"
+        )
 
 
 def _remove_table(library: NftLibrary, table: str) -> None:

@@ -126,9 +126,10 @@ def _pair(local: TrafficSelector, remote: TrafficSelector, action: Action) -> It
         return
     protocol = local.protocol or remote.protocol
     ports = [one for one in (local, remote) if not one.is_any_port]
-    sizes = [int(one.end) - int(one.start) for one in (remote, local)]
+    size = [int(one.end) - int(one.start) for one in (remote, local)]
     width = (
-        *sizes,
+        size[0],
+        size[1],
         not protocol,
         sum(65536 if one.is_opaque else one.end_port - one.start_port for one in (local, remote)),
     )
