@@ -26,7 +26,7 @@ from .netlink import (
 from .policies import Action, Box
 from .table import COUNTERS
 
-MAP_NAME = re.compile(r"v([46])_(\d+)_(nets|protos|types|ports)")
+MAP_NAME = re.compile(r"v([46])_(\d+)_(nets|protos|types|ports|\d+_\d+)")
 _TABLE, _NAME, _USERDATA, _ELEMENTS = 1, 2, 6, 3
 
 

@@ -12,8 +12,8 @@ import struct
 from collections.abc import Iterable, Iterator
 
 from .netlink import CREATE, DELSETELEM, EXCLUSIVE, NEWSETELEM, attribute, attributes, nested, nft_body, text
-from .policies import ANY_PORT, Action, Box, Place, Placed
-from .table import map_name
+from .policies import ANY_PORT, BITS, Action, Box, Placed
+from .table import lengths_of, map_name
 
 _TABLE, _SET, _ELEMENTS = 1, 2, 3
 _ELEMENT, _KEY, _DATA, _USERDATA, _KEY_END = 1, 1, 2, 6, 10
@@ -22,11 +22,13 @@ _GOTO = struct.pack("!i", -4)
 _UDATA_COMMENT = 0
 COMMENT_MAX = 120  # nft shows 128 bytes
 PRIORITY_WORD = ", priority "
-ELEMENT_BYTES_MAX = 512  # of one element in a message
 MESSAGE_ELEMENTS = 100  # a nested attribute holds 64 KiB
 
+MapKey = tuple[int, int, str]  # version, layer, kind
+Stored = tuple[Placed, MapKey]
 
-def requests_of(table: str, removed: Iterable[Place], added: Iterable[Place]) -> list[tuple[int, int, bytes]]:
+
+def requests_of(table: str, removed: Iterable[Stored], added: Iterable[Stored]) -> list[tuple[int, int, bytes]]:
     """Deletions before additions, so that a box may take the place of one that it overlaps."""
     return [
         *_requests(table, DELSETELEM, 0, removed, with_data=False),
@@ -35,21 +37,24 @@ def requests_of(table: str, removed: Iterable[Place], added: Iterable[Place]) ->
 
 
 def _requests(
-    table: str, kind: int, flags: int, places: Iterable[Place], *, with_data: bool
+    table: str, kind: int, flags: int, elements: Iterable[Stored], *, with_data: bool
 ) -> Iterator[tuple[int, int, bytes]]:
-    by_map: dict[str, list[Placed]] = {}
-    for one, layer in places:
-        by_map.setdefault(map_name(one.box.version, layer, one.box.kind), []).append(one)
-    for name, members in by_map.items():
+    by_map: dict[MapKey, list[Placed]] = {}
+    for one, key in elements:
+        by_map.setdefault(key, []).append(one)
+    for key, members in by_map.items():
+        is_hash = lengths_of(key[2]) is not None
         for at in range(0, len(members), MESSAGE_ELEMENTS):
             part = members[at : at + MESSAGE_ELEMENTS]
-            elements = nested(_ELEMENTS, *(_element(one, with_data=with_data) for one in part))
-            yield kind, flags, nft_body(text(_TABLE, table), text(_SET, name), elements)
+            listed = nested(_ELEMENTS, *(_element(one, is_hash=is_hash, with_data=with_data) for one in part))
+            yield kind, flags, nft_body(text(_TABLE, table), text(_SET, map_name(*key)), listed)
 
 
-def _element(one: Placed, *, with_data: bool) -> bytes:
+def _element(one: Placed, *, is_hash: bool, with_data: bool) -> bytes:
     low, high = _keys(one.box)
-    parts = [nested(_KEY, attribute(_VALUE, low)), nested(_KEY_END, attribute(_VALUE, high))]
+    parts = [nested(_KEY, attribute(_VALUE, low))]
+    if not is_hash:
+        parts.append(nested(_KEY_END, attribute(_VALUE, high)))
     if with_data:
         verdict = nested(_VERDICT, attribute(_CODE, _GOTO), text(_CHAIN, one.action.value))
         comment = comment_of(one).encode() + b"\0"
@@ -79,9 +84,12 @@ def _tail(box: Box, end: int) -> bytes:
     return tail
 
 
-def element_text(one: Placed) -> str:
+def element_text(one: Placed, kind: str) -> str:
+    """`kind` of the map that it is in."""
     box = one.box
     fields = [_addresses(box.version, box.remote), _addresses(box.version, box.local)]
+    if lengths_of(kind):
+        fields = [field.split("-")[0] for field in fields]
     if box.kind != "nets":
         fields.append(str(box.protocol))
     if box.kind in ("types", "ports"):
@@ -112,8 +120,10 @@ def mark_of(name: str) -> str:
 def read_element(version: int, kind: str, data: bytes) -> tuple[str, int, Action, Box] | None:
     """(name, priority, action, box) of one element of a dump; None where it is none of ours."""
     found = attributes(data)
+    lengths = lengths_of(kind)
     try:
-        low, high = (attributes(found[one])[_VALUE] for one in (_KEY, _KEY_END))
+        low = attributes(found[_KEY])[_VALUE]
+        high = low if lengths else attributes(found[_KEY_END])[_VALUE]
         verdict = attributes(attributes(found[_DATA])[_VERDICT])
         action = Action(verdict[_CHAIN].rstrip(b"\0").decode())
         userdata = found[_USERDATA]
@@ -125,11 +135,18 @@ def read_element(version: int, kind: str, data: bytes) -> tuple[str, int, Action
     remote, local = (
         (int.from_bytes(low[at : at + size], "big"), int.from_bytes(high[at : at + size], "big")) for at in (0, size)
     )
+    priority_value = int(priority) if priority.isdigit() else 0
+    if lengths:
+        ends = [
+            start + (1 << (BITS[version] - length)) - 1
+            for (start, _), length in zip((remote, local), lengths, strict=True)
+        ]
+        return name, priority_value, action, Box(version, (remote[0], ends[0]), (local[0], ends[1]))
     rest = 2 * size
     protocol = low[rest] if kind != "nets" else 0
     ports, more = (_port_range(low, high, rest + at) for at in (4, 8))
     box = Box(version, remote, local, kind, protocol, ports, more)
-    return name, int(priority) if priority.isdigit() else 0, action, box
+    return name, priority_value, action, box
 
 
 def _port_range(low: bytes, high: bytes, at: int) -> tuple[int, int]:

@@ -18,16 +18,17 @@ from __future__ import annotations
 
 import re
 import socket
+from collections import Counter as Tally
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from ...errors import HostError, UsageError
 from .dumps import Counter, read_counters, read_policies, table_comment
-from .elements import element_text, mark_of, requests_of
+from .elements import MapKey, Stored, element_text, mark_of, requests_of
 from .library import NftLibrary
 from .marks import Marks
 from .netlink import NETLINK_NETFILTER, NetlinkSocket
-from .policies import Book, Box, Changes, Loaded, Placed, Policy, boxes_of
+from .policies import Book, Box, Changes, Loaded, Place, Placed, Policy, boxes_of
 from .rules import RULES, Network, Rules
 from .table import OWNER, chain_of, lookup_chain, lookup_rules, map_text, table_text
 from .watch import PolicyWatch
@@ -35,7 +36,9 @@ from .watch import PolicyWatch
 TABLE = "ipsec_fast"
 TABLE_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,62}")
 REST_S = 0.02  # between two transactions: the kernel copies a map for each
-MapKey = tuple[int, int, str]  # version, layer, kind
+HASHES_MAX = 4  # hash maps of one layer: each costs every packet a look-up
+DELETE_S = 2.5e-6  # in a map of intervals, for each element in it
+ADD_S = 1.5e-4
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +74,8 @@ class HostPolicy:
         self._tun, self._marks, self._table, self._log = tun, marks or Marks(), table, log
         self._book = Book()
         self._maps: set[MapKey] = set()
+        self._hashed: set[MapKey] = set()
+        self._sizes: Tally[MapKey] = Tally()  # of the maps of intervals
         self._inside: dict[int, tuple[Network, ...]] = {4: (), 6: ()}
         self._sources: dict[str, tuple[Network, ...]] = {}
         self._left_behind: set[str] = set()
@@ -286,8 +291,32 @@ class HostPolicy:
     def _commit(self, changes: Changes) -> None:
         if not changes.remove and not changes.add:
             return
-        self._make_maps({(one.box.version, layer, one.box.kind) for one, layer in changes.add})
-        self._netlink.commit(requests_of(self._table, changes.remove, changes.add))
+        removed: list[Stored] = [(one, self._map_of(one, layer)) for one, layer in changes.remove]
+        added: list[Stored] = [(one, self._map_of(one, layer)) for one, layer in changes.add]
+        if self._is_dear(removed):
+            self._write_table("write the nftables table anew")
+            return
+        self._make_maps({key for _, key in added})
+        self._netlink.commit(requests_of(self._table, removed, added))
+        self._sizes.update(key for _, key in added)
+        self._sizes.subtract(key for _, key in removed)
+
+    def _map_of(self, one: Placed, layer: int) -> MapKey:
+        """The same for as long as the table is not written anew: pairs of lengths are added until there are HASHES_MAX."""
+        version, kind, lengths = one.box.version, one.box.kind, one.box.lengths
+        if kind != "nets" or lengths is None:
+            return version, layer, kind
+        key = version, layer, f"{lengths[0]}_{lengths[1]}"
+        if key not in self._hashed:
+            if sum(other[:2] == key[:2] for other in self._hashed) >= HASHES_MAX:
+                return version, layer, kind
+            self._hashed.add(key)
+        return key
+
+    def _is_dear(self, removed: Iterable[Stored]) -> bool:
+        """Whether deletions from maps of intervals would cost more than all elements anew."""
+        cost = sum(self._sizes[key] for _, key in removed if key not in self._hashed) * DELETE_S
+        return cost > 0.05 + ADD_S * len(self._book)
 
     def _make_maps(self, wanted: set[MapKey]) -> None:
         """Empty maps and their look-ups, before the first element: a transaction of its own that changes no verdict."""
@@ -318,10 +347,13 @@ class HostPolicy:
 
     def _write_table(self, what: str) -> None:
         """In one transaction, in the place of whatever has its name."""
+        placed = [(one, one.layer) for one in self._book.placed() if one.layer is not None]
+        hashed = self._hashed
+        self._hashed = _most_common_lengths(placed)
         elements: dict[MapKey, list[str]] = {}
-        for one in self._book.placed():
-            if one.layer is not None:
-                elements.setdefault((one.box.version, one.layer, one.box.kind), []).append(element_text(one))
+        for one, layer in placed:
+            key = self._map_of(one, layer)
+            elements.setdefault(key, []).append(element_text(one, key[2]))
         maps = "".join(map_text(*key, ", ".join(found)) for key, found in sorted(elements.items()))
         chains = "".join(
             lookup_chain(version, _layers(elements, version), outbound=outbound)
@@ -330,9 +362,14 @@ class HostPolicy:
         )
         inside = {version: _listed(networks) for version, networks in self._inside.items()}
         table = table_text(self._table, self._tun, self._marks, maps, chains, inside)
-        self._library.run(what, f"add table inet {self._table}\ndelete table inet {self._table}\n{table}")
+        try:
+            self._library.run(what, f"add table inet {self._table}\ndelete table inet {self._table}\n{table}")
+        except HostError:
+            self._hashed = hashed
+            raise
         self._book.settle()
         self._maps = set(elements)
+        self._sizes = Tally({key: len(found) for key, found in elements.items()})
 
     def _inside_commands(self, wanted: dict[int, tuple[Network, ...]]) -> Iterable[str]:
         for version, networks in wanted.items():
@@ -365,6 +402,22 @@ def _check_owner(comment: str | None, table: str) -> None:
 
 def _remove_table(library: NftLibrary, table: str) -> None:
     library.run("remove the nftables table", f"add table inet {table}\ndelete table inet {table}\n")
+
+
+def _most_common_lengths(placed: Iterable[Place]) -> set[MapKey]:
+    """The pairs of prefix lengths that most boxes of a layer have, HASHES_MAX of each."""
+    pairs = Tally(
+        (one.box.version, layer, f"{lengths[0]}_{lengths[1]}")
+        for one, layer in placed
+        if one.box.kind == "nets" and (lengths := one.box.lengths) is not None
+    )
+    chosen: Tally[tuple[int, int]] = Tally()
+    found: set[MapKey] = set()
+    for key, _ in pairs.most_common():
+        if chosen[key[:2]] < HASHES_MAX:
+            chosen[key[:2]] += 1
+            found.add(key)
+    return found
 
 
 def _layers(maps: Iterable[MapKey], version: int) -> list[tuple[int, str]]:

@@ -96,6 +96,12 @@ class Box:
         )
 
     @property
+    def lengths(self) -> tuple[int, int] | None:
+        """The prefix lengths of remote and local, where both are prefixes."""
+        found = [_length(self.version, one) for one in (self.remote, self.local)]
+        return None if found[0] is None or found[1] is None else (found[0], found[1])
+
+    @property
     def width(self) -> Width:
         """Narrow before wide: remote, local, protocol, ports."""
         if self.pair_width is not None:
@@ -178,6 +184,13 @@ def _without_special(ts: TrafficSelector) -> list[Range]:
             if piece[0] <= piece[1]
         ]
     return left
+
+
+def _length(version: int, one: Range) -> int | None:
+    size = one[1] - one[0] + 1
+    if size & (size - 1) or one[0] % size:
+        return None
+    return BITS[version] + 1 - size.bit_length()
 
 
 def _meet(one: Range, other: Range) -> bool:

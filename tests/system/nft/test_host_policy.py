@@ -152,7 +152,7 @@ def test_a_table_alone_closes_before_there_is_a_gateway(net, policy):
 def test_a_refused_transaction_is_halved_until_only_the_guilty_child_fails(net, opened, policy):
     host = opened(policy(*SITE))
     # an element of somebody else's in the way of one child
-    sh("nft add element inet ipsec_fast v4_0_nets '{ 10.4.13.0/24 . 10.1.0.0/24 : goto bypass }'")
+    sh("nft add element inet ipsec_fast v4_0_24_24 '{ 10.4.13.0 . 10.1.0.0 : goto bypass }'")
     host._watch.take_table()  # nobody noticed
     seen = committed(host)
     host.load([policy(f"c{n}/net", "10.1.0.0/24", f"10.4.{n}.0/24") for n in range(32)], 0.0)
@@ -175,7 +175,7 @@ def test_a_refused_transaction_is_halved_until_only_the_guilty_child_fails(net, 
         "nft flush ruleset",
         "nft delete table inet ipsec_fast",
         "nft flush chain inet ipsec_fast protect",
-        "nft flush map inet ipsec_fast v4_0_nets",
+        "nft flush map inet ipsec_fast v4_0_24_24",
         "nft add rule inet ipsec_fast prerouting accept",
         "ip rule flush; ip rule add pref 32766 lookup main; ip rule add pref 32767 lookup default",
         "ip rule del pref 4194; ip -6 rule del pref 4194",
@@ -284,3 +284,47 @@ def test_ten_thousand_policies_load_in_bounded_messages(net, opened, policy):
     host.unload([f"c{n}/net" for n in range(10_000)], 1.0)
     assert host.flush(1.0) == {}
     assert net.where("lan", packet_of("10.1.0.10 20.39.15.9 udp 1 7")) == "wan"
+
+
+def test_prefixes_are_in_hash_maps_and_a_fifth_pair_of_lengths_or_a_range_in_one_of_intervals(net, opened, policy):
+    host = opened(policy(*SITE))
+    more = [policy(f"c{length}/net", "10.1.0.0/24", f"20.{length}.0.0/{length}") for length in range(17, 24)]
+    host.load([*more, policy("range/net", "10.1.0.0/24", "21.0.0.3-21.0.0.9")], 0.0)
+    assert host.flush(0.0) == {}
+    for again in (False, True):
+        if again:  # written anew by the text of all
+            sh("nft flush ruleset")
+            assert len(host.take_news()) == 1
+        maps = sh("nft list maps | grep -o 'map v4_[^ ]*' | sort").split()[1::2]
+        assert sum("nets" in name for name in maps) == 1
+        assert len(maps) == 5
+        for length in range(17, 24):
+            assert net.where("lan", packet_of(f"10.1.0.10 20.{length}.0.9 udp 1 7")) == "tun"
+            assert net.where("wan", packet_of(f"20.{length}.0.9 10.1.0.10 udp 1 7")) is None
+            assert net.where("lan", packet_of(f"10.1.0.10 20.{length}.128.9 udp 1 7")) == (
+                "tun" if length < 17 else "wan"
+            )
+        assert net.where("lan", packet_of("10.1.0.10 21.0.0.9 udp 1 7")) == "tun"
+        assert net.where("lan", packet_of("10.1.0.10 21.0.0.10 udp 1 7")) == "wan"
+    host.unload([one.name for one in more], 1.0)
+    assert host.flush(1.0) == {}
+    assert net.where("lan", packet_of("10.1.0.10 20.17.0.9 udp 1 7")) == "wan"
+
+
+def test_many_deletions_from_a_map_of_intervals_are_one_new_table(net, opened, policy):
+    def many(first: int, count: int):
+        ends = [(f"20.{n // 256}.{n % 256}.1", f"20.{n // 256}.{n % 256}.9") for n in range(first, first + count)]
+        return [policy(f"c{n}/net", "10.1.0.0/24", f"{low}-{high}") for n, (low, high) in enumerate(ends, first)]
+
+    host = opened(policy(*SITE))
+    host.load(many(0, 1000), 0.0)
+    assert host.flush(0.0) == {}
+    seen = committed(host)
+    host.unload([f"c{n}/net" for n in range(1, 1000)], 1.0)
+    assert host.flush(1.0) == {}
+    assert seen == []
+    host.unload(["c0/net"], 2.0)
+    assert host.flush(2.0) == {}
+    assert len(seen) == 1
+    assert net.where("lan", TO_SITE) == "tun"
+    assert net.where("lan", packet_of("10.1.0.10 20.0.0.5 udp 1 7")) == "wan"
