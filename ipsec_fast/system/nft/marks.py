@@ -68,8 +68,13 @@ class Marks:
         return self.base + 6 * self.unit
 
     @property
+    def leaving_decrypted(self) -> int:
+        """As leaving, of a packet that came out of the TUN."""
+        return self.base + 7 * self.unit
+
+    @property
     def to_tun(self) -> tuple[int, int]:
-        """Value and mask of all that ip-rule(8) leads to the TUN's table."""
+        """Value and mask of all that ip-rule(8) leads to the TUN's table (leaving_decrypted is never routed)."""
         return self.protected, self.mask & ~(3 * self.unit)
 
     @property

@@ -120,9 +120,13 @@ def _set(marks: Marks, value: int) -> str:
 
 
 def _verdicts(tun: str, marks: Marks) -> str:
-    """What the elements of the maps lead to; the mark says in which direction the packet was looked up."""
+    """What the elements of the maps lead to; the mark says in which direction the packet was looked up.
+
+    The common cases come first; what only some packets need, such as the exceptions, is asked after a hit.
+    """
     quoted = "{ destination-unreachable, source-quench, time-exceeded, parameter-problem }"
     quoted6 = "{ destination-unreachable, packet-too-big, time-exceeded, parameter-problem }"
+    not_unicast = "fib daddr type { local, multicast, broadcast, anycast }"
     return f"""\
   chain never_reached {{
     comment "makes the kernel join fragments"
@@ -147,52 +151,80 @@ def _verdicts(tun: str, marks: Marks) -> str:
     icmpv6 type {quoted6} @th,112,8 17 @th,384,16 {{ 500, 4500 }} accept
     icmpv6 type {quoted6} @th,112,8 17 @th,400,16 {{ 500, 4500 }} accept
   }}
+  chain inside {{
+    ip daddr @inside4 accept
+    ip6 daddr @inside6 accept
+  }}
   chain clear_in {{
-    fib daddr type {{ local, multicast, broadcast, anycast }} jump to_us
+    {not_unicast} jump to_us
     counter name clear_in drop
   }}
   chain clear_out {{
+    jump link_control
     counter name clear_out drop
   }}
+  chain strayed {{
+    counter name clear_out drop
+  }}
+  chain leaving_decrypted {{
+    jump inside
+    counter name clear_out drop
+  }}
+  chain again {{
+    jump inside
+    {_set(marks, marks.again)} accept
+  }}
+  chain local_protect {{
+    jump link_control
+    {_set(marks, marks.again)} accept
+  }}
   chain protect {{
-    {_is(marks, marks.arriving)} goto clear_in
-    {_is(marks, marks.leaving)} goto clear_out
-    {_is(marks, marks.decrypted)} {_set(marks, marks.again)} accept
-    meta iif 0 {_set(marks, marks.again)} accept
+    {_is(marks, 0)} iif != 0 {_set(marks, marks.protected)} accept
+    meta mark & {marks.mask:#010x} vmap {{
+      {marks.arriving:#010x} : goto clear_in,
+      {marks.leaving:#010x} : goto clear_out,
+      {marks.leaving_decrypted:#010x} : goto leaving_decrypted,
+      {marks.decrypted:#010x} : goto again
+    }}
+    iif 0 goto local_protect
     {_set(marks, marks.protected)} accept
   }}
   chain bypass {{
     {_is(marks, marks.decrypted)} accept
-    meta iif 0 oifname "{tun}" {_set(marks, marks.main)} accept
+    iif 0 oifname "{tun}" {_set(marks, marks.main)} accept
     {_set(marks, 0)} accept
   }}
   chain discard {{
-    {_is(marks, marks.arriving)} fib daddr type {{ local, multicast, broadcast, anycast }} jump to_us
+    {_is(marks, marks.arriving)} {not_unicast} jump to_us
     {_is(marks, marks.arriving)} counter name discarded drop
-    meta iif != 0 meta oif 0 fib daddr type local return
+    iif != 0 oif 0 fib daddr type local return
+    iif 0 jump link_control
     counter name discarded drop
   }}
 """
 
 
 def _hooks(tun: str, marks: Marks) -> str:
-    outbound = "meta nfproto vmap { ipv4 : jump outbound4, ipv6 : jump outbound6 }"
+    outbound = "meta nfproto vmap {{ ipv4 : {0} outbound4, ipv6 : {0} outbound6 }}"
     inbound = "meta nfproto vmap { ipv4 : jump inbound4, ipv6 : jump inbound6 }"
     captured, captured_mask = marks.protected_or_again
     return f"""\
   chain out_of_tun {{
     {_set(marks, marks.decrypted)}
-    ip daddr @inside4 accept
-    ip6 daddr @inside6 accept
-    {outbound}
+    {outbound.format("goto")}
+  }}
+  chain out_decrypted {{
+    {_set(marks, marks.leaving_decrypted)}
+    {outbound.format("jump")}
+    {_set(marks, 0)}
   }}
   chain prerouting {{
     type filter hook prerouting priority mangle; policy accept;
     iifname "{tun}" goto out_of_tun
     iif lo accept
+    {outbound.format("jump")}
     udp dport {{ 500, 4500 }} fib daddr type local accept
     meta l4proto {{ esp, ah }} fib daddr type local accept
-    {outbound}
     {_set(marks, marks.arriving)}
     {inbound}
     {_set(marks, 0)}
@@ -217,20 +249,20 @@ def _hooks(tun: str, marks: Marks) -> str:
     type route hook output priority mangle; policy accept;
     {_is(marks, marks.own)} accept
     oif lo accept
-    jump link_control
-    {outbound}
+    {outbound.format("jump")}
     oifname "{tun}" {_set(marks, marks.main)}
   }}
   chain postrouting {{
     type filter hook postrouting priority 1000; policy accept;
-    oifname {{ "lo", "{tun}" }} accept
-    {_is(marks, marks.own)} accept
-    {_is(marks, captured, captured_mask)} goto clear_out
-    {_is(marks, marks.decrypted)} ip daddr @inside4 accept
-    {_is(marks, marks.decrypted)} ip6 daddr @inside6 accept
-    jump link_control
+    oifname "{tun}" accept
+    meta mark & {marks.mask:#010x} vmap {{
+      {marks.own:#010x} : accept,
+      {marks.decrypted:#010x} : goto out_decrypted
+    }}
+    oif lo accept
+    {_is(marks, captured, captured_mask)} goto strayed
     {_set(marks, marks.leaving)}
-    {outbound}
+    {outbound.format("jump")}
     {_set(marks, 0)}
   }}
 """
