@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 
 from .netlink import CREATE, DELSETELEM, EXCLUSIVE, NEWSETELEM, attribute, attributes, nested, nft_body, text
 from .policies import ANY_PORT, BITS, Action, Box, Placed
-from .table import lengths_of, map_name
+from .table import MapKey, lengths_of, map_name
 
 _TABLE, _SET, _ELEMENTS = 1, 2, 3
 _ELEMENT, _KEY, _DATA, _USERDATA, _KEY_END = 1, 1, 2, 6, 10
@@ -24,7 +24,6 @@ COMMENT_MAX = 120  # nft shows 128 bytes
 PRIORITY_WORD = ", priority "
 MESSAGE_ELEMENTS = 100  # a nested attribute holds 64 KiB
 
-MapKey = tuple[int, int, str]  # version, layer, kind
 Stored = tuple[Placed, MapKey]
 
 

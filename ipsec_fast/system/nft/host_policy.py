@@ -24,13 +24,13 @@ from dataclasses import dataclass
 
 from ...errors import HostError, UsageError
 from .dumps import Counter, read_counters, read_policies, table_comment
-from .elements import MapKey, Stored, element_text, mark_of, requests_of
+from .elements import Stored, element_text, mark_of, requests_of
 from .library import NftLibrary
 from .marks import Marks
 from .netlink import NETLINK_NETFILTER, NetlinkSocket
 from .policies import Book, Box, Changes, Loaded, Place, Placed, Policy, boxes_of
 from .rules import RULES, Network, Rules
-from .table import OWNER, chain_of, lookup_chain, lookup_rules, map_text, table_text
+from .table import OWNER, MapKey, more_maps_text, table_text
 from .watch import PolicyWatch
 
 TABLE = "ipsec_fast"
@@ -323,13 +323,8 @@ class HostPolicy:
         if wanted <= self._maps:
             return
         maps = self._maps | wanted
-        commands = [f"table inet {self._table} {{\n{map_text(*key)}}}\n" for key in sorted(wanted - self._maps)]
-        for version in sorted({version for version, _, _ in wanted - self._maps}):
-            for outbound in (True, False):
-                chain = f"inet {self._table} {chain_of(version, outbound=outbound)}"
-                rules = lookup_rules(version, _layers(maps, version), outbound=outbound)
-                commands += [f"flush chain {chain}\n", *(f"add rule {chain} {rule}\n" for rule in rules)]
-        self._library.run("add maps to the nftables table", "".join(commands))
+        added = wanted - self._maps
+        self._library.run("add maps", more_maps_text(self._table, self._tun, self._marks, added, maps))
         self._maps = maps
 
     # --- the table as a whole
@@ -354,14 +349,9 @@ class HostPolicy:
         for one, layer in placed:
             key = self._map_of(one, layer)
             elements.setdefault(key, []).append(element_text(one, key[2]))
-        maps = "".join(map_text(*key, ", ".join(found)) for key, found in sorted(elements.items()))
-        chains = "".join(
-            lookup_chain(version, _layers(elements, version), outbound=outbound)
-            for version in (4, 6)
-            for outbound in (True, False)
-        )
+        maps = {key: ", ".join(found) for key, found in elements.items()}
         inside = {version: _listed(networks) for version, networks in self._inside.items()}
-        table = table_text(self._table, self._tun, self._marks, maps, chains, inside)
+        table = table_text(self._table, self._tun, self._marks, maps, inside)
         try:
             self._library.run(what, f"add table inet {self._table}\ndelete table inet {self._table}\n{table}")
         except HostError:
@@ -418,10 +408,6 @@ def _most_common_lengths(placed: Iterable[Place]) -> set[MapKey]:
             chosen[key[:2]] += 1
             found.add(key)
     return found
-
-
-def _layers(maps: Iterable[MapKey], version: int) -> list[tuple[int, str]]:
-    return [(layer, kind) for one, layer, kind in maps if one == version]
 
 
 def _listed(networks: Iterable[Network]) -> str:

@@ -48,8 +48,8 @@ class Marks:
         return self.base + 2 * self.unit
 
     @property
-    def leaving(self) -> int:
-        """While a packet is looked up for the last time, after source NAT."""
+    def sending(self) -> int:
+        """While a packet of this host is looked up in the outbound direction."""
         return self.base + 3 * self.unit
 
     @property
@@ -68,13 +68,8 @@ class Marks:
         return self.base + 6 * self.unit
 
     @property
-    def leaving_decrypted(self) -> int:
-        """As leaving, of a packet that came out of the TUN."""
-        return self.base + 7 * self.unit
-
-    @property
     def to_tun(self) -> tuple[int, int]:
-        """Value and mask of all that ip-rule(8) leads to the TUN's table (leaving_decrypted is never routed)."""
+        """Value and mask of all that ip-rule(8) leads to the TUN's table."""
         return self.protected, self.mask & ~(3 * self.unit)
 
     @property

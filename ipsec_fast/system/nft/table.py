@@ -27,6 +27,8 @@ KEY_TYPES = {
     "types": " . inet_proto . inet_service",
     "ports": " . inet_proto . inet_service . inet_service",
 }
+MapKey = tuple[int, int, str]  # address family, layer, kind
+HOOKED = ("out_of_tun", "prerouting", "input", "forward", "output", "postrouting")  # the chains with look-ups
 OWNER = "ipsec-fast"
 VERSION = 1
 COUNTERS = {
@@ -56,13 +58,13 @@ def map_text(version: int, layer: int, kind: str, elements: str = "") -> str:
     )
 
 
-def lookup_rules(version: int, maps: Iterable[tuple[int, str]], *, outbound: bool) -> list[str]:
+def _lookups(maps: Iterable[MapKey], *, outbound: bool) -> str:
     """One rule per map, in the order of the layers. Outbound, the destination is the remote side."""
-    word = WORD_OF[version]
     remote, local = ("daddr", "saddr") if outbound else ("saddr", "daddr")
     ports = ("dport", "sport") if outbound else ("sport", "dport")
     rules = []
-    for layer, kind in sorted(maps):
+    for version, layer, kind in sorted(maps):
+        word = WORD_OF[version]
         key = f"{word} {remote} . {word} {local}"
         if lengths := lengths_of(kind):
             key = " . ".join(
@@ -75,7 +77,7 @@ def lookup_rules(version: int, maps: Iterable[tuple[int, str]], *, outbound: boo
         if kind == "ports":
             key += f" . th {ports[0]} . th {ports[1]}"
         rules.append(f"{key} vmap @{map_name(version, layer, kind)}")
-    return rules
+    return "\n    ".join(rules)
 
 
 def _cut(version: int, length: int) -> str:
@@ -86,17 +88,8 @@ def _cut(version: int, length: int) -> str:
     return f" & {address((1 << bits) - (1 << (bits - length)))}"
 
 
-def chain_of(version: int, *, outbound: bool) -> str:
-    return f"{'outbound' if outbound else 'inbound'}{version}"
-
-
-def lookup_chain(version: int, maps: Iterable[tuple[int, str]], *, outbound: bool) -> str:
-    rules = "".join(f"    {rule}\n" for rule in lookup_rules(version, maps, outbound=outbound))
-    return f"  chain {chain_of(version, outbound=outbound)} {{\n{rules}  }}\n"
-
-
-def table_text(name: str, tun: str, marks: Marks, maps: str, chains: str, inside: dict[int, str]) -> str:
-    """The whole table; `maps` and `chains` are map_text and lookup_chain, `inside` the elements of our own networks."""
+def table_text(name: str, tun: str, marks: Marks, maps: dict[MapKey, str], inside: dict[int, str]) -> str:
+    """The whole table; the elements of each map, and of the sets of our own networks."""
     counters = "".join(f'  counter {one} {{\n    comment "{text}"\n  }}\n' for one, text in COUNTERS.items())
     sets = "".join(
         f"  set inside{version} {{\n    type {TYPE_OF[version]}\n    flags interval\n    auto-merge\n"
@@ -104,10 +97,16 @@ def table_text(name: str, tun: str, marks: Marks, maps: str, chains: str, inside
         + "  }\n"
         for version in (4, 6)
     )
-    return (
-        f'table inet {name} {{\n  comment "{OWNER} {VERSION} {tun}"\n'
-        + counters + sets + maps + _verdicts(tun, marks) + chains + _hooks(tun, marks) + "}\n"
-    )  # fmt: skip
+    listed = "".join(map_text(*key, elements) for key, elements in sorted(maps.items()))
+    body = counters + sets + listed + _verdicts(tun, marks) + _hooks(tun, marks, maps)
+    return f'table inet {name} {{\n  comment "{OWNER} {VERSION} {tun}"\n{body}}}\n'
+
+
+def more_maps_text(name: str, tun: str, marks: Marks, added: Iterable[MapKey], maps: Iterable[MapKey]) -> str:
+    """Adds empty maps, and look-ups of all of them: it changes no verdict."""
+    flushed = "".join(f"flush chain inet {name} {chain}\n" for chain in HOOKED)
+    listed = "".join(map_text(*key) for key in sorted(added))
+    return f"table inet {name} {{\n{listed}}}\n{flushed}table inet {name} {{\n{_hooks(tun, marks, maps)}}}\n"
 
 
 def _is(marks: Marks, value: int, mask: int | None = None) -> str:
@@ -166,12 +165,9 @@ def _verdicts(tun: str, marks: Marks) -> str:
   chain strayed {{
     counter name clear_out drop
   }}
-  chain leaving_decrypted {{
+  chain decrypted {{
     jump inside
-    counter name clear_out drop
-  }}
-  chain again {{
-    jump inside
+    oif != 0 counter name clear_out drop
     {_set(marks, marks.again)} accept
   }}
   chain local_protect {{
@@ -179,68 +175,65 @@ def _verdicts(tun: str, marks: Marks) -> str:
     {_set(marks, marks.again)} accept
   }}
   chain protect {{
-    {_is(marks, 0)} iif != 0 {_set(marks, marks.protected)} accept
+    {_is(marks, 0)} oif 0 {_set(marks, marks.protected)} accept
     meta mark & {marks.mask:#010x} vmap {{
       {marks.arriving:#010x} : goto clear_in,
-      {marks.leaving:#010x} : goto clear_out,
-      {marks.leaving_decrypted:#010x} : goto leaving_decrypted,
-      {marks.decrypted:#010x} : goto again
+      {marks.sending:#010x} : goto local_protect,
+      {marks.decrypted:#010x} : goto decrypted
     }}
-    iif 0 goto local_protect
+    oif != 0 goto clear_out
     {_set(marks, marks.protected)} accept
   }}
   chain bypass {{
     {_is(marks, marks.decrypted)} accept
-    iif 0 oifname "{tun}" {_set(marks, marks.main)} accept
+    {_is(marks, marks.sending)} oifname "{tun}" {_set(marks, marks.main)} accept
     {_set(marks, 0)} accept
   }}
   chain discard {{
     {_is(marks, marks.arriving)} {not_unicast} jump to_us
     {_is(marks, marks.arriving)} counter name discarded drop
-    iif != 0 oif 0 fib daddr type local return
-    iif 0 jump link_control
+    oif 0 fib daddr type local return
+    oif != 0 jump link_control
     counter name discarded drop
   }}
 """
 
 
-def _hooks(tun: str, marks: Marks) -> str:
-    outbound = "meta nfproto vmap {{ ipv4 : {0} outbound4, ipv6 : {0} outbound6 }}"
-    inbound = "meta nfproto vmap { ipv4 : jump inbound4, ipv6 : jump inbound6 }"
+def _hooks(tun: str, marks: Marks, maps: Iterable[MapKey]) -> str:
+    """The phase in which a packet is looked up is told by our byte in its mark, or, where that is 0, by the outgoing device:
+
+    prerouting has none, postrouting has one.
+    """
+    maps = tuple(maps)
+    outbound, inbound = _lookups(maps, outbound=True), _lookups(maps, outbound=False)
     captured, captured_mask = marks.protected_or_again
     return f"""\
   chain out_of_tun {{
     {_set(marks, marks.decrypted)}
-    {outbound.format("goto")}
-  }}
-  chain out_decrypted {{
-    {_set(marks, marks.leaving_decrypted)}
-    {outbound.format("jump")}
-    {_set(marks, 0)}
+    {outbound}
   }}
   chain prerouting {{
     type filter hook prerouting priority mangle; policy accept;
     iifname "{tun}" goto out_of_tun
+    {outbound}
     iif lo accept
-    {outbound.format("jump")}
-    udp dport {{ 500, 4500 }} fib daddr type local accept
-    meta l4proto {{ esp, ah }} fib daddr type local accept
+    udp dport 4500 fib daddr type local accept
     {_set(marks, marks.arriving)}
     {inbound}
     {_set(marks, 0)}
   }}
   chain input {{
     type filter hook input priority 1000; policy accept;
-    iifname {{ "lo", "{tun}" }} accept
     udp dport {{ 500, 4500 }} accept
+    iifname {{ "lo", "{tun}" }} accept
     {_set(marks, marks.arriving)}
     {inbound}
     {_set(marks, 0)}
   }}
   chain forward {{
     type filter hook forward priority 1000; policy accept;
-    iifname "{tun}" accept
     {_is(marks, captured, captured_mask)} accept
+    iifname "{tun}" accept
     {_set(marks, marks.arriving)}
     {inbound}
     {_set(marks, 0)}
@@ -249,20 +242,17 @@ def _hooks(tun: str, marks: Marks) -> str:
     type route hook output priority mangle; policy accept;
     {_is(marks, marks.own)} accept
     oif lo accept
-    {outbound.format("jump")}
-    oifname "{tun}" {_set(marks, marks.main)}
+    {_set(marks, marks.sending)}
+    {outbound}
+    oifname "{tun}" {_set(marks, marks.main)} accept
+    {_set(marks, 0)}
   }}
   chain postrouting {{
     type filter hook postrouting priority 1000; policy accept;
     oifname "{tun}" accept
-    meta mark & {marks.mask:#010x} vmap {{
-      {marks.own:#010x} : accept,
-      {marks.decrypted:#010x} : goto out_decrypted
-    }}
+    {_is(marks, marks.own)} accept
     oif lo accept
     {_is(marks, captured, captured_mask)} goto strayed
-    {_set(marks, marks.leaving)}
-    {outbound.format("jump")}
-    {_set(marks, 0)}
+    {outbound}
   }}
 """

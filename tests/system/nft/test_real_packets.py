@@ -324,6 +324,31 @@ def test_nat_rules_of_others_neither_send_protected_packets_in_clear_nor_let_cle
     assert host.counters()["clear_in"].packets == 2
 
 
+def test_a_decrypted_packet_that_nat_gives_a_protected_source_is_not_sent_in_clear(net, opened, policy):
+    host = opened(policy(*SITE))
+    rule = "ip saddr 10.9.0.0/24 ip daddr 10.2.0.0/24 snat to 10.1.0.77"
+    sh("nft 'add table ip foreign; add chain ip foreign post { type nat hook postrouting priority srcnat; }'")
+    sh(f"nft add rule ip foreign post {rule}")
+    ways(net, "tun", ("10.9.0.5 10.2.0.9 udp 1 7", None), ("10.9.0.5 10.3.0.9 udp 1 7", "wan"))
+    assert host.counters()["clear_out"].packets == 1
+
+
+def test_a_discard_policy_of_everything_leaves_neighbours_and_dhcp(net, opened, policy):
+    host = opened(policy("all/drop", "0.0.0.0/0,::/0", "0.0.0.0/0,::/0", Action.DROP))
+    sh("ip neigh del 2001:db8::2 dev wan")
+    assert sends(net, "2001:db8::2", mark=Marks().own) == "wan"
+    assert sends(net, "2001:db8::2") in ("refused", None)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as one:
+        one.bind(("192.0.2.1", 68))
+        net.drain()
+        one.sendto(b"dhcp", ("192.0.2.2", 67))
+        assert [where for _ in range(3) for where, data in net._read() if data[9] == 17] == ["wan"]
+    before = host.counters()["discarded"].packets
+    with pytest.raises(AssertionError, match="the stop packet did not come"):
+        net.where("lan", packet_of("10.1.0.10 8.8.8.8 udp 1 7"))
+    assert host.counters()["discarded"].packets > before
+
+
 def test_a_mark_that_others_took_away_or_set_does_not_open_and_their_bits_survive(net, opened, policy):
     host = opened(policy(*SITE))
     sh(
