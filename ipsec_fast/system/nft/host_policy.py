@@ -8,6 +8,7 @@
     policy.get_timer(), policy.flush(now)    {name: HostError} of those that the kernel refused
     policy.fds, policy.take_news()           puts back what others removed; lines for the log
     policy.counters(), policy.entries()      for `status` and `list-pols`
+    policy.move(tun_index)                   the TUN was made anew
     policy.close("closed" | "open")
 
 A Child SA that comes, goes or is replaced needs none of these calls. A transaction that the kernel refuses changes nothing; it is
@@ -124,6 +125,10 @@ class HostPolicy:
             self._rules.close(remove=on_stop == "open")
             self._netlink.close()
 
+    def move(self, index: int) -> None:
+        """The TUN was made anew, or came up again."""
+        self._rules.move(index)
+
     # --- policies
 
     @property
@@ -191,8 +196,10 @@ class HostPolicy:
             lines.append(f"the nftables table {self._table} was changed by {self._culprit}: put back")
         priorities = range(rules.priority, rules.priority + RULES)
         if self._watch.take_rules((rules.port,), priorities, (rules.table, rules.sources)):
-            rules.restore()
-            lines.append("ip rules or routes of ours were removed: put back")
+            if rules.restore():
+                lines.append("ip rules or routes of ours were removed: put back")
+            else:
+                lines.append(f"the device {self._tun} is gone or down: what is protected is refused")
         for line in lines:
             self._log(line)
         return lines

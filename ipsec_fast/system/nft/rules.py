@@ -82,8 +82,28 @@ class Rules:
             with contextlib.suppress(OSError):
                 Path(f"/proc/sys/net/ipv4/conf/{self._tun}/src_valid_mark").write_text("1")
 
-    def restore(self) -> None:
-        """After somebody removed some of it."""
+    def restore(self) -> bool:
+        """After somebody removed some of it. False: the TUN is gone or down, so that what is protected is refused."""
+        index = self._index
+        try:
+            self._index = 0  # what closes comes first
+            self._restore()
+            self._index = index
+            self._restore()
+        except Refused as error:
+            if error.number not in (errno.ENODEV, errno.ENETDOWN):
+                raise
+            return False
+        finally:
+            self._index = index
+        return True
+
+    def move(self, index: int) -> None:
+        """The TUN was made anew."""
+        self.open(index)
+        self._restore()
+
+    def _restore(self) -> None:
         for version in (4, 6):
             self._ensure(version)
         for network, by_name in self._wanted.items():

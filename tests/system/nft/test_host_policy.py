@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import threading
 import time
+from dataclasses import replace
+from ipaddress import ip_address, ip_network
 
 import pytest
 from nft_lab import ip_of, sh
@@ -328,3 +330,21 @@ def test_many_deletions_from_a_map_of_intervals_are_one_new_table(net, opened, p
     assert len(seen) == 1
     assert net.where("lan", TO_SITE) == "tun"
     assert net.where("lan", packet_of("10.1.0.10 20.0.0.5 udp 1 7")) == "wan"
+
+
+def test_a_tun_that_is_lost_refuses_and_one_made_anew_carries_again(net, opened, policy):
+    plain = policy(*SITE)
+    sources = ((ip_network("10.2.0.0/24"), ip_address("10.1.0.1")),)
+    host = opened(replace(plain, sources=sources))
+    net.tun.close()
+    assert net.where("lan", TO_SITE) is None
+    assert all("refused" in line for line in host.take_news())
+    sh("ip -6 rule del pref 4194")
+    assert host.take_news() == ["the device ipsec0 is gone or down: what is protected is refused"]
+    assert "lookup 4118" in sh("ip -6 rule")
+    host.move(net.open_tun().index)
+    assert net.where("lan", TO_SITE) == "tun"
+    assert "dev ipsec0 table 4119 src 10.1.0.1" in " ".join(sh("ip route get 10.2.0.9").split())
+    sh("ip -6 rule del pref 4194")
+    assert len(host.take_news()) == 1
+    assert net.where("lan", TO_SITE) == "tun"
