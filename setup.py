@@ -4,6 +4,7 @@ The generated C stands in build/cython*/, one folder per set of switches; the .p
 A performance hint of Cython (a nogil function that has to take the GIL to look for an exception) fails the build.
 
 Switches, by environment:
+  CFLAGS=-O2                            another optimization than -O3; the compiler's usual variable
   IPSEC_FAST_DEBUG=1                    bounds checks, -O1 -g
   IPSEC_FAST_SANITIZE=address,undefined (or thread); `./run asan` uses it
   IPSEC_FAST_COVERAGE=1                 line tracing for coverage's Cython plugin
@@ -118,7 +119,10 @@ def headers_of(module: str, seen: set[Path] | None = None) -> set[Path]:
 
 def extension(source: Path, openssl_cflags: list[str], openssl_libs: list[str]) -> Extension:
     compile_args = ["-std=gnu11", "-fvisibility=hidden", "-Wno-unused-function", *openssl_cflags]
-    compile_args += ["-O1", "-g", "-fno-omit-frame-pointer"] if DEBUG or SANITIZE else ["-O3", "-g"]
+    if DEBUG or SANITIZE:
+        compile_args += ["-O1", "-g", "-fno-omit-frame-pointer"]
+    elif not re.search(r"(^| )-O", os.environ.get("CFLAGS", "")):  # a packager's or a test's choice stays
+        compile_args += ["-O3", "-g"]
     link_args: list[str] = []
     if SANITIZE:
         compile_args += [f"-fsanitize={SANITIZE}", "-fno-sanitize-recover=undefined"]

@@ -49,8 +49,8 @@ class ConfigError(LocalError):
         super().__init__("; ".join(str(problem) for problem in self.problems))
 
 
-class UsageError(LocalError):
-    """An argument of a call or a command is wrong."""
+class UsageError(LocalError, ValueError):
+    """An argument of a call or a command is wrong; a ValueError too, for who knows nothing of this tree."""
 
 
 class SecretError(LocalError):

@@ -7,13 +7,16 @@ from __future__ import annotations
 
 from enum import IntEnum
 
+SHOWN_BITS = 64  # beyond that Python may refuse to write an integer as text
+
 
 def name_of(table: type[IntEnum], value: int) -> str:
-    """The IANA name of `value`, or `TABLE_value` where it has none."""
+    """The IANA name of `value`, or `TABLE(value)` where it has none. Never raises, whatever a peer has sent."""
     try:
         return table(value).name
     except ValueError:
-        return f"{table.__name__}({value})"
+        number = str(value) if value.bit_length() <= SHOWN_BITS else f"a number of {value.bit_length()} bits"
+        return f"{table.__name__}({number})"
 
 
 class ExchangeType(IntEnum):

@@ -13,6 +13,9 @@ from .iana import Encr, Esn, Group, IdType, Integ, Prf, ProtocolId, TransformTyp
 
 Address = IPv4Address | IPv6Address
 
+IDENTITY_MAX_BYTES = 1024  # longer ones are refused, of peers and in a configuration
+IDENTITY_TEXT = 512  # characters of one that a text shows
+
 PROTOCOL_NAMES = {"icmp": 1, "tcp": 6, "udp": 17, "gre": 47, "icmpv6": 58, "ipv6-icmp": 58, "sctp": 132}
 _PROTOCOL_TEXT = {1: "icmp", 6: "tcp", 17: "udp", 47: "gre", 58: "ipv6-icmp", 132: "sctp"}
 
@@ -222,7 +225,21 @@ class Identity:
 
     @classmethod
     def parse(cls, text: str) -> Identity:
-        """By shape, as strongSwan does: an address, `user@host`, `@name` or a plain name (FQDN), `@#hex` (KEY_ID)."""
+        """By shape, as strongSwan does: an address, `user@host`, `@name` or a plain name (FQDN), `@#hex` (KEY_ID).
+
+        UsageError for one that is empty, also behind a prefix, or longer than 1,024 bytes.
+        """
+        identity = cls._parse(text)
+        if not 1 <= len(identity.data) <= IDENTITY_MAX_BYTES:
+            shown = text if len(text) <= 64 else f"{text[:64]}..."
+            raise UsageError(
+                f"identity {shown!r} has {len(identity.data)} bytes; 1 to {IDENTITY_MAX_BYTES} are possible, "
+                "for example london.example"
+            )
+        return identity
+
+    @classmethod
+    def _parse(cls, text: str) -> Identity:
         text = text.strip()
         if not text:
             raise UsageError(
@@ -251,17 +268,35 @@ class Identity:
 
     def matches(self, other: Identity) -> bool:
         """Equal; names without regard to case (RFC 7296 section 3.5 leaves it to us, DNS does not care)."""
-        if self.type == other.type and self.type in (IdType.FQDN, IdType.RFC822_ADDR):
-            return self.data.lower() == other.data.lower()
-        return self == other
+        return self.folded == other.folded
+
+    @property
+    def folded(self) -> tuple[int, bytes]:
+        """The same for all identities that match."""
+        is_name = self.type in (IdType.FQDN, IdType.RFC822_ADDR)
+        return self.type, self.data.lower() if is_name else self.data
 
     def __str__(self) -> str:
+        """As `parse` reads it, where it is a name; cut where it is long. A name that looks like another type has its type before it."""
         if self.type in (IdType.IPV4_ADDR, IdType.IPV6_ADDR) and len(self.data) in (4, 16):
             return str(ipaddress.ip_address(self.data))
-        if self.type in (IdType.FQDN, IdType.RFC822_ADDR):
-            text = self.data.decode("ascii", "backslashreplace")
-            return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in text)
-        return f"{name_of(IdType, self.type)}:{self.data.hex()}"
+        if self.type not in (IdType.FQDN, IdType.RFC822_ADDR):
+            return _cut(f"{name_of(IdType, self.type)}:{self.data[: IDENTITY_TEXT + 1].hex()}", len(self.data))
+        text = self.data[: IDENTITY_TEXT + 1].decode("ascii", "backslashreplace")
+        shown = "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in text)
+        prefix = "" if self._is_plain(text) else "fqdn:" if self.type == IdType.FQDN else "email:"
+        return _cut(prefix + shown, len(self.data))
+
+    def _is_plain(self, text: str) -> bool:
+        """Whether its text alone says of which type it is."""
+        try:
+            return Identity._parse(text).type == self.type
+        except UsageError:
+            return False
+
+
+def _cut(text: str, count: int) -> str:
+    return text if len(text) <= IDENTITY_TEXT else f"{text[:IDENTITY_TEXT]}...({count} bytes)"
 
 
 def selectors_text(selectors: Iterable[TrafficSelector]) -> str:

@@ -19,6 +19,7 @@ from pathlib import Path
 import pytest
 import tally
 from own_namespaces import enter_own_namespaces
+from secret_scan import pytest_runtest_makereport  # noqa: F401  # a hook: no secret of a test in its output
 from turns import turn
 
 # programs such as charon and ip stand where an ordinary user's PATH does not look

@@ -61,7 +61,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def wheel(source: Path) -> Path:
     words = ("-m", "pip", "wheel", "--quiet", "--no-build-isolation", "--no-deps", "-w", "wheels", ".")
-    run(sys.executable, *words, cwd=source)
+    run(sys.executable, *words, cwd=source, CFLAGS="-O0 -g0")  # its speed is not what is tested, and -O3 takes minutes
     (found,) = (source / "wheels").glob("*.whl")
     return found
 

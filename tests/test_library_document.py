@@ -16,12 +16,14 @@ TEXT = (ROOT / "docs" / "library.md").read_text()
 
 def test_its_python_runs():
     names = {"key": bytes(20), "PacketBatch": ipsec_fast.PacketBatch}
-    first, second, third = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
+    first, second, sad, third = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
     exec(compile(first, "library.md", "exec"), names)
     names |= {"buffer": np.zeros(256, np.uint8), "sas": names["into"], "verdicts": np.zeros(1, np.uint8)}
     names |= {"offsets": np.zeros(1, np.uint32), "lengths": np.zeros(1, np.uint32)}
     exec(compile(second, "library.md", "exec"), names)
     assert len(names["batch"]) == 1
+    exec(compile(sad, "library.md", "exec"), names)
+    assert "SAs of <SAD of 1 SAs>" in repr(names["batch"])
     names["key"] = bytes(64)
     exec(compile(third, "library.md", "exec"), names)
     names["crew"].stop()

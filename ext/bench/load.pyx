@@ -184,7 +184,7 @@ cdef void receive_loop(receive_state *r) noexcept nogil:
 
 
 cdef class Sender:
-    """load.pyi tells the arguments."""
+    """Sends numbered datagrams on a connected socket, `segments` in one send, until `stop()` or `limit`. Raises UsageError."""
 
     cdef send_state state
     cdef object _socket, _thread
@@ -200,6 +200,9 @@ cdef class Sender:
         self.state.size, self.state.segments, self.state.limit = size_bytes, segments, limit
 
     def start(self):
+        """Start the thread."""
+        if self._socket is None:
+            raise StateError("this sender was never made")
         if self._thread is not None:
             raise StateError("this sender runs already, or ran: make a new one")
         self._thread = threading.Thread(target=self._run, name="sender", daemon=True)
@@ -211,6 +214,8 @@ cdef class Sender:
 
     def wait(self, timeout_s=None):
         """Until the limit; whether it was reached in time."""
+        if self._thread is None:
+            raise StateError("this sender was not started")
         self._thread.join(timeout_s)
         return not self._thread.is_alive()
 
@@ -223,19 +228,22 @@ cdef class Sender:
 
     @property
     def sent(self):
+        """Datagrams so far."""
         return self.state.sent
 
     @property
     def refused(self):
+        """Sends that the kernel did not take at once."""
         return self.state.refused
 
     @property
     def late(self):
+        """Times it was kept from the CPU for more than 2 ms."""
         return self.state.late
 
 
 cdef class Receiver:
-    """load.pyi tells the arguments."""
+    """Counts the datagrams of `run` that a bound socket receives, numbers 0 to `limit` - 1. Raises UsageError."""
 
     cdef receive_state *state
     cdef object _socket, _thread
@@ -267,6 +275,9 @@ cdef class Receiver:
         free(self.state)
 
     def start(self):
+        """Start the thread."""
+        if self._socket is None:
+            raise StateError("this receiver was never made")
         if self._thread is not None:
             raise StateError("this receiver runs already, or ran: make a new one")
         self._thread = threading.Thread(target=self._run, name="receiver", daemon=True)
@@ -286,6 +297,8 @@ cdef class Receiver:
         """The numbers below `sent` that did not come, the first `most` of them."""
         cdef uint64_t number, end = min(sent, self.state.limit)
         found = []
+        if self.state.seen is NULL:
+            raise StateError("this receiver was never made")
         for number in range(end):
             if not self.state.seen[number >> 6] >> (number & 63) & 1:
                 found.append(number)
@@ -295,16 +308,20 @@ cdef class Receiver:
 
     @property
     def received(self):
+        """Different numbers."""
         return self.state.received
 
     @property
     def duplicates(self):
+        """Numbers that came again."""
         return self.state.duplicates
 
     @property
     def overtaken(self):
+        """Numbers that came after a higher one."""
         return self.state.overtaken
 
     @property
     def strays(self):
+        """Of another run."""
         return self.state.strays

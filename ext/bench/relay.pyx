@@ -298,7 +298,10 @@ cdef void relay_loop(relay_state *r) noexcept nogil:
 
 
 cdef class Relay:
-    """relay.pyi tells the arguments."""
+    """Carries datagrams between the two connected UDP sockets of each pair; the first pair's are all taken for IKE.
+
+    Shares are 0 to 1 of the packets; `ike_loss` stands for `loss` where a packet is IKE. Raises UsageError.
+    """
 
     cdef relay_state *state
     cdef object _pairs, _thread
@@ -359,6 +362,9 @@ cdef class Relay:
         free(self.state)
 
     def start(self):
+        """Start the thread."""
+        if self._pairs is None:
+            raise StateError("this relay was never made: Relay.__init__ did not run, or failed")
         if self._thread is not None:
             raise StateError("this relay runs already, or ran: make a new one")
         self._thread = threading.Thread(target=self._run, name="relay", daemon=True)

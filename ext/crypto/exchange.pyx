@@ -125,6 +125,7 @@ cdef group_row[4] GROUPS = [
 
 
 cdef class KeyPair:
+    """One ephemeral key pair; `public` is the data of the KE payload (RFC 7296 section 3.4)."""
     cdef EVP_PKEY *key
     cdef const group_row *row
     cdef readonly bytes public
@@ -139,24 +140,30 @@ cdef class KeyPair:
         EVP_PKEY_free(self.key)
 
     def __repr__(self):
-        return f"<KeyPair of group {self.row.id}{', closed' if self.key == NULL else ''}>"
+        return f"<KeyPair of group {self.row.id if self.row != NULL else None}{', closed' if self.key == NULL else ''}>"
 
     def __reduce__(self):
         raise TypeError("a KeyPair cannot be pickled or copied")
 
     @property
     def group(self):
+        """Its number of IANA's."""
+        if self.row == NULL:
+            raise TypeError("a KeyPair comes from generate()")
         return self.row.id
 
     @property
     def closed(self):
+        """Whether the private value is gone."""
         return self.key == NULL
 
     def close(self):
+        """Free the private value; twice is fine, any later use raises StateError."""
         EVP_PKEY_free(self.key)
         self.key = NULL
 
     def derive(self, bytes peer_public not None):
+        """The shared secret, leading zeros kept; NegotiationError (INVALID_SYNTAX) for a public value that RFC 6989 refuses."""
         cdef Py_ssize_t got = PyBytes_GET_SIZE(peer_public)
         cdef const unsigned char *peer = <const unsigned char *> PyBytes_AS_STRING(peer_public)
         cdef EVP_PKEY *key = self.key
@@ -182,6 +189,7 @@ cdef class KeyPair:
 
 
 def generate(int group):
+    """A fresh key pair of group 14, 19, 20 or 31; AlgorithmError for any other."""
     cdef KeyPair pair = new_pair(group)
     with nogil:
         pair.key = make_key(pair.row)
@@ -189,6 +197,7 @@ def generate(int group):
 
 
 def key_pair_for_test(int group, bytes private not None):
+    """The key pair of a known private value, for vectors."""
     cdef KeyPair pair = new_pair(group)
     cdef const unsigned char *data = <const unsigned char *> PyBytes_AS_STRING(private)
     if pair.row.group == NULL:

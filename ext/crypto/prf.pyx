@@ -50,6 +50,10 @@ cdef bytes KEY_PAD = b"Key Pad for IKEv2"
 
 
 class IkeKeys:
+    """The seven keys of an IKE SA (RFC 7296 section 2.14): `sk_d`, `sk_ai`, `sk_ar`, `sk_ei`, `sk_er`, `sk_pi`, `sk_pr`.
+
+    `sk_ai` and `sk_ar` have length 0 with an AEAD.
+    """
     __slots__ = ("sk_ai", "sk_ar", "sk_d", "sk_ei", "sk_er", "sk_pi", "sk_pr")
 
     def __init__(self, sk_d, sk_ai, sk_ar, sk_ei, sk_er, sk_pi, sk_pr):
@@ -60,22 +64,26 @@ class IkeKeys:
         return f"<IkeKeys, SK_d {len(self.sk_d)} bytes{', closed' if self.sk_d.closed else ''}>"
 
     def close(self):
+        """Wipe and free all of them."""
         for name in self.__slots__:
             getattr(self, name).close()
 
 
 def prf(int prf_id, key, bytes data not None):
+    """prf(key, data), for output that is no secret: AUTH octets, cookies."""
     cdef octets part = octets_of(data)
     return hmac_bytes(digest_of_prf(prf_id), octets_of_key(key), &part, 1)
 
 
 def prf_plus(int prf_id, Secret key not None, bytes seed not None, Py_ssize_t length):
+    """prf+(key, seed), `length` bytes of it (RFC 7296 section 2.13); at most 255 blocks."""
     cdef octets part = octets_of(seed)
     return expand(prf_id, octets_of_secret(key), &part, 1, length)
 
 
 def derive_ike_keys(int prf_id, Secret shared not None, bytes ni not None, bytes nr not None, bytes spi_i not None,
                     bytes spi_r not None, Py_ssize_t encr_keymat_bytes, Py_ssize_t integ_key_bytes):
+    """The keys of the first IKE SA (RFC 7296 section 2.14). `encr_keymat_bytes` is cipher key plus salt."""
     # SKEYSEED = prf(Ni | Nr, g^ir); a PRF of HMAC takes the nonces as they are
     nonces = ni + nr
     cdef octets part = octets_of_secret(shared)
@@ -89,6 +97,7 @@ def derive_ike_keys(int prf_id, Secret shared not None, bytes ni not None, bytes
 def derive_ike_rekey_keys(int prf_id, int old_prf_id, Secret old_sk_d not None, Secret shared not None,
                           bytes ni not None, bytes nr not None, bytes spi_i not None, bytes spi_r not None,
                           Py_ssize_t encr_keymat_bytes, Py_ssize_t integ_key_bytes):
+    """The keys of a rekeyed IKE SA (RFC 7296 section 2.18): SKEYSEED by the old SA's PRF, the rest by the new one's."""
     # SKEYSEED = prf(SK_d (old), g^ir (new) | Ni | Nr), with the old SA's PRF
     cdef octets parts[3]
     parts[0], parts[1], parts[2] = octets_of_secret(shared), octets_of(ni), octets_of(nr)
@@ -101,6 +110,7 @@ def derive_ike_rekey_keys(int prf_id, int old_prf_id, Secret old_sk_d not None, 
 
 def derive_child_keys(int prf_id, Secret sk_d not None, Secret shared, bytes ni not None, bytes nr not None,
                       Py_ssize_t bytes_per_direction):
+    """KEYMAT of a Child SA (RFC 7296 section 2.17): (initiator to responder, responder to initiator)."""
     # KEYMAT = prf+(SK_d, [g^ir (new) |] Ni | Nr)
     cdef octets parts[3]
     parts[0].data, parts[0].bytes = b"", 0
@@ -116,6 +126,7 @@ def derive_child_keys(int prf_id, Secret sk_d not None, Secret shared, bytes ni 
 
 def psk_auth(int prf_id, psk, bytes message not None, bytes nonce not None, Secret sk_p not None,
              bytes id_payload_body not None):
+    """The AUTH data of a pre-shared key (RFC 7296 section 2.15). `nonce` is the other side's."""
     # AUTH = prf(prf(PSK, "Key Pad for IKEv2"), message | nonce | prf(SK_p, ID body))
     cdef const char *digest = digest_of_prf(prf_id)
     cdef octets parts[3]
@@ -131,6 +142,7 @@ def psk_auth(int prf_id, psk, bytes message not None, bytes nonce not None, Secr
 
 
 def verify(bytes a not None, bytes b not None):
+    """Constant-time comparison; IntegrityError unless both are equal."""
     cdef Py_ssize_t n = PyBytes_GET_SIZE(a)
     if n != PyBytes_GET_SIZE(b) or CRYPTO_memcmp(PyBytes_AS_STRING(a), PyBytes_AS_STRING(b), n) != 0:
         raise IntegrityError("the value does not verify")

@@ -53,6 +53,7 @@ cdef EVP_CIPHER *GCM_256 = EVP_CIPHER_fetch(NULL, "AES-256-GCM", NULL)
 
 
 cdef class RestKey:
+    """Seals records at rest under a subkey of this process; opens those of any process that had the same key. Copies the key."""
     cdef Secret key, subkey, tag_key
     cdef bytes salt
     cdef uint64_t counter
@@ -77,17 +78,21 @@ cdef class RestKey:
 
     @property
     def closed(self):
-        return self.key.data == NULL
+        """Whether the key is gone."""
+        return self.key is None or self.key.data == NULL
 
     def close(self):
+        """Wipe the keys; any later use raises StateError."""
         for secret in (self.key, self.subkey, self.tag_key, self.other_subkey):
             if secret is not None:
                 secret.close()
 
     def tag(self, bytes data not None):
+        """32 bytes that only a holder of the key can make: for marks that are readable but not to be forged."""
         return prf(HMAC_SHA2_256, self.tag_key, data)
 
     def seal(self, bytes aad not None, parts):
+        """The parts one behind the other, sealed; `aad` is bound to them and not in the result."""
         cdef Py_ssize_t n = 0
         cdef bytes sealed
         cdef unsigned char *out
@@ -112,6 +117,7 @@ cdef class RestKey:
         return sealed
 
     def open(self, bytes aad not None, bytes sealed not None):
+        """StateError, one text for every cause, unless `sealed` was made with this `aad` under this key."""
         cdef Py_ssize_t n = PyBytes_GET_SIZE(sealed) - SALT - COUNTER - ICV
         cdef const unsigned char *data = <const unsigned char *> PyBytes_AS_STRING(sealed)
         cdef Secret subkey, plaintext
@@ -156,6 +162,7 @@ cdef class RestKey:
 
 
 cdef class OpenedRecord:
+    """A plaintext inside the arena, taken from front to back; a piece beyond its end is a StateError."""
     cdef Secret plaintext
     cdef Py_ssize_t at
 
@@ -176,16 +183,21 @@ cdef class OpenedRecord:
 
     @property
     def left(self):
-        return self.plaintext.size - self.at
+        """Bytes that were not taken yet."""
+        return 0 if self.plaintext is None else self.plaintext.size - self.at
 
     def take(self, Py_ssize_t n):
+        """The next bytes, which must not be a secret."""
         return PyBytes_FromStringAndSize(<char *> self.advance(n), n)
 
     def take_secret(self, Py_ssize_t n):
+        """The next bytes as a secret of their own."""
         return secret_from_pointer(self.advance(n), n)
 
     def close(self):
-        self.plaintext.close()
+        """Wipe the plaintext; what was taken stays."""
+        if self.plaintext is not None:
+            self.plaintext.close()
 
     cdef const unsigned char *advance(self, Py_ssize_t n) except NULL:
         cdef const unsigned char *data = borrow(self.plaintext) + self.at

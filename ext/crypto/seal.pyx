@@ -54,6 +54,10 @@ REFUSED = "an SK payload that does not verify"
 
 
 cdef class Sealer:
+    """Seals or opens the SK{} payloads of one direction of one IKE SA. Copies its keys inside the arena.
+
+    An IV has `iv_bytes`, an ICV `icv_bytes`; the padded plaintext is a multiple of `block_bytes` (1 for AEADs, RFC 5282 section 3).
+    """
     cdef bint aead
     cdef const EVP_CIPHER *cipher
     cdef const char *digest
@@ -98,15 +102,18 @@ cdef class Sealer:
 
     @property
     def closed(self):
+        """Whether the keys are gone."""
         return self.sk_e is None or self.sk_e.data == NULL
 
     def close(self):
+        """Wipe the keys; any later use raises StateError."""
         if self.sk_e is not None:
             self.sk_e.close()
         if self.sk_a is not None:
             self.sk_a.close()
 
     def seal(self, bytes aad not None, bytes plaintext not None, bytes iv not None):
+        """IV | ciphertext | ICV. `aad` is the message up to and including the SK payload's generic header."""
         cdef Py_ssize_t n = PyBytes_GET_SIZE(plaintext)
         cdef bytes body
         cdef unsigned char *out
@@ -126,6 +133,7 @@ cdef class Sealer:
         return body
 
     def open(self, bytes aad not None, bytes body not None):
+        """The plaintext with its padding; IntegrityError, one text for every cause; the ICV is verified before anything is used."""
         cdef Py_ssize_t n = PyBytes_GET_SIZE(body) - self.iv_bytes - self.icv_bytes
         cdef const unsigned char *data = <const unsigned char *> PyBytes_AS_STRING(body)
         cdef const unsigned char *icv = data + self.iv_bytes + n

@@ -73,6 +73,7 @@ cdef unsigned char nothing[1]       # what a secret of 0 bytes points to
 
 
 cdef class Secret:
+    """A handle on bytes in the arena; `repr` shows their number only. Not picklable, not comparable, no buffer."""
     def __cinit__(self):
         self.data = NULL
         self.block = NULL
@@ -100,12 +101,15 @@ cdef class Secret:
 
     @property
     def closed(self):
+        """Whether the bytes are gone."""
         return self.data == NULL
 
     def close(self):
+        """Wipe and free; a second call does nothing, any later use raises StateError."""
         release(self)
 
     def slice(self, Py_ssize_t start, Py_ssize_t stop):
+        """A copy of bytes `start` to `stop`, inside the arena."""
         cdef const unsigned char *data = borrow(self)
         if not 0 <= start <= stop <= self.size:
             raise UsageError(f"a slice of {start}..{stop} does not lie within a secret of {self.size} bytes")
@@ -221,6 +225,7 @@ cdef void drop_block(arena_block *block) noexcept:
 
 
 def secret_from_buffer(buffer, bint wipe=False):
+    """The bytes of `buffer` in the arena; `wipe` zeroes the source afterwards (BufferError where it is read-only)."""
     cdef Py_buffer view
     cdef Secret secret
     PyObject_GetBuffer(buffer, &view, PyBUF_WRITABLE if wipe else PyBUF_SIMPLE)
@@ -234,6 +239,7 @@ def secret_from_buffer(buffer, bint wipe=False):
 
 
 def secret_from_fd(int fd, Py_ssize_t limit=4096, bint strip_newline=True):
+    """All of a file, read straight into the arena; SecretError where it holds more than `limit` bytes."""
     cdef Secret room = new_secret(limit + 1)
     cdef Py_ssize_t filled = 0
     cdef ssize_t got
@@ -261,6 +267,7 @@ def secret_from_fd(int fd, Py_ssize_t limit=4096, bint strip_newline=True):
 
 
 def random_secret(Py_ssize_t n):
+    """`n` bytes of OpenSSL's private random generator."""
     cdef Secret secret = new_secret(n)
     if n and RAND_priv_bytes(secret.data, <int> n) != 1:
         raise SecretError("OpenSSL's random generator gives nothing; is the system short of entropy?")
@@ -268,6 +275,7 @@ def random_secret(Py_ssize_t n):
 
 
 def wipe(buffer):
+    """Overwrite a buffer with zeros: a writable one, or the `bytes` of a library that cannot do without (2 bytes and more)."""
     cdef Py_buffer view
     if PyBytes_CheckExact(buffer):
         # Python shares the empty and the one-byte objects with everybody
@@ -280,6 +288,7 @@ def wipe(buffer):
 
 
 def arena_report():
+    """`bytes` mapped for secrets, `locked_bytes` of them locked, `used_bytes` of secrets now alive."""
     cdef arena_block *block = blocks
     cdef size_t total = 0, locked = 0, used = 0
     while block != NULL:
@@ -291,6 +300,7 @@ def arena_report():
 
 
 def harden_process():
+    """No core dumps and no ptrace by others (PR_SET_DUMPABLE 0, RLIMIT_CORE 0); returns what the system refused, one line each."""
     cdef rlimit none
     refused = []
     none.rlim_cur = none.rlim_max = 0
@@ -302,5 +312,6 @@ def harden_process():
 
 
 def reveal_for_test(Secret secret not None):
+    """The bytes themselves, as a copy that nobody wipes: for tests against vectors, never for the product."""
     cdef unsigned char *data = borrow(secret)
     return PyBytes_FromStringAndSize(<char *> data, secret.size)

@@ -15,12 +15,12 @@ from ipsec_fast.dataplane.engine cimport crypto_op, engine_suite
 from ipsec_fast.dataplane.esp cimport esp_packet
 from ipsec_fast.dataplane.ip cimport (
     IP_OK, csum_add, csum_fold, csum_pseudo6, ecn_combined, ip_info, ip_parse, ip_set_tos, ip_tos, transport_close_header,
-    transport_split,
+    transport_last_field, transport_split,
 )
 from ipsec_fast.dataplane.last_drop cimport last_drop_arrived, last_drop_clear, last_drop_numbered
 from ipsec_fast.dataplane.sad cimport (
-    MODE_TUNNEL, OUTER_IPV4, PROTOCOL_AH, RULE_DF_COPY, RULE_DSCP_IN, RULE_LABEL_COPY, RULE_TTL_COPY, SA_INBOUND, SA_OUTBOUND, esp_last_number,
-    esp_sa, count_u64, load_u64, outer_tos, store_u64
+    MODE_TRANSPORT, MODE_TUNNEL, OUTER_IPV4, PROTOCOL_AH, RULE_DF_COPY, RULE_DSCP_IN, RULE_LABEL_COPY, RULE_TTL_COPY, SA_INBOUND, SA_OUTBOUND, esp_last_number,
+    esp_sa, count_u64, load_u64, outer_tos, sa_next_id, store_u64
 )
 from ipsec_fast.dataplane.status cimport *
 
@@ -33,6 +33,7 @@ cdef extern from *:
     static inline void store_be64(uint8_t *p, uint64_t v) { v = htobe64(v); memcpy(p, &v, 8); }
     static inline uint16_t load_be16(const uint8_t *p) { uint16_t v; memcpy(&v, p, 2); return be16toh(v); }
     static inline uint32_t load_be32(const uint8_t *p) { uint32_t v; memcpy(&v, p, 4); return be32toh(v); }
+    static inline uint32_t load_be16_once(const uint8_t *p) { const volatile uint8_t *q = p; uint32_t high = q[0]; return high << 8 | q[1]; }
     /* Short stretches whose length is known at run time alone: in whole words that may overlap. A compiler makes a slow loop of memcpy here. */
     static inline void copy_header(uint8_t *to, const uint8_t *from, uint32_t length)
     {
@@ -72,6 +73,7 @@ cdef extern from *:
     void store_be64(uint8_t *p, uint64_t v) noexcept nogil
     uint16_t load_be16(const uint8_t *p) noexcept nogil
     uint32_t load_be32(const uint8_t *p) noexcept nogil
+    uint32_t load_be16_once(const uint8_t *p) noexcept nogil
     void copy_header(uint8_t *to, const uint8_t *from_, uint32_t length) noexcept nogil
     void copy_icv(uint8_t *to, const uint8_t *from_, uint32_t length) noexcept nogil
     void zero_icv(uint8_t *to, uint32_t length) noexcept nogil
@@ -116,6 +118,7 @@ cdef enum:
     CHUNK = 64
     MOST_ICV = 32            # of SHA2-512-256
     MAX_PACKET = 65535
+    ALONE = CHUNK            # the place of a packet that is opened by itself, behind those of the chunk
 
 # what stands in a packet while its fields are zero
 cdef struct kept_packet:
@@ -130,11 +133,11 @@ cdef struct kept_packet:
     uint8_t copy[AH_MOST_HEADER]
 
 cdef struct ah_batch_ctx:
-    crypto_op ops[CHUNK]
+    crypto_op ops[CHUNK + 1]
     const engine_suite *suites[CHUNK]
     uint32_t inner_lengths[CHUNK]
     uint32_t lows[CHUNK]     # in: by packet, not by operation
-    kept_packet kept[CHUNK]
+    kept_packet kept[CHUNK + 1]
     const uint8_t *test_iv   # NULL but in seal_with_iv_for_test
     uint64_t now_ns          # of the call; 0: nobody said
 
@@ -230,6 +233,8 @@ cdef inline uint8_t place_outbound(esp_sa *sa, esp_packet *packet, kept_packet *
     if info.is_fragment:
         return VERDICT_OUTER_FRAGMENT
     kept.header = transport_split(packet.data, &info, &kept.field)
+    if kept.header == 0:
+        return VERDICT_BAD_INNER
     next_header[0] = packet.data[kept.field]
     kept.length = ah_length(sa.iv_length + sa.icv_length, info.version)
     kept.total = info.total_length + kept.length
@@ -381,15 +386,28 @@ cdef inline uint8_t prepare_inbound(ah_batch_ctx *ctx, esp_packet *packet, uint3
     return replay_verdict(result)
 
 
+cdef inline uint64_t number_now(const ah_batch_ctx *ctx, const esp_packet *packet, uint32_t index) noexcept nogil:
+    """The number of a packet, now that all packets before it are finished."""
+    if not packet.sa.esn:
+        return ctx.lows[index]
+    return replay_infer_esn(<replay_window *> packet.sa.window, ctx.lows[index])
+
+
 cdef uint8_t forget_unauthentic(ah_batch_ctx *ctx, esp_packet *packet, uint32_t index) noexcept nogil:
     """As in esp.pyx: the verdict that the packet had got if those before it had come in an earlier batch."""
-    cdef replay_window *window = <replay_window *> packet.sa.window
-    cdef uint64_t seq = ctx.lows[index]
-    cdef int result
-    if packet.sa.esn:
-        seq = replay_infer_esn(window, <uint32_t> seq)
-    result = replay_check(window, seq)
+    cdef int result = replay_check(<replay_window *> packet.sa.window, number_now(ctx, packet, index))
     return VERDICT_BAD_ICV if result == REPLAY_NEW else replay_verdict(result)
+
+
+cdef uint8_t check_again(esp_packet *packet, crypto_op *op, kept_packet *kept, uint64_t seq) noexcept nogil:
+    """Packets before this one moved the window, so that its number is another one. It still stands as it is authenticated, but for the high half."""
+    cdef int result = replay_check(<replay_window *> packet.sa.window, seq)
+    if result != REPLAY_NEW:
+        return replay_verdict(result)
+    kept.seq = seq
+    store_be32(op.tail, <uint32_t> (seq >> 32))
+    packet.sa.suite.open(op, 1)
+    return VERDICT_OK
 
 
 cdef bint fits_after_gap(ah_batch_ctx *ctx, esp_sa *sa, uint32_t slot) noexcept nogil:
@@ -417,11 +435,13 @@ cdef inline uint8_t accept_inbound(ah_batch_ctx *ctx, esp_packet *packet, uint32
     cdef uint8_t *start
     cdef uint32_t room = kept.total - kept.header - kept.length, inner_length = 0
     cdef uint8_t next_header = packet.data[kept.header], verdict = VERDICT_OK
+    cdef uint64_t seq = number_now(ctx, packet, op.index)
     cdef int result
-    if not op.ok:
-        if not sa.esn or not fits_after_gap(ctx, sa, slot):
-            return forget_unauthentic(ctx, packet, op.index)
-    elif sa.esn and replay_infer_esn(<replay_window *> sa.window, ctx.lows[op.index]) != kept.seq:
+    if seq != kept.seq:
+        verdict = check_again(packet, op, kept, seq)
+        if verdict != VERDICT_OK:
+            return verdict
+    if not op.ok and (not sa.esn or not fits_after_gap(ctx, sa, slot)):
         return forget_unauthentic(ctx, packet, op.index)
     result = replay_advance(<replay_window *> sa.window, kept.seq)
     if result != REPLAY_NEW:
@@ -465,6 +485,30 @@ cdef inline uint8_t finish_inbound(ah_batch_ctx *ctx, esp_packet *packet, uint32
     return verdict
 
 
+cdef uint8_t open_alone(ah_batch_ctx *ctx, esp_packet *packet, uint32_t index) noexcept nogil:
+    """As in esp.pyx: opened as if it had come in a batch of its own."""
+    cdef uint8_t verdict = prepare_inbound(ctx, packet, ALONE, index)
+    if verdict != VERDICT_OK:
+        last_drop_arrived(packet.sa, verdict, ctx.now_ns, packet.data, packet.length)
+        return verdict
+    ctx.ops[ALONE].index = index
+    packet.sa.suite.open(&ctx.ops[ALONE], 1)
+    return finish_inbound(ctx, packet, ALONE)
+
+
+cdef inline uint8_t finish_refused(ah_batch_ctx *ctx, esp_packet *packet, uint32_t i) noexcept nogil:
+    """A packet that was refused before the crypto. What the window said may be another thing now."""
+    cdef int result
+    if packet.verdict == VERDICT_REPLAY_SEEN or packet.verdict == VERDICT_REPLAY_OLD:
+        result = replay_check(<replay_window *> packet.sa.window, number_now(ctx, packet, i))
+        if result == REPLAY_NEW:
+            return open_alone(ctx, packet, i)
+        packet.verdict = replay_verdict(result)
+    if packet.sa != NULL:
+        last_drop_arrived(packet.sa, packet.verdict, ctx.now_ns, packet.data, packet.length)
+    return packet.verdict
+
+
 cdef void ah_inbound(ah_batch_ctx *ctx, esp_packet *packets, uint32_t n) noexcept nogil:
     cdef uint32_t start = 0, count
     while start < n:
@@ -490,10 +534,7 @@ cdef void inbound_chunk(ah_batch_ctx *ctx, esp_packet *packets, uint32_t n) noex
             packet.verdict = finish_inbound(ctx, packet, slot)
             slot += 1
         else:
-            if packet.verdict == VERDICT_REPLAY_SEEN and packet.sa.esn:
-                packet.verdict = forget_unauthentic(ctx, packet, i)
-            if packet.sa != NULL:
-                last_drop_arrived(packet.sa, packet.verdict, ctx.now_ns, packet.data, packet.length)
+            packet.verdict = finish_refused(ctx, packet, i)
         if packet.verdict == VERDICT_OK:
             count_u64(&packet.sa.packets, 1)
             count_u64(&packet.sa.bytes, packet.length)

@@ -9,6 +9,7 @@ of the crew (crypto_op.spares, SA(crew=)). Called by esp, for a worker that was 
 from libc.stdint cimport uint32_t, uint64_t
 
 from ipsec_fast.dataplane.engine cimport crypto_fn, crypto_op
+from ipsec_fast.dataplane.forks cimport fork_count
 
 import threading
 
@@ -144,15 +145,27 @@ cdef void crew_loop(crew_state *crew, int member) noexcept nogil:
 
 
 cdef class Crew:
-    """See crew.pyi."""
+    """`size` threads that take part of a batch's cipher work. Without one of them awake its owner does all of it.
+
+    Give it to workers (`Worker(crew=)`) or to a batch (`PacketBatch(crew=)`), and to their SAs the size (`SA(crew=)`).
+    `size` is 1 to 63, else UsageError. In a child of fork there are no threads: what needs them raises StateError.
+    """
 
     def __cinit__(self, size):  # once: members go by number
         if not isinstance(size, int) or isinstance(size, bool) or not 0 < size <= CREW_MOST:
             raise UsageError(f"a crew has 1 to {CREW_MOST} threads, not {size!r}")
         self.size = size
         self._threads = ()
+        self.forks = fork_count[0]
+
+    cdef int need_threads(self) except -1:
+        if self.forks != fork_count[0]:
+            raise StateError("this crew was made before a fork: its threads are the parent's; make one in the child")
+        return 0
 
     def start(self):
+        """Start the threads. StateError if they run already."""
+        self.need_threads()
         if self._threads:
             raise StateError("this crew works already")
         self.state.stop = 0
@@ -167,6 +180,9 @@ cdef class Crew:
             crew_loop(&self.state, member)
 
     def stop(self):
+        """Ends the threads; after the workers that use them. Twice is fine."""
+        if self.forks != fork_count[0]:  # the threads are not here
+            return
         crew_add32(<uint32_t *>&self.state.stop, 1)
         crew_add32(&self.state.bell, 1)
         crew_futex_wake(&self.state.bell)
@@ -175,4 +191,5 @@ cdef class Crew:
         self._threads = ()
 
     def counters(self):
+        """`crew_runs`: batches that were shared; `crew_chunks`: parts of them that the crew did."""
         return {"crew_runs": crew_load64(&self.state.runs), "crew_chunks": crew_load64(&self.state.chunks_helped)}

@@ -66,7 +66,7 @@ def engines():
 
 
 def engine_for(str algorithm, str wanted) -> str:
-    """`wanted`, or "auto" where that engine does not carry the algorithm: a gateway that prefers one engine still carries the whole table."""
+    """`wanted`, or "auto" where that engine does not carry the algorithm."""
     return wanted if wanted == "auto" or algorithm in engines().get(wanted, ()) else "auto"
 
 
@@ -121,7 +121,10 @@ cdef class _TestKey:
 
 
 def seal_for_test(str algorithm, keymat, bytes nonce, bytes aad, bytes plaintext, bytes tail=b"", str engine="auto"):
-    """(ciphertext, ICV) of the bare engine, for vectors: any AAD, no ESP. HMAC suites authenticate AAD, IV (if there is data), data, tail."""
+    """(ciphertext, ICV) of the bare engine, for vectors: any AAD, no ESP.
+
+    HMAC suites authenticate AAD, IV (if there is data), data, tail.
+    """
     cdef _TestKey key = _TestKey(algorithm, keymat, True, engine, nonce, aad, plaintext, b"", tail)
     key.suite.seal(&key.op, 1)
     if not key.op.ok:

@@ -6,7 +6,10 @@ both sides make sure that a worker which the reclaimer saw asleep loads the new 
 Called by worker, and by whoever replaces what a worker reads (udp.set_endpoint, spd.set_selectors).
 """
 
+from cpython.object cimport PyObject
+from cpython.ref cimport Py_DECREF, Py_INCREF
 from libc.stdint cimport uint64_t
+from libc.stdlib cimport free, malloc
 
 cdef extern from "net_io.h" nogil:
     uint64_t atomic_get_u64(const uint64_t *source) noexcept
@@ -14,13 +17,37 @@ cdef extern from "net_io.h" nogil:
     void atomic_set_u64_fenced(uint64_t *target, uint64_t value) noexcept
     uint64_t atomic_next_u64(uint64_t *counter) noexcept
 
+cdef extern from "pthread.h" nogil:
+    int pthread_atfork(void (*before)() noexcept nogil, void (*parent)() noexcept nogil, void (*child)() noexcept nogil) noexcept
+
 from ..errors import HostError
 
 cdef uint64_t RESTING = 0xFFFFFFFFFFFFFFFFu
 cdef uint64_t now = 1
 cdef epoch_slot slots[EPOCH_SLOTS]
 cdef bint taken[EPOCH_SLOTS]
-cdef list limbo = []
+
+# what waits for workers, the oldest first
+cdef struct waiting:
+    waiting *next
+    uint64_t epoch           # no worker that has seen it holds `old`
+    PyObject *old
+
+cdef waiting *first = NULL
+cdef waiting *last = NULL
+cdef Py_ssize_t length = 0
+
+
+cdef void forget_threads() noexcept nogil:
+    """In a child of fork: no worker and no call of another thread is here, and none will pass a quiescent point."""
+    cdef int i
+    for i in range(EPOCH_SLOTS):
+        slots[i].seen = RESTING
+        taken[i] = False
+
+
+if pthread_atfork(NULL, NULL, forget_threads) != 0:
+    raise MemoryError
 
 
 cdef epoch_slot *epoch_join() except NULL:
@@ -49,19 +76,58 @@ cdef void epoch_rest(epoch_slot *slot) noexcept nogil:
     atomic_set_u64(&slot.seen, RESTING)
 
 
-cpdef retire(object old):
-    """Keep `old`, which no worker can reach any more, until none still uses it. None only looks what can go."""
-    if old is not None:
-        limbo.append((atomic_next_u64(&now), old))
+cdef void append(object old) noexcept:
+    global last, first, length
+    cdef waiting *one = <waiting *>malloc(sizeof(waiting))
+    Py_INCREF(old)
+    if one is NULL:  # kept for good: a worker may use it
+        return
+    one.next, one.epoch, one.old = NULL, atomic_next_u64(&now), <PyObject *>old
+    if last is NULL:
+        first = one
+    else:
+        last.next = one
+    last = one
+    length += 1
+
+
+cdef waiting *take_passed() noexcept:
+    """The front of the list that no worker can still use, taken out of it."""
+    global first, last, length
+    cdef waiting *passed = first
+    cdef waiting *end = NULL
     cdef uint64_t oldest = RESTING
     cdef int i
     for i in range(EPOCH_SLOTS):
         if taken[i]:
             oldest = min(oldest, atomic_get_u64(&slots[i].seen))
-    limbo[:] = [entry for entry in limbo if entry[0] > oldest]
+    while first is not NULL and first.epoch <= oldest:
+        end, first = first, first.next
+        length -= 1
+    if first is NULL:
+        last = NULL
+    if end is NULL:
+        return NULL
+    end.next = NULL
+    return passed
+
+
+cpdef retire(object old):
+    """Keep `old`, which no worker can reach any more, until none still uses it."""
+    cdef waiting *passed
+    cdef waiting *one
+    if old is not None:
+        append(old)
+    # Which entries may go is settled before any of them goes, and without an object of Python's: an allocation may run the garbage
+    # collector, and with it finalizers and other threads, which retire objects that a worker has woken up to meanwhile.
+    passed = take_passed()
+    while passed is not NULL:
+        one, passed = passed, passed.next
+        Py_DECREF(<object>one.old)
+        free(one)
 
 
 def retired():
     """How many replaced objects still wait for a worker."""
     retire(None)
-    return len(limbo)
+    return length

@@ -17,11 +17,12 @@ from ipsec_fast.dataplane.ip cimport (
     IP_OK, csum_add, csum_fold, csum_pseudo6, ecn_combined, ip_info, ip_parse, ip_set_tos, ip_tos, transport_close_header,
     transport_last_field, transport_mend_checksum, transport_split,
 )
-from ipsec_fast.dataplane.openssl cimport iv_fork_count, iv_generator, iv_generator_fill, iv_generator_free, iv_generator_new
+from ipsec_fast.dataplane.forks cimport fork_count
+from ipsec_fast.dataplane.openssl cimport iv_generator, iv_generator_fill, iv_generator_free, iv_generator_new
 from ipsec_fast.dataplane.last_drop cimport last_drop_arrived, last_drop_clear, last_drop_numbered
 from ipsec_fast.dataplane.sad cimport (
     MODE_BEET, MODE_TRANSPORT, MODE_TUNNEL, NAT_ADJUST, NAT_NONE, OUTER_IPV4, PROTOCOL_ESP, RULE_DF_COPY, RULE_DSCP_IN, RULE_LABEL_COPY,
-    RULE_TTL_COPY, SA_INBOUND, SA_OUTBOUND, esp_filled, esp_last_number, esp_padding, esp_sa, count_u64, load_u64, outer_tos, store_u64
+    RULE_TTL_COPY, SA_INBOUND, SA_OUTBOUND, esp_filled, esp_last_number, esp_padding, esp_sa, count_u64, load_u64, outer_tos, sa_next_id, store_u64
 )
 from ipsec_fast.dataplane.status cimport *
 
@@ -33,6 +34,7 @@ cdef extern from *:
     static inline void store_be64(uint8_t *p, uint64_t v) { v = htobe64(v); memcpy(p, &v, 8); }
     static inline uint16_t load_be16(const uint8_t *p) { uint16_t v; memcpy(&v, p, 2); return be16toh(v); }
     static inline uint32_t load_be32(const uint8_t *p) { uint32_t v; memcpy(&v, p, 4); return be32toh(v); }
+    static inline uint32_t load_be16_once(const uint8_t *p) { const volatile uint8_t *q = p; uint32_t high = q[0]; return high << 8 | q[1]; }
     static const uint8_t esp_no_header[40] = {0};
     static const uint8_t esp_padding_bytes[16] = {1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16};
     """
@@ -41,6 +43,7 @@ cdef extern from *:
     void store_be64(uint8_t *p, uint64_t v) noexcept nogil
     uint16_t load_be16(const uint8_t *p) noexcept nogil
     uint32_t load_be32(const uint8_t *p) noexcept nogil
+    uint32_t load_be16_once(const uint8_t *p) noexcept nogil
     const uint8_t *esp_no_header
     const uint8_t *esp_padding_bytes
 
@@ -53,10 +56,21 @@ cdef extern from "openssl/crypto.h" nogil:
 cdef extern from "replay.h" nogil:
     struct replay_window:
         uint64_t top
+        uint32_t size
+        uint32_t failed
         uint64_t resyncs
+        uint64_t ahead
+        uint32_t pending
     enum:
         REPLAY_NEW
         REPLAY_OLD
+        REPLAY_RESYNC_AFTER
+        REPLAY_JOINS
+        REPLAY_MAY_CHANGE
+        REPLAY_WAITS
+    int replay_join(const replay_window *window, uint32_t low, uint64_t seq) noexcept
+    void replay_joined(replay_window *window, uint32_t low) noexcept
+    void replay_settle(replay_window *window) noexcept
     int replay_check(const replay_window *window, uint64_t seq) noexcept
     int replay_advance(replay_window *window, uint64_t seq) noexcept
     uint64_t replay_infer_esn(const replay_window *window, uint32_t low) noexcept
@@ -81,25 +95,30 @@ cdef extern from "esp_check.h" nogil:
     bint esp_check_beet(const uint8_t *plain, uint32_t room, uint8_t *next_header, uint32_t *size, uint32_t *options) noexcept
 
 
+include "outer.pxi"
+
 cdef enum:
     CHUNK = 64               # packets per pass: op array and headers stay in L1
     IV_BYTES = 1024
     MAX_PACKET = 65535
+    ALONE = CHUNK            # the place of a packet that is opened by itself, behind those of the chunk
+    AGAIN_BYTES = 131072     # ciphertext that is kept for a second try, at least one packet of any size
+    CHUNK_ENDS = 255         # no verdict: the packets before this one must be finished first
 
 cdef struct esp_batch_ctx:
-    crypto_op ops[CHUNK]
+    crypto_op ops[CHUNK + 1]
     const engine_suite *suites[CHUNK]
     uint32_t inner_lengths[CHUNK]
-    uint64_t seqs[CHUNK]     # in: the whole number, high half inferred
-    uint32_t lows[CHUNK]     # in: what of it was in the packet; by packet, not by operation
-    uint8_t outer_tos[CHUNK]
+    uint64_t seqs[CHUNK + 1]     # in: the whole number, high half inferred
+    uint32_t lows[CHUNK]         # in: what of it was in the packet; by packet, not by operation
+    outer_place outers[CHUNK + 1]    # in: by operation
     uint8_t ivs[IV_BYTES]
     uint32_t iv_used
     uint32_t iv_forks        # when they were made: a child of fork has the same bytes here, and may not use them
-    const uint32_t *forks
     iv_generator *generator
-    uint8_t *again           # in: the ciphertext of one packet of this chunk, of MAX_PACKET bytes
-    uint32_t again_slot      # and whose; CHUNK: nobody's
+    uint8_t *again           # in: ciphertext of packets of this chunk, AGAIN_BYTES
+    uint32_t again_used
+    uint32_t again_at[CHUNK + 1]  # by operation: one more than where its own begins there; 0: it has none
     const uint8_t *test_iv   # NULL but in seal_with_iv_for_test
     uint64_t now_ns          # of the call; 0: nobody said
     crew_state *crew         # NULL: this thread does everything itself
@@ -113,9 +132,8 @@ cdef esp_batch_ctx *esp_batch_ctx_new() noexcept nogil:
         return NULL
     memset(ctx, 0, size)
     ctx.iv_used = IV_BYTES
-    ctx.forks = iv_fork_count()
     ctx.generator = iv_generator_new()
-    ctx.again = <uint8_t *> malloc(MAX_PACKET)
+    ctx.again = <uint8_t *> malloc(AGAIN_BYTES)
     if ctx.generator == NULL or ctx.again == NULL:
         esp_batch_ctx_free(ctx)
         return NULL
@@ -173,7 +191,6 @@ cdef inline void run_crypto(esp_batch_ctx *ctx, const esp_packet *packets, uint3
         start = end
 
 
-include "outer.pxi"
 include "esp_keep.pxi"
 include "esp_plain.pxi"
 
@@ -192,11 +209,11 @@ cdef inline uint8_t inner_next_header(const uint8_t *inner, uint32_t length) noe
 cdef inline const uint8_t *next_cbc_iv(esp_batch_ctx *ctx) noexcept nogil:
     if ctx.test_iv != NULL:
         return ctx.test_iv
-    if ctx.iv_used == IV_BYTES or ctx.iv_forks != ctx.forks[0]:
+    if ctx.iv_used == IV_BYTES or ctx.iv_forks != fork_count[0]:
         if not iv_generator_fill(ctx.generator, ctx.ivs, IV_BYTES):
             return NULL
         ctx.iv_used = 0
-        ctx.iv_forks = ctx.forks[0]
+        ctx.iv_forks = fork_count[0]
     ctx.iv_used += 16
     return ctx.ivs + ctx.iv_used - 16
 
@@ -382,6 +399,35 @@ cdef inline uint8_t replay_verdict(int result) noexcept nogil:
     return VERDICT_REPLAY_OLD if result == REPLAY_OLD else VERDICT_REPLAY_SEEN
 
 
+cdef inline bint keep_ciphertext(esp_batch_ctx *ctx, uint32_t slot, const uint8_t *data, uint32_t length) noexcept nogil:
+    """For a second try, since the first one decrypts in place. False: there is no room."""
+    if length > AGAIN_BYTES - ctx.again_used:
+        return False
+    memcpy(ctx.again + ctx.again_used, data, length)
+    ctx.again_at[slot] = ctx.again_used + 1
+    ctx.again_used += length
+    return True
+
+
+cdef bint join_others(
+    esp_batch_ctx *ctx, esp_sa *sa, uint32_t slot, uint32_t low, uint64_t seq, const uint8_t *data, uint32_t length
+) noexcept nogil:
+    """ESN: whether this packet can be opened together with those of its SA before it, of which none is finished yet. Keeps what a second try needs."""
+    cdef replay_window *window = <replay_window *> sa.window
+    cdef int join
+    ctx.again_at[slot] = 0
+    if slot == ALONE:
+        return True
+    join = replay_join(window, low, seq)
+    if join == REPLAY_WAITS:
+        return False
+    if join == REPLAY_MAY_CHANGE or replay_resync_due(window):
+        if replay_check(window, seq) == REPLAY_NEW and not keep_ciphertext(ctx, slot, data, length):
+            return False
+    replay_joined(window, low)
+    return True
+
+
 cdef inline uint8_t prepare_inbound(esp_batch_ctx *ctx, esp_packet *packet, uint32_t slot, uint32_t index) noexcept nogil:
     cdef esp_sa *sa = packet.sa
     cdef crypto_op *op = &ctx.ops[slot]
@@ -397,7 +443,7 @@ cdef inline uint8_t prepare_inbound(esp_batch_ctx *ctx, esp_packet *packet, uint
     if sa.direction != SA_INBOUND:
         return VERDICT_WRONG_DIRECTION
     if sa.outer_length or sa.mode != MODE_TUNNEL:
-        verdict = strip_outer(sa, packet, &esp, &length, &ctx.outer_tos[slot])
+        verdict = strip_outer(sa, packet, &esp, &length, &ctx.outers[slot])
         if verdict != VERDICT_OK:
             return verdict
     if length > MAX_PACKET:
@@ -411,6 +457,8 @@ cdef inline uint8_t prepare_inbound(esp_batch_ctx *ctx, esp_packet *packet, uint
     seq = ctx.lows[index] = load_be32(esp + 4)
     if sa.esn:
         seq = replay_infer_esn(<replay_window *> sa.window, <uint32_t> seq)
+        if not join_others(ctx, sa, slot, ctx.lows[index], seq, esp + 8 + sa.iv_length, sealed):
+            return CHUNK_ENDS
     result = replay_check(<replay_window *> sa.window, seq)
     if result != REPLAY_NEW:
         return replay_verdict(result)
@@ -431,26 +479,23 @@ cdef inline uint8_t prepare_inbound(esp_batch_ctx *ctx, esp_packet *packet, uint
     elif sa.iv_kind == IV_RANDOM:
         memcpy(op.nonce, esp + 8, 16)
     authenticate(sa, op, esp, sealed, seq)
-    if sa.esn and ctx.again_slot == CHUNK and replay_resync_due(<replay_window *> sa.window) and sealed <= MAX_PACKET:
-        memcpy(ctx.again, op.data, sealed)
-        ctx.again_slot = slot
     return VERDICT_OK
 
 
 cdef bint opens_after_gap(esp_batch_ctx *ctx, esp_sa *sa, uint32_t slot) noexcept nogil:
     """Whether a packet without a good ICV has one under a later high half (RFC 4303 appendix A3). Tried once in REPLAY_RESYNC_AFTER of them, with the
-    copy that prepare_inbound made of it."""
+    copy that prepare_inbound made of it. Such a packet is the only one of its SA in its chunk (replay_join)."""
     cdef replay_window *window = <replay_window *> sa.window
     cdef crypto_op *op = &ctx.ops[slot]
     cdef uint64_t seq
-    if slot != ctx.again_slot or not replay_resync_due(window):  # another packet of this chunk was authentic
+    if ctx.again_at[slot] == 0 or not replay_resync_due(window):
         replay_failed(window)
         return False
     seq = replay_resync_number(window, ctx.lows[op.index])
     if seq == 0:
         return False
     ctx.seqs[slot] = seq
-    memcpy(op.data, ctx.again, op.length)
+    memcpy(op.data, ctx.again + ctx.again_at[slot] - 1, op.length)
     if sa.iv_kind == IV_SEQUENCE and sa.iv_length == 0:
         store_be64(op.nonce + sa.salt_length, seq)
     authenticate(sa, op, op.data - 8 - sa.iv_length, op.length, seq)
@@ -459,14 +504,16 @@ cdef bint opens_after_gap(esp_batch_ctx *ctx, esp_sa *sa, uint32_t slot) noexcep
     return op.ok
 
 
+cdef inline uint64_t number_now(const esp_batch_ctx *ctx, const esp_packet *packet, uint32_t index) noexcept nogil:
+    """The number of a packet, now that all packets before it are finished."""
+    if not packet.sa.esn:
+        return ctx.lows[index]
+    return replay_infer_esn(<replay_window *> packet.sa.window, ctx.lows[index])
+
+
 cdef uint8_t forget_unauthentic(esp_batch_ctx *ctx, esp_packet *packet, uint32_t index) noexcept nogil:
-    """The verdict of a packet without a good ICV, or refused before it: the one it had got if those before it had come in an earlier batch."""
-    cdef replay_window *window = <replay_window *> packet.sa.window
-    cdef uint64_t seq = ctx.lows[index]
-    cdef int result
-    if packet.sa.esn:
-        seq = replay_infer_esn(window, <uint32_t> seq)  # the window moved: another high half, which cannot be authentic too
-    result = replay_check(window, seq)
+    """The verdict of a packet without a good ICV: the one it had got if those before it had come in an earlier batch."""
+    cdef int result = replay_check(<replay_window *> packet.sa.window, number_now(ctx, packet, index))
     if result != REPLAY_NEW:
         return replay_verdict(result)
     return VERDICT_BAD_ICV
@@ -478,10 +525,7 @@ cdef inline uint8_t accept_inbound(esp_batch_ctx *ctx, esp_packet *packet, uint3
     cdef uint32_t inner_length = 0, room = 0
     cdef uint8_t verdict
     cdef int result
-    if not op.ok:
-        if not sa.esn or not opens_after_gap(ctx, sa, slot):
-            return forget_unauthentic(ctx, packet, op.index)
-    elif sa.esn and replay_infer_esn(<replay_window *> sa.window, ctx.lows[op.index]) != ctx.seqs[slot]:
+    if not op.ok and (not sa.esn or not opens_after_gap(ctx, sa, slot)):
         return forget_unauthentic(ctx, packet, op.index)
     result = replay_advance(<replay_window *> sa.window, ctx.seqs[slot])
     if result != REPLAY_NEW:
@@ -498,11 +542,11 @@ cdef inline uint8_t accept_inbound(esp_batch_ctx *ctx, esp_packet *packet, uint3
     verdict = VERDICT_OK
     if sa.mode == MODE_TUNNEL:
         if sa.outer_length:
-            verdict = mark_inner(sa, op.data, ctx.outer_tos[slot])
+            verdict = mark_inner(sa, op.data, ctx.outers[slot].tos)
         packet.data = op.data
         packet.length = inner_length
     elif sa.mode == MODE_TRANSPORT:
-        verdict = restore_transport(sa, packet, op.data, room)
+        verdict = restore_transport(sa, packet, &ctx.outers[slot], op.data, room)
     else:
         verdict = restore_beet(sa, packet, op.data, room)
     if verdict != VERDICT_OK:
@@ -528,18 +572,29 @@ cdef inline uint8_t finish_inbound(esp_batch_ctx *ctx, esp_packet *packet, uint3
     return verdict
 
 
+cdef uint8_t open_alone(esp_batch_ctx *ctx, esp_packet *packet, uint32_t index) noexcept nogil:
+    """A packet whose number became another one when those before it moved the window: opened anew, as if it had come in a batch of its own."""
+    cdef crypto_op *op = &ctx.ops[ALONE]
+    cdef uint8_t verdict = prepare_inbound(ctx, packet, ALONE, index)
+    if verdict != VERDICT_OK:
+        last_drop_arrived(packet.sa, verdict, ctx.now_ns, packet.data, packet.length)
+        return verdict
+    op.index = index
+    packet.sa.suite.open(op, 1)
+    return finish_inbound(ctx, packet, ALONE)
+
+
 cdef void esp_inbound(esp_batch_ctx *ctx, esp_packet *packets, uint32_t n) noexcept nogil:
-    cdef uint32_t start = 0, count
+    cdef uint32_t start = 0
     while start < n:
-        count = n - start if n - start < CHUNK else CHUNK
-        inbound_chunk(ctx, packets + start, count)
-        start += count
+        start += inbound_chunk(ctx, packets + start, n - start if n - start < CHUNK else CHUNK)
 
 
-cdef void inbound_chunk(esp_batch_ctx *ctx, esp_packet *packets, uint32_t n) noexcept nogil:
+cdef uint32_t inbound_chunk(esp_batch_ctx *ctx, esp_packet *packets, uint32_t n) noexcept nogil:
+    """How many of them are done: at least one."""
     cdef uint32_t i, plain, slot = 0, used = 0
     cdef esp_packet *packet
-    ctx.again_slot = CHUNK
+    ctx.again_used = 0
     i = 0
     while i < n:
         plain = prepare_plain_inbound(ctx, packets, n, i, used)
@@ -549,6 +604,9 @@ cdef void inbound_chunk(esp_batch_ctx *ctx, esp_packet *packets, uint32_t n) noe
             break
         packet = &packets[i]
         packet.verdict = prepare_inbound(ctx, packet, used, i)
+        if packet.verdict == CHUNK_ENDS:
+            n = i
+            break
         if packet.verdict == VERDICT_OK:
             ctx.ops[used].index = i
             ctx.suites[used] = packet.sa.suite
@@ -565,17 +623,41 @@ cdef void inbound_chunk(esp_batch_ctx *ctx, esp_packet *packets, uint32_t n) noe
                 break
         finish_one(ctx, &packets[i], i, &slot, used)
         i += 1
+    return n
+
+
+cdef inline uint8_t finish_opened(esp_batch_ctx *ctx, esp_packet *packet, uint32_t i, uint32_t slot) noexcept nogil:
+    cdef crypto_op *op = &ctx.ops[slot]
+    if not packet.sa.esn or number_now(ctx, packet, i) == ctx.seqs[slot]:
+        return finish_inbound(ctx, packet, slot)
+    if ctx.again_at[slot] == 0:  # replay_join keeps the ciphertext of each that can come here
+        op.ok = 0
+        return finish_inbound(ctx, packet, slot)
+    memcpy(op.data, ctx.again + ctx.again_at[slot] - 1, op.length)
+    return open_alone(ctx, packet, i)
+
+
+cdef inline uint8_t finish_refused(esp_batch_ctx *ctx, esp_packet *packet, uint32_t i) noexcept nogil:
+    """A packet that was refused before the crypto. What the window said may be another thing now."""
+    cdef int result
+    if packet.verdict == VERDICT_REPLAY_SEEN or packet.verdict == VERDICT_REPLAY_OLD:
+        result = replay_check(<replay_window *> packet.sa.window, number_now(ctx, packet, i))
+        if result == REPLAY_NEW:
+            return open_alone(ctx, packet, i)
+        packet.verdict = replay_verdict(result)
+    if packet.sa != NULL:
+        last_drop_arrived(packet.sa, packet.verdict, ctx.now_ns, packet.data, packet.length)
+    return packet.verdict
 
 
 cdef inline void finish_one(esp_batch_ctx *ctx, esp_packet *packet, uint32_t i, uint32_t *slot, uint32_t used) noexcept nogil:
     if slot[0] < used and ctx.ops[slot[0]].index == i:
-        packet.verdict = finish_inbound(ctx, packet, slot[0])
+        packet.verdict = finish_opened(ctx, packet, i, slot[0])
         slot[0] += 1
     else:
-        if packet.verdict == VERDICT_REPLAY_SEEN and packet.sa.esn:
-            packet.verdict = forget_unauthentic(ctx, packet, i)
-        if packet.sa != NULL:
-            last_drop_arrived(packet.sa, packet.verdict, ctx.now_ns, packet.data, packet.length)
+        packet.verdict = finish_refused(ctx, packet, i)
+    if packet.sa != NULL and packet.sa.esn and packet.sa.window != NULL:
+        replay_settle(<replay_window *> packet.sa.window)
     if packet.verdict == VERDICT_OK:
         count_u64(&packet.sa.packets, 1)
         count_u64(&packet.sa.bytes, packet.length)

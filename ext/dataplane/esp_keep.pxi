@@ -32,18 +32,23 @@ cdef uint8_t take_header(const esp_sa *sa, const uint8_t *packet, uint32_t lengt
     if info.is_fragment:
         return VERDICT_OUTER_FRAGMENT
     kept.pseudo = kept.options = 0
+    # what is sent is the copy: who shares the buffer may write to the packet from now on
+    memcpy(kept.copy, packet, info.header_length)
     if sa.mode == MODE_TRANSPORT:
-        kept.length = transport_split(packet, &info, &kept.field)
-        kept.next_header = packet[kept.field]
+        kept.length = transport_split(kept.copy, &info, &kept.field)
+        if kept.length == 0:
+            return VERDICT_BAD_INNER
+        kept.next_header = kept.copy[kept.field]
     else:
-        if not is_address(packet, sa.inner_addresses, sa.inner):
+        if not is_address(kept.copy, sa.inner_addresses, sa.inner):
             return VERDICT_BAD_INNER
         kept.length = info.header_length if info.version == 4 else 40
-        kept.next_header = packet[9] if info.version == 4 else packet[6]
+        kept.next_header = kept.copy[9] if info.version == 4 else kept.copy[6]
         if info.version == 4 and kept.length > 20:
             kept.options = kept.length - 20
             kept.pseudo = (4 + kept.options + 7) & ~<uint32_t> 7
-    memcpy(kept.copy, packet, kept.length)
+    if kept.next_header == ESP_NEXT_NONE:  # the receiver would take it for a dummy (RFC 4303 section 2.6)
+        return VERDICT_BAD_INNER
     whole[0] = info.total_length
     return VERDICT_OK
 
@@ -79,18 +84,18 @@ cdef inline uint8_t *put_header(esp_sa *sa, uint8_t *esp, uint32_t behind, kept_
 
 # --- in: after the ICV, `payload` holds `room` bytes ------------------------------------------------------------------------------------------
 
-cdef inline uint8_t restore_transport(const esp_sa *sa, esp_packet *packet, uint8_t *payload, uint32_t room) noexcept nogil:
-    cdef ip_info info
-    cdef uint8_t *start
-    ip_parse(packet.data, packet.length, &info)  # as before the ICV: it did not change
-    start = payload - info.header_length
-    memmove(start, packet.data, info.header_length)
-    start[transport_last_field(start, &info)] = packet.next_header
-    transport_close_header(start, info.header_length, room)
+cdef inline uint8_t restore_transport(
+    const esp_sa *sa, esp_packet *packet, const outer_place *place, uint8_t *payload, uint32_t room
+) noexcept nogil:
+    """`place` was read before the ICV was checked. The header itself is not asked for a length again: others may write to the buffer."""
+    cdef uint8_t *start = payload - place.header
+    memmove(start, packet.data, place.header)
+    start[place.field] = packet.next_header
+    transport_close_header(start, place.header, room)
     if sa.nat != NAT_NONE:
-        transport_mend_checksum(start, info.header_length, room, packet.next_header, sa.nat == NAT_ADJUST, sa.original_sum)
+        transport_mend_checksum(start, place.header, room, packet.next_header, sa.nat == NAT_ADJUST, sa.original_sum)
     packet.data = start
-    packet.length = info.header_length + room
+    packet.length = place.header + room
     return VERDICT_OK
 
 

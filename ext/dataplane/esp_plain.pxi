@@ -83,22 +83,25 @@ cdef inline bint is_plain_inbound(const esp_sa *sa) noexcept nogil:
 cdef uint32_t prepare_plain_inbound(esp_batch_ctx *ctx, esp_packet *packets, uint32_t n, uint32_t first, uint32_t used) noexcept nogil:
     """What prepare_inbound does, for the packets of one plain SA that stand together; as prepare_plain_outbound."""
     cdef esp_sa *sa = packets[first].sa
-    cdef const replay_window *window
-    cdef uint32_t i = first, length, sealed, around, low, spi_be = 0
-    cdef uint64_t seq
+    cdef replay_window *window
+    cdef uint32_t i = first, length, sealed, around, low, spi_be = 0, left = CHUNK
+    cdef uint64_t seq, ahead = 0
     cdef uint8_t *esp
     cdef bint has_outer, esn
     cdef esp_packet *packet
     cdef crypto_op *op
     if not is_plain_inbound(sa):
         return 0
-    window, around, has_outer, esn = <const replay_window *> sa.window, <uint32_t> 16 + sa.icv_length, sa.outer_length != 0, sa.esn
-    if esn and replay_resync_due(window):
-        return 0
-    while i < n and packets[i].sa == sa:
+    window, around, has_outer, esn = <replay_window *> sa.window, <uint32_t> 16 + sa.icv_length, sa.outer_length != 0, sa.esn
+    if esn:
+        if window.failed + window.pending >= REPLAY_RESYNC_AFTER:
+            return 0
+        left = REPLAY_RESYNC_AFTER - window.failed - window.pending
+        ahead = window.ahead if window.pending else window.top
+    while i < n and left and packets[i].sa == sa:
         packet, op = &packets[i], &ctx.ops[used]
         esp, length = packet.data, packet.length
-        if has_outer and strip_outer(sa, packet, &esp, &length, &ctx.outer_tos[used]) != VERDICT_OK:
+        if has_outer and strip_outer(sa, packet, &esp, &length, &ctx.outers[used]) != VERDICT_OK:
             break
         sealed = length - around
         if length > MAX_PACKET or length < around + 2 or sealed & 3:
@@ -107,10 +110,15 @@ cdef uint32_t prepare_plain_inbound(esp_batch_ctx *ctx, esp_packet *packets, uin
         seq = low = load_be32(esp + 4)
         if esn:
             seq = replay_infer_esn(window, low)
+            if seq + window.size <= ahead:  # as replay_join: its number hangs on what comes before it
+                break
+            if seq > ahead:
+                ahead = seq
         if spi_be != sa.spi_be or replay_check(window, seq) != REPLAY_NEW:
             break
         ctx.lows[i] = low
         ctx.seqs[used] = seq
+        ctx.again_at[used] = 0
         memcpy(op.nonce, sa.salt, 4)
         memcpy(op.nonce + 4, esp + 8, 8)
         op.key = sa.key
@@ -126,6 +134,10 @@ cdef uint32_t prepare_plain_inbound(esp_batch_ctx *ctx, esp_packet *packets, uin
         packet.verdict = VERDICT_OK
         used += 1
         i += 1
+        left -= 1
+    if esn:
+        window.pending += i - first
+        window.ahead = ahead
     return i - first
 
 
@@ -153,7 +165,7 @@ cdef uint32_t finish_plain_inbound(esp_batch_ctx *ctx, esp_packet *packets, uint
             break
         if counted >= sa.hard_limit or inner_length > hard_bytes - counted_bytes:
             break
-        if has_outer and mark_inner(sa, op.data, ctx.outer_tos[slot]) != VERDICT_OK:
+        if has_outer and mark_inner(sa, op.data, ctx.outers[slot].tos) != VERDICT_OK:
             break
         if replay_advance(window, ctx.seqs[slot]) != REPLAY_NEW:
             break
@@ -165,4 +177,6 @@ cdef uint32_t finish_plain_inbound(esp_batch_ctx *ctx, esp_packet *packets, uint
         i += 1
     store_u64(&sa.packets, counted)
     store_u64(&sa.bytes, counted_bytes)
+    if esn:
+        replay_settle(window)
     return i - first

@@ -16,7 +16,12 @@ from ..errors import UsageError
 
 
 def fragment_packet(packet, int mtu, ident=None):
-    """See fragment.pyi."""
+    """The fragments of an IPv4 or IPv6 packet, each at most `mtu` bytes with its header; [packet] where it fits.
+
+    `ident` is the identification of an IPv6 packet's fragments (None: random); IPv4 has its own in the header. Bytes behind
+    the packet's own length are left out. Raises UsageError: no IP packet, DF set, a fragment of IPv6, an `mtu` too small for
+    the headers (RFC 791 section 3.2, RFC 8200 section 4.5, RFC 7112).
+    """
     cdef const uint8_t[::1] view = packet
     cdef ip_info info
     cdef ip_cutter cutter

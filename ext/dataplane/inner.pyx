@@ -6,13 +6,14 @@ Called by tun and packet_socket, which are InnerPorts, and by worker, which take
 from libc.stdint cimport uint8_t, uint64_t
 from libc.string cimport memcpy, memset
 
+from ipsec_fast.dataplane.forks cimport port_check_free
 from ipsec_fast.dataplane.net_io cimport vnet_header
 
 import os
 
 
 cdef class InnerPort:
-    """See inner.pyi."""
+    """The inner side of a worker: a `Tun` or a `PacketSocket`; nothing by itself. `features`: what is on now."""
 
     def __cinit__(self):
         self.port.fd = -1
@@ -24,12 +25,15 @@ cdef class InnerPort:
         self.port.fd = -1
 
     def close(self):
+        """Twice is fine. StateError while a worker runs on it."""
+        port_check_free(&self.users, "this inner port")
         if self.port.fd >= 0:
             os.close(self.port.fd)
         self.port.fd = -1
 
     @property
     def fd(self):
+        """-1 once closed."""
         return self.port.fd
 
 

@@ -19,7 +19,7 @@ cdef uint8_t *exact_copy(bytes data) except NULL:
 
 
 def parse(bytes packet not None):
-    """("ok", fields) or (reason, None)."""
+    """("ok", fields) or (reason, None), by the header parse of the kernels; for tests."""
     cdef ip_info info
     cdef uint8_t *block = exact_copy(packet)
     cdef int result = ip_parse(block, len(packet), &info)

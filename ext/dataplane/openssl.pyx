@@ -10,6 +10,7 @@ from libc.string cimport memset
 
 from ipsec_fast.algorithms import Mode, esp_suite, esp_suite_names
 from ipsec_fast.dataplane.engine cimport IV_NONE, IV_RANDOM, IV_SEQUENCE, engine_suite, register_suite
+from ipsec_fast.dataplane.forks cimport fork_count
 from ipsec_fast.dataplane.libcrypto cimport *
 from ipsec_fast.dataplane.openssl_aead cimport *
 from ipsec_fast.dataplane.openssl_combined cimport *
@@ -20,34 +21,15 @@ cdef EVP_CIPHER *aes256_ctr = EVP_CIPHER_fetch(NULL, "AES-256-CTR", NULL)
 
 # --- IVs -----------------------------------------------------------------------------------------------------------------------------------------
 
-cdef extern from *:
-    """
-    #include <pthread.h>
-    static uint32_t iv_forks;
-    static void iv_note_fork(void) { iv_forks++; }
-    """
-    uint32_t iv_forks
-    void iv_note_fork() noexcept nogil
-
-cdef extern from "pthread.h" nogil:
-    int pthread_atfork(void (*before)() noexcept nogil, void (*parent)() noexcept nogil, void (*child)() noexcept nogil) noexcept
-
-if pthread_atfork(NULL, NULL, iv_note_fork) != 0:
-    raise MemoryError
-
 cdef struct iv_generator:
     EVP_CIPHER_CTX *ctx
     uint32_t forks           # when its key was made
 
 
-cdef const uint32_t *iv_fork_count() noexcept nogil:
-    return &iv_forks
-
-
 cdef int take_key(iv_generator *generator) noexcept nogil:
     cdef uint8_t seed[48]
     cdef int ok
-    generator.forks = iv_forks
+    generator.forks = fork_count[0]
     ok = (
         generator.ctx != NULL
         and aes256_ctr != NULL
@@ -77,7 +59,7 @@ cdef void iv_generator_free(iv_generator *generator) noexcept nogil:
 
 cdef bint iv_generator_fill(iv_generator *generator, uint8_t *out, uint32_t length) noexcept nogil:
     cdef int written
-    if generator.forks != iv_forks and not take_key(generator):
+    if generator.forks != fork_count[0] and not take_key(generator):
         return False
     memset(out, 0, length)
     return EVP_EncryptUpdate(generator.ctx, out, &written, out, <int> length) > 0

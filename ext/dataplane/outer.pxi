@@ -36,12 +36,11 @@ cdef inline void write_outer4(esp_sa *sa, uint8_t *header, uint32_t total, uint8
     cdef uint32_t first = <uint32_t> template[0] << 24 | <uint32_t> tos << 16 | <uint32_t> <uint16_t> total, second, third, i
     cdef uint32_t flags = load_be16(template + 6)
     cdef uint64_t sum
-    sa.outer_id += 1
     if sa.rules & RULE_DF_COPY:
         flags = df << 8  # nobody on the way may cut an IPv6 packet
     if not (sa.rules & RULE_TTL_COPY and ttl):
         ttl = template[8]
-    second = <uint32_t> sa.outer_id << 16 | flags
+    second = <uint32_t> sa_next_id(sa) << 16 | flags
     third = <uint32_t> ttl << 24 | <uint32_t> template[9] << 16
     sum = <uint64_t> first + second + third + load_be32(template + 12) + load_be32(template + 16)
     store_be32(header, first)
@@ -61,6 +60,7 @@ cdef inline void write_udp6_checksum(uint8_t *packet, uint32_t udp_at, uint32_t 
 
 cdef inline uint8_t find_esp(const esp_sa *sa, uint8_t *upper, uint8_t protocol, uint32_t left, uint8_t **esp, uint32_t *length) noexcept nogil:
     # what stands behind the outer IP header: ESP, or the UDP header that the SA says is there
+    cdef uint32_t udp_length
     if not sa.encap:
         if protocol != 50:
             return VERDICT_BAD_OUTER
@@ -70,20 +70,31 @@ cdef inline uint8_t find_esp(const esp_sa *sa, uint8_t *upper, uint8_t protocol,
     # the peer's port may change behind a NAT, ours may not; the checksum is none of our business (RFC 3948 section 2.1)
     if protocol != 17 or left < 8 or load_be16(upper + 2) != sa.dport:
         return VERDICT_BAD_OUTER
-    if load_be16(upper + 4) < 8 or load_be16(upper + 4) > left:
+    udp_length = load_be16_once(upper + 4)
+    if udp_length < 8 or udp_length > left:
         return VERDICT_BAD_OUTER
     esp[0] = upper + 8
-    length[0] = <uint32_t> load_be16(upper + 4) - 8
+    length[0] = udp_length - 8
     return VERDICT_OK
 
 
-cdef inline uint8_t strip_outer(const esp_sa *sa, const esp_packet *packet, uint8_t **esp, uint32_t *length, uint8_t *tos) noexcept nogil:
+# What is known of an outer header once it was read: who shares the buffer may write to it while the packet is opened.
+cdef struct outer_place:
+    uint16_t header          # its bytes
+    uint16_t field           # transport mode: offset of the byte that names what follows
+    uint8_t tos
+
+
+cdef inline uint8_t strip_outer(const esp_sa *sa, const esp_packet *packet, uint8_t **esp, uint32_t *length, outer_place *place) noexcept nogil:
     cdef ip_info info
     if ip_parse(packet.data, packet.length, &info) != IP_OK or (sa.outer and info.version != sa.outer):
         return VERDICT_BAD_OUTER
     if info.is_fragment:
         return VERDICT_OUTER_FRAGMENT
-    tos[0] = info.tos
+    place.tos = info.tos
+    place.header = info.header_length
+    if sa.mode == MODE_TRANSPORT:
+        place.field = <uint16_t> transport_last_field(packet.data, &info)
     return find_esp(sa, packet.data + info.header_length, info.protocol, info.total_length - info.header_length, esp, length)
 
 

@@ -21,6 +21,7 @@ import struct
 from libc.stdint cimport uint64_t
 from libc.string cimport memcpy
 
+from ipsec_fast.dataplane.forks cimport port_check_free
 from ipsec_fast.dataplane.inner cimport LINK_BYTES, MAC_BYTES, PEER_KNOWN
 from ipsec_fast.dataplane.net_io cimport atomic_get_u64
 
@@ -42,12 +43,19 @@ cdef class PeerWord:
 
 
 cdef class PacketSocket(InnerPort):
-    """See packet_socket.pyi."""
+    """One AF_PACKET socket on an Ethernet interface, with virtio-net headers: the inner side of a worker without a TUN.
+
+    `peer_mac` ("02:00:00:00:00:01") is the station that packets are written to; None: whoever was heard last. `promiscuous` reads
+    frames to other stations too. `fanout` makes a group that `another()` can join. `qdisc_bypass` writes straight to the driver. Raises
+    HostError (no such interface, not Ethernet, down, no right, the kernel forwards what arrives there and `kernel_forwards` is not set).
+    """
 
     def __init__(
         self, str interface, *, peer_mac=None, bint promiscuous=False, bint fanout=False, bint qdisc_bypass=False,
         bint kernel_forwards=False, offload=Offload(), _beside=None,
     ):
+        if self._socket is not None:
+            raise StateError("this packet socket is made already")
         if not 0 < len(interface.encode()) < 16 or "/" in interface:
             raise UsageError(f"interface {interface!r}: a device name has 1 to 15 characters and no slash, for example eth1")
         fixed = None if peer_mac is None else _mac_bytes(peer_mac)
@@ -93,16 +101,29 @@ cdef class PacketSocket(InnerPort):
         self.port.fd = -1  # the socket object closes it
 
     def close(self):
+        port_check_free(&self.users, f"the packet socket on {self._name}")
         self.port.fd = -1
         if self._socket is not None:
             self._socket.close()
 
+    cdef int _need(self) except -1:
+        if self._socket is None:
+            raise UsageError("this packet socket was never made: PacketSocket.__init__ did not run, or failed")
+        return 0
+
     def another(self):
+        """Another socket of the same fanout group: the kernel gives every frame to one of them, those of one flow to the same."""
+        self._need()
         if self._group is None:
             raise StateError(f"the packet socket on {self._name} was opened without fanout=True: there is no group to join")
         return PacketSocket(self._name, fanout=True, _beside=self, **self._options)
 
     def solicit(self, address):
+        """Makes the kernel look for this station on the interface; its answer tells a worker where the peer is.
+
+        For a host that may not have said anything when the first packet for it comes. Raises HostError (no address of its network).
+        """
+        self._need()
         family = socket.AF_INET if address.version == 4 else socket.AF_INET6
         try:
             with socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as asking:
@@ -114,28 +135,37 @@ cdef class PacketSocket(InnerPort):
             ) from None
 
     def take_dropped(self):
+        """Frames that the kernel dropped since this was last asked because the socket's buffer was full."""
+        self._need()
         return struct.unpack("II", self._socket.getsockopt(SOL_PACKET, PACKET_STATISTICS, 8))[1]
 
     @property
     def name(self):
+        """The interface."""
         return self._name
 
     @property
     def group(self):
+        """Of the fanout."""
         return self._group
 
     @property
     def mtu(self):
+        """Of the interface when it was opened; longer packets are not written."""
         return self.port.mtu
 
     @property
     def mac(self):
+        """The interface's own address."""
         return (<const char *>self.port.link[0])[MAC_BYTES:2 * MAC_BYTES].hex(":")
 
     @property
     def peer_mac(self):
-        cdef uint64_t word = atomic_get_u64(&self._peer.word)
+        """None as long as nobody was heard."""
+        cdef uint64_t word
         cdef const char *at = <const char *>&word
+        self._need()
+        word = atomic_get_u64(&self._peer.word)
         return at[:MAC_BYTES].hex(":") if at[MAC_BYTES] == PEER_KNOWN else None
 
     @property

@@ -190,7 +190,7 @@ cdef inline uint32_t answer_v6(uint8_t *out, const uint8_t *packet, const ip_inf
 
 
 def clamped(bytes packet, int mss, *, bint partial=False):
-    """(what clamp_mss says, the packet as it leaves it), for tests; ("bad", packet) where it cannot be parsed."""
+    """What the worker's MSS clamp says of a packet and how it leaves it, for tests. `partial`: its checksum is not complete yet."""
     cdef bytearray copy = bytearray(packet)
     cdef ip_info info
     cdef uint8_t *at = <uint8_t *><char *>copy
@@ -201,7 +201,7 @@ def clamped(bytes packet, int mss, *, bint partial=False):
 
 
 def too_big_answer(bytes packet, int mtu, *, int wire_length=0):
-    """What answer_too_big writes, for tests; empty if no answer may be sent."""
+    """The ICMP or ICMPv6 answer to a packet above `mtu`, for tests; empty if none may be sent. `wire_length`: a super-packet's segment."""
     cdef uint8_t out[ANSWER_BYTES]
     cdef ip_info info
     cdef const uint8_t *at = <const uint8_t *><const char *>packet

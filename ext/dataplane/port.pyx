@@ -25,7 +25,7 @@ from ipsec_fast.dataplane.net_io cimport (
     CONTROL_BYTES, POLLIN, POLLOUT, control_add_segment, control_add_source, control_add_tos, iovec, mmsghdr,
     msghdr, poll, pollfd, sendmmsg
 )
-from ipsec_fast.dataplane.sad cimport PROTOCOL_AH
+from ipsec_fast.dataplane.sad cimport PROTOCOL_AH, next_shared_id
 from ipsec_fast.dataplane.status cimport VERDICT_OK, VERDICT_SEND_FAILED
 
 cdef extern from "stdlib.h" nogil:
@@ -104,8 +104,11 @@ cdef void tx_seal(tx_queue *queue) noexcept nogil:
 
 
 cdef uint32_t close_gaps(tx_queue *queue, tx_slot *slot) noexcept nogil:
-    """Packets without VERDICT_OK leave their slot, counted; the others move up. How many are left. No move where all are well."""
+    """Packets without VERDICT_OK leave their slot, counted; the others move up. How many are left. No move where all are well.
+
+    Their lengths are what the kernels say, not what tx_reserve has foreseen; `packets` of the slot begins with those that are left."""
     cdef uint32_t i, kept = 0, at = slot.to.front
+    cdef bint ended = False
     cdef esp_packet *packet
     for i in range(slot.first, slot.first + slot.count):
         packet = &queue.packets[i]
@@ -117,6 +120,10 @@ cdef uint32_t close_gaps(tx_queue *queue, tx_slot *slot) noexcept nogil:
         at += packet.length
         if kept == 0:
             slot.segment = packet.length
+        elif ended or packet.length > slot.segment:
+            slot.mixed = True
+        ended = packet.length != slot.segment
+        queue.packets[slot.first + kept].length = packet.length
         kept += 1
     slot.count = kept
     slot.length = at
@@ -182,7 +189,7 @@ cdef int send_messages(
         if errno == EINTR:
             continue
         if errno != EAGAIN and errno != ENOBUFS and errno != EIO and errno != EINVAL and refused < PENDING_TRIES:
-            refused += 1  # it may be an earlier datagram's, reported once
+            refused += 1  # it may be an earlier datagram's, reported once; anybody can send many such errors
             continue
         if errno == EAGAIN or errno == ENOBUFS:
             if errno == ENOBUFS:  # the socket may be writable all the while: poll would not wait
@@ -211,19 +218,25 @@ cdef uint32_t send_apart(tx_queue *queue, tx_slot *slot, udp_port *port, int sto
     cdef mmsghdr messages[SLOT_SEGMENTS]
     cdef iovec vectors[SLOT_SEGMENTS]
     cdef uint8_t controls[SLOT_SEGMENTS][CONTROL_BYTES]
-    cdef uint32_t i, at = 0, length, done = 0
+    cdef uint32_t i, at = 0, length, done = 0, too_long = SLOT_BYTES
     cdef int error = 0, sent = 0
     for i in range(slot.count):
-        length = min(slot.segment, slot.length - at)
+        length = queue.packets[slot.first + i].length
         fill_message(&messages[i], &vectors[i], controls[i], slot, port, slot.base + at, length, False)
         at += length
     i = 0
     while i < slot.count:
+        if queue.packets[slot.first + i].length >= too_long:  # nor would the kernel take this one
+            count_failure(queue.counters, EMSGSIZE, 1)
+            i += 1
+            continue
         sent = send_messages(messages + i, slot.count - i, port, queue.counters, stop_fd, &error)
         done += sent
         i += sent
         if i < slot.count:
             count_failure(queue.counters, error, 1)
+            if error == EMSGSIZE:
+                too_long = min(too_long, queue.packets[slot.first + i].length)
             i += 1
             if error == EAGAIN:
                 count_failure(queue.counters, error, slot.count - i)
@@ -276,8 +289,7 @@ cdef void put_front(tx_queue *queue, tx_slot *slot) noexcept nogil:
     if at[0] >> 4 == 4:
         at[1] = slot.tos
         store16(at + 2, slot.length)
-        store16(at + 4, queue.piece_id & 0xFFFF or 1)  # 0: the kernel would give each fragment another one
-        queue.piece_id += 1
+        store16(at + 4, next_shared_id(slot.to.ids))
         check = csum_ipv4_header(at, 20)
         memcpy(at + 10, &check, 2)
         return
@@ -292,16 +304,59 @@ cdef void put_front(tx_queue *queue, tx_slot *slot) noexcept nogil:
     memcpy(at + 46, &check, 2)
 
 
-cdef inline void clear_df(uint8_t *packet) noexcept nogil:
-    cdef uint16_t check, before, after
+cdef inline uint16_t put_mended(uint8_t *at, const uint8_t *bytes_, uint32_t length, uint16_t check) noexcept nogil:
+    """Stores some 16-bit words; the checksum that covers them, mended."""
+    cdef uint32_t i
+    cdef uint16_t before, after
+    for i in range(0, length, 2):
+        memcpy(&before, at + i, 2)
+        memcpy(&after, bytes_ + i, 2)
+        check = csum_update16(check, before, after)
+        memcpy(at + i, &after, 2)
+    return check
+
+
+cdef inline void clear_df(uint8_t *packet, uint64_t *ids) noexcept nogil:
+    """Without DF the identification matters: it becomes one that the peer's other SAs do not use. AH covers it, so there it stays."""
+    cdef uint16_t check
+    cdef uint8_t fields[4]
     if packet[0] >> 4 != 4 or not packet[6] & IP_DF:
         return
+    memcpy(fields, packet + 4, 4)
+    fields[2] &= ~<uint8_t>IP_DF
+    if packet[9] != PROTOCOL_AH:
+        store16(fields, next_shared_id(ids))
     memcpy(&check, packet + 10, 2)
-    memcpy(&before, packet + 6, 2)
-    packet[6] &= ~<uint8_t>IP_DF
-    memcpy(&after, packet + 6, 2)
-    check = csum_update16(check, before, after)
+    check = put_mended(packet + 4, fields, 4, check)
     memcpy(packet + 10, &check, 2)
+
+
+cdef void readdress(tx_queue *queue, tx_slot *slot) noexcept nogil:
+    """The peer is elsewhere than where the SA was made to send to (udp_endpoint.moved): address and UDP port of each packet. No ICV covers them."""
+    cdef uint32_t i, at = 0
+    cdef uint8_t port[2]
+    cdef uint8_t ident[2]
+    cdef uint8_t *packet
+    cdef uint16_t check
+    store16(port, slot.to.peer.port)
+    for i in range(slot.count):
+        packet = slot.base + at
+        at += queue.packets[slot.first + i].length
+        if packet[0] >> 4 == 4:
+            memcpy(&check, packet + 10, 2)
+            check = put_mended(packet + 16, <const uint8_t *>slot.to.peer.address, 4, check)
+            if not packet[6] & IP_DF:  # those of its SA count what went to where the peer was
+                store16(ident, next_shared_id(slot.to.ids))
+                check = put_mended(packet + 4, ident, 2, check)
+            memcpy(packet + 10, &check, 2)
+            memcpy(packet + 22, port, 2)  # its UDP checksum is zero (RFC 3948 section 2.1)
+            continue
+        memcpy(&check, packet + 46, 2)
+        check = put_mended(packet + 24, <const uint8_t *>slot.to.peer.address, 16, check)
+        check = put_mended(packet + 42, port, 2, check)
+        if check == 0:
+            check = 0xFFFF
+        memcpy(packet + 46, &check, 2)
 
 
 cdef uint32_t send_outside(tx_queue *queue, tx_slot *slot, udp_port *port, int stop_fd) noexcept nogil:
@@ -311,8 +366,8 @@ cdef uint32_t send_outside(tx_queue *queue, tx_slot *slot, udp_port *port, int s
         put_front(queue, slot)
         return send_cut(queue, slot, port, slot.base, slot.length, stop_fd)
     for i in range(slot.count):
-        length = min(slot.segment, slot.length - at)
-        clear_df(slot.base + at)
+        length = queue.packets[slot.first + i].length
+        clear_df(slot.base + at, slot.to.ids)
         done += send_cut(queue, slot, port, slot.base + at, length, stop_fd)
         at += length
     return done
@@ -322,12 +377,14 @@ cdef uint32_t send_raw(tx_queue *queue, tx_slot *slot, udp_port *port, int stop_
     """The packets of one slot through a raw socket. How many left."""
     cdef uint32_t i, at = 0, length, done = 0
     cdef uint8_t *data
+    if slot.to.moved:
+        readdress(queue, slot)
     if slot.to.outside:
         return send_outside(queue, slot, port, stop_fd)
-    if slot.to.mtu == 0 or slot.segment <= slot.to.mtu:
+    if slot.to.mtu == 0 or (slot.segment <= slot.to.mtu and not slot.mixed):
         return send_apart(queue, slot, port, stop_fd)
     for i in range(slot.count):
-        length = min(slot.segment, slot.length - at)
+        length = queue.packets[slot.first + i].length
         data = slot.base + at
         at += length
         if length > slot.to.mtu and data[0] >> 4 == 4 and data[6] & 0x40:  # DF: what does not fit is lost, and counted
@@ -395,7 +452,7 @@ cdef void tx_send(tx_queue *queue, udp_port **ports, uint32_t port_count, int st
             queue.counters.value[C_PACKETS_OUT] += send_run(queue, run, in_run, ports[index], stop_fd)
             in_run = 0
         index = slot.to.socket_index
-        if ports[index].raw or (not ports[index].udp_segment and slot.count > 1):
+        if ports[index].raw or (slot.count > 1 and (slot.mixed or not ports[index].udp_segment)):
             if in_run:
                 queue.counters.value[C_PACKETS_OUT] += send_run(queue, run, in_run, ports[index], stop_fd)
                 in_run = 0

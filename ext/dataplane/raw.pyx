@@ -33,10 +33,9 @@ cdef enum:
 
 
 cdef class RawBatch:
-    """`batch` operations of the size that an inner packet of `packet_bytes` has under ESP, or under AH and an IPv4 header; `run` gives the
-    nanoseconds of one pass.
+    """`batch` operations of the bare engine, of the size that an inner packet of `packet_bytes` has under ESP, or AH.
 
-    `packet_bytes` may be a sequence, a size for each operation.
+    `packet_bytes` may be a sequence, a size for each operation; ValueError where it has another length than `batch`.
     """
 
     cdef const engine_suite *suite

@@ -11,9 +11,10 @@ import errno
 import socket
 import struct
 
+from ipsec_fast.dataplane.forks cimport port_check_free
 from ipsec_fast.dataplane.udp cimport udp_port
 
-from ..errors import HostError, UsageError
+from ..errors import HostError, StateError, UsageError
 
 cdef extern from "net_io.h" nogil:
     enum:
@@ -28,12 +29,18 @@ BUFFER_BYTES = 8 << 20
 
 
 cdef class RawSocket:
-    """See raw_socket.pyi."""
+    """A non-blocking raw socket for ESP (50) or AH (51) without UDP; whole packets leave, with the header that their SA wrote.
+
+    `local` None is every address of `version`. Raises HostError where CAP_NET_RAW is missing or the address is not this host's.
+    Without `receive` it only sends: the kernel gives every raw socket a copy of each packet.
+    """
 
     def __cinit__(self):
         self.port_.fd = -1
 
     def __init__(self, local, *, int protocol=50, int version=4, mark=None, bint receive=True):
+        if self._socket is not None:
+            raise StateError("this raw socket is made already")
         if local is not None:
             version = local.version
         if version not in (4, 6) or protocol not in (50, 51):
@@ -62,32 +69,40 @@ cdef class RawSocket:
         self.port_.fd = sock.fileno()
 
     def close(self):
+        """Twice is fine. StateError while a worker runs on it."""
+        port_check_free(&self.users, "this raw socket")
         self.port_.fd = -1
         if self._socket is not None:
             self._socket.close()
 
     @property
     def fd(self):
+        """-1 once closed."""
         return self.port_.fd
 
     @property
     def local(self):
+        """The address that it is bound to, None: every one."""
         return self._local
 
     @property
     def version(self):
+        """4 or 6."""
         return self._version
 
     @property
     def protocol(self):
+        """50 or 51."""
         return self._protocol
 
     @property
     def port(self):
+        """0."""
         return 0
 
     @property
     def features(self):
+        """What is on now: nothing, packets leave one by one."""
         return {"udp_segment": False, "udp_gro": False}
 
 

@@ -46,7 +46,12 @@ cdef uint64_t nanoseconds(double seconds) except? 0:
 
 
 cdef class Reassembler:
-    """See reassemble.pyi."""
+    """Fragments in, whole packets out (RFC 791 section 3.2, RFC 8200 section 4.5), in memory taken once.
+
+    `memory_bytes` holds payload (64 KiB or more; in blocks of 2 KiB), `datagrams` bounds how many are under way; when either
+    is full the oldest goes. `timeout_s` counts from a datagram's first fragment. Overlapping, tiny and lying fragments are
+    dropped as ext/include/ip_fragment.h says. Not for several threads at once. Raises UsageError for bounds out of range.
+    """
 
     def __cinit__(self, *, memory_bytes=4 << 20, datagrams=256, timeout_s=30.0):
         if not 1 << 16 <= memory_bytes <= MAX_MEMORY_BYTES or not 1 <= datagrams <= 1 << 20 or not 0 < timeout_s <= 3600:
@@ -62,9 +67,14 @@ cdef class Reassembler:
         frag_free(self.table)
 
     def push(self, packet, double now):
+        """The whole packet that `packet` completes, or is; None: kept for later, or dropped.
+
+        `now` is in seconds, of any clock that does not go back.
+        """
         return self.push_for_verdict(packet, now)[1]
 
     def push_for_verdict(self, packet, double now):
+        """(verdict, packet) of the same: (0, None) is kept for later."""
         cdef const uint8_t[::1] view = packet
         cdef uint64_t now_ns = nanoseconds(now)
         cdef uint32_t length = <uint32_t> min(view.shape[0], 65575)
@@ -86,17 +96,21 @@ cdef class Reassembler:
         return frag_verdict(result), None
 
     def expire(self, double now):
+        """Drops what has waited too long; push does it too."""
         frag_expire(self.table, nanoseconds(now))
 
     @property
     def allocated_bytes(self):
+        """All it ever takes."""
         return self.table.bytes
 
     @property
     def held(self):
+        """Datagrams under way, dropped ones whose fragments may still come among them."""
         return self.table.datagrams_held
 
     def counters(self):
+        """`joined` packets made of `joined_fragments`, `held_fragments`, and `drop_` with the name of each verdict."""
         cdef int i
         found = {
             "joined": self.table.joined, "joined_fragments": self.table.joined_pieces, "held_fragments": self.table.pieces_held,

@@ -20,11 +20,11 @@ cdef extern from "replay.h" nogil:
 
 
 cdef class ReplayWindow:
-    """A window of `size` numbers below `top`; results are "new", "old" or "seen"."""
+    """The anti-replay window of the kernels, for tests: `size` numbers (32 to 1048576), all up to `top` seen."""
 
     def __cinit__(self, size, top=0):
-        if not 64 <= size <= 1048576:
-            raise UsageError(f"anti-replay window {size}: it is 64 to 1048576 packets")
+        if not 32 <= size <= 1048576:
+            raise UsageError(f"anti-replay window {size}: it is 32 to 1048576 packets")
         self.window = replay_new(size, top)
         if self.window == NULL:
             raise MemoryError
@@ -34,6 +34,7 @@ cdef class ReplayWindow:
 
     @property
     def top(self):
+        """The highest number that was seen."""
         return (<replay_window *> self.window).top
 
     def check(self, uint64_t seq):

@@ -95,7 +95,7 @@ cdef uint32_t ring_pop(record_ring *ring, uint8_t *to, uint32_t room) noexcept n
 
 
 cdef class Wake:
-    """An eventfd, open as long as anybody who would write to it: rings of one consumer share it."""
+    """An eventfd; what several rings wake their one consumer by."""
 
     def __cinit__(self):
         self.fd = -1
@@ -107,7 +107,7 @@ cdef class Wake:
 
 
 cdef class Ring:
-    """Memory and eventfd of one ring; `fd` is readable while `take` may have something."""
+    """Records of bytes from one producer to one consumer; `fd` is readable while `take` may have something."""
 
     def __cinit__(self, size_t size, Wake wake=None):
         if size < 64 or size & (size - 1):
@@ -125,10 +125,12 @@ cdef class Ring:
 
     @property
     def fd(self):
+        """Readable while `take` may have something."""
         return self.ring.wake_fd
 
     @property
     def overflows(self):
+        """Records for which there was no room."""
         return atomic_get_u64(&self.ring.overflows)
 
     def push(self, bytes record):

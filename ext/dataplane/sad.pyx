@@ -4,7 +4,10 @@ Hot and cold part are apart: kernels see `esp_sa` alone, 64-byte aligned; window
 of the struct: sad_modes.pxi. Left out: the lookup by SPI (sad_table.pyx). Called by: control/, embedders, PacketBatch.
 """
 
+import collections
 import ipaddress
+import os
+import weakref
 
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from libc.stddef cimport size_t
@@ -16,6 +19,8 @@ from ipsec_fast.algorithms import ah_suite, esp_suite
 from ipsec_fast.crypto.secret cimport Secret, borrow
 from ipsec_fast.dataplane.crew cimport CREW_MOST
 from ipsec_fast.dataplane.engine cimport engine_suite, find_suite
+from ipsec_fast.dataplane.epoch cimport retire
+from ipsec_fast.dataplane.forks cimport fork_count
 from ipsec_fast.dataplane.ip cimport csum_add
 from ipsec_fast.dataplane.status cimport VERDICT_COUNT
 from ipsec_fast.errors import AlgorithmError, StateError, UsageError
@@ -57,7 +62,14 @@ cdef extern from *:
     """
     void drop_read(uint64_t *to, const uint64_t *from_, size_t words) noexcept nogil
 
+cdef extern from "unistd.h" nogil:
+    int usleep(unsigned int microseconds) noexcept
+
 MOST_SECONDS = 1 << 33  # as nanoseconds it fits
+
+cdef enum:
+    LEAVING_US = 200
+    LEAVING_TRIES = 5000     # a turn of a worker lasts some 100 ms at most
 
 
 cdef uint64_t nanoseconds(seconds) except? 0:
@@ -71,11 +83,59 @@ cdef inline void store_be16(uint8_t *p, uint32_t value) noexcept nogil:
     p[1] = <uint8_t> value
 
 
+cdef class PeerIds:
+    pass
+
+
+_peer_ids = weakref.WeakValueDictionary()
+_last_asked = collections.OrderedDict()  # by next_identification, whose caller holds none
+LAST_ASKED = 256
+
+
+cdef PeerIds peer_ids_of(src, dst, int protocol, int start):
+    cdef PeerIds found
+    key = (src.packed, dst.packed, protocol)
+    found = _peer_ids.get(key)
+    if found is None:
+        found = _peer_ids[key] = PeerIds()
+        found.next = start
+    return found
+
+
+def next_identification(src, dst, int protocol):
+    """The IPv4 identification of a packet without DF: 1 to 65535, shared with all SAs from `src` to `dst` (RFC 6864)."""
+    key = (src.packed, dst.packed, protocol)
+    found = peer_ids_of(src, dst, protocol, int.from_bytes(os.urandom(2), "big"))
+    _last_asked[key] = found
+    _last_asked.move_to_end(key)
+    while len(_last_asked) > LAST_ASKED:
+        _last_asked.popitem(last=False)
+    return next_shared_id(&found.next)
+
+
 include "sad_modes.pxi"
 
 
 cdef class SA:
-    """One SA of ESP or AH; sad.pyi tells the arguments."""
+    """One security association (RFC 4301 section 4.4.2) of ESP or AH: the Python face of the struct that kernels use.
+
+    `key` is cipher key, salt, integrity key (RFC 7296 section 2.17), bytes-like or a Secret; what is kept of it is
+    wiped at the end. `seq` is the last number used (out) or the highest received (in: it and all below are refused).
+    `granted` None lets every number be used. `window` is the anti-replay window, 32 to 1048576 packets (in).
+
+    Modes. "tunnel" seals whole IP packets, IPv4 and IPv6 in either: with `src` and `dst` the kernels write and strip the
+    outer header, with `encap` (source port, destination port) UDP too (RFC 3948); without, ESP alone. `header` says how
+    the outer header is made (None outside tunnel mode). `tfc`: shorter packets are padded to so many bytes (out).
+    "transport" takes whole IP packets and keeps their header outside; `encap` puts UDP in front of ESP. Behind a NAT
+    `original` (in) mends the checksums of TCP and UDP (RFC 3948 section 3.1.2): the addresses (source, destination) that
+    the sender's packets had, or "recompute".
+    "beet": all packets go from `inner[0]` to `inner[1]`; they travel between `src` and `dst`, without an inner header.
+    `crew` is the size of the Crew that may help to seal or open; 0 in the end where the engine is too fast for that (`sa.crew`).
+    `protocol` "ah" (RFC 4302): `algorithm` is one such as "sha256" or "aes128gmac"; tunnel (with `src`, `dst`) or transport.
+    One thread uses an SA at a time: a call, or the worker whose tables hold it. An SA made before a fork is the parent process's;
+    in the child `protect` and `unprotect`, workers and crews refuse it with StateError.
+    Raises AlgorithmError (unknown algorithm, key of a wrong length), UsageError (everything else that is wrong).
+    """
 
     def __cinit__(self, *args, **kwargs):
         cdef size_t size = (sizeof(esp_sa) + 63) & ~<size_t> 63
@@ -84,6 +144,7 @@ cdef class SA:
             raise MemoryError
         memset(self.hot, 0, size)
         self.hot.owner = <void *> self
+        self.hot.holder = holder_none()
 
     def __init__(self, direction, spi, algorithm="aes128gcm16", key=None, mode="tunnel", src=None, dst=None, encap=None, esn=False,
                  window=1024, seq=0, granted=None, engine="auto", inner=None, original=None, header=None, tfc=0,
@@ -96,8 +157,8 @@ cdef class SA:
             raise UsageError(f"mode {mode!r}: it is one of {', '.join(MODES)}")
         if not isinstance(spi, int) or not 1 <= spi <= 0xFFFFFFFF:
             raise UsageError(f"SPI {spi!r}: it is 1 to 4294967295 (a SAD holds none below 256, RFC 4303 section 2.1)")
-        if not isinstance(window, int) or not 64 <= window <= 1048576:
-            raise UsageError(f"anti-replay window {window!r}: it is 64 to 1048576 packets")
+        if not isinstance(window, int) or not 32 <= window <= 1048576:
+            raise UsageError(f"anti-replay window {window!r}: it is 32 to 1048576 packets")
         last = 0xFFFFFFFFFFFFFFFF if esn else 0xFFFFFFFF
         if not isinstance(seq, int) or not 0 <= seq <= last:
             raise UsageError(f"sequence number {seq!r}: it is 0 to {last} {'with' if esn else 'without'} ESN")
@@ -131,6 +192,7 @@ cdef class SA:
         set_original(self, original)
         set_room(self, tfc)
         self.set_grant(last if granted is None else granted)
+        self.hot.made = 1
 
     def __dealloc__(self):
         if self.hot == NULL:
@@ -151,7 +213,7 @@ cdef class SA:
         return f"<SA {self.protocol} {self.direction} spi 0x{self.spi:08x} {self.algorithm} seq {self.seq}>"
 
     def set_grant(self, granted):
-        """Numbers up to `granted` may be used; half of what that adds is where the next grant is wanted."""
+        """Numbers up to `granted` may be used (design decision 4); the next grant is wanted at half of what this one adds."""
         if not isinstance(granted, int) or granted < 0:
             raise UsageError(f"grant {granted!r}: it is the highest sequence number that may be used")
         cdef uint64_t end = min(granted, <object> self.hot.hard_limit)
@@ -160,7 +222,12 @@ cdef class SA:
         store_u64(&self.hot.granted, end)
 
     def set_limits(self, soft_packets=0, hard_packets=0, soft_bytes=0, hard_bytes=0, soft_seconds=0, hard_seconds=0, idle_seconds=0):
-        """Lifetimes from now on, before this SA is published; sad.pyi tells more."""
+        """What this SA may carry from now on, 0 for no limit; to be called before it is in use.
+
+        From a soft limit on a new SA is wanted; past a hard one every packet gets the verdict `lifetime`. 75 % and the end of
+        the sequence numbers hold besides. Bytes are those of inner packets. Seconds count from now on, those of `idle_seconds`
+        from the last good packet on; `protect` and `unprotect` look once a call (4 ms exact), the worker does not: a gateway has timers.
+        """
         cdef uint64_t now = coarse_ns()
         cdef uint64_t last = esp_last_number(self.hot), used
         for value in (soft_packets, hard_packets, soft_bytes, hard_bytes):
@@ -179,12 +246,19 @@ cdef class SA:
         self.hot.used_packets = self.hot.packets
 
     def check_time(self, now=None):
-        """Whether the limits of time let this SA be used now; sad.pyi tells more."""
+        """False, from then on, where a hard limit of time or `idle_seconds` is over at `now` (CLOCK_MONOTONIC, None: now).
+
+        For who calls the kernels by cimport or wants to know without a packet.
+        """
         if now is not None and not (isinstance(now, (int, float)) and 0 <= now < MOST_SECONDS):
             raise UsageError(f"time {now!r}: it is CLOCK_MONOTONIC in seconds")
         return bool(sa_check_time(self.hot, coarse_ns() if now is None else <uint64_t> (now * 1e9)))
 
     def sealed_length(self, uint32_t inner_length, header_length=None):
+        """Bytes of the sealed packet, outer headers of this SA included. AH in transport mode: at most so many.
+
+        Transport mode: `header_length` is what stays outside (20 where not given); BEET: what is taken off (20 or 40).
+        """
         cdef uint32_t kept = kept_length(self, header_length)
         if inner_length < kept:
             raise UsageError(f"a packet of {inner_length} bytes has no header of {kept}")
@@ -194,6 +268,7 @@ cdef class SA:
         return front_length(self, kept) + 8 + self.hot.iv_length + payload + esp_padding(self.hot, payload) + 2 + self.hot.icv_length
 
     def max_inner_length(self, uint32_t sealed_length, header_length=None):
+        """The largest inner packet whose sealed form is at most this long; 0 if none fits. `header_length` as above."""
         cdef uint32_t kept = kept_length(self, header_length), front = front_length(self, kept)
         if sealed_length < front:
             return 0
@@ -203,19 +278,22 @@ cdef class SA:
         return payload + kept if payload >= self.hot.tfc and payload else 0
 
     def counters(self):
-        """`packets`, `bytes` (of inner packets), one entry per drop reason that occurred, `resynchronised` if it ever was."""
+        """`packets`, `bytes` (of inner packets) and one entry per drop reason that occurred.
+
+        `resynchronised`: how often an ESN came back after a gap of 2^32 (RFC 4303 appendix A3), if it ever did.
+        """
         cdef int i
         found = {"packets": load_u64(&self.hot.packets), "bytes": load_u64(&self.hot.bytes)}
         for i in range(1, VERDICT_COUNT):
             if load_u64(&self.hot.drops[i]):
                 found[status.NAMES[i]] = load_u64(&self.hot.drops[i])
-        if self.hot.window != NULL and (<replay_window *> self.hot.window).resyncs:
-            found["resynchronised"] = (<replay_window *> self.hot.window).resyncs
+        if self.hot.window != NULL and statistic(&(<replay_window *> self.hot.window).resyncs):
+            found["resynchronised"] = statistic(&(<replay_window *> self.hot.window).resyncs)
         return found
 
     @property
     def last_drop(self):
-        """The last packet that was dropped, None if none was."""
+        """The last packet that this SA dropped, and its headers; None if none was. May be read while a worker uses the SA."""
         cdef drop_record copy
         drop_read(<uint64_t *> &copy, <const uint64_t *> &self.hot.last_drop, sizeof(drop_record) // 8)
         if copy.verdict == 0:
@@ -225,58 +303,71 @@ cdef class SA:
 
     @property
     def direction(self):
+        """"out" or "in"."""
         return "out" if self.hot.direction == SA_OUTBOUND else "in"
 
     @property
     def spi(self):
+        """The security parameters index, 1 to 4294967295."""
         return int.from_bytes((<const char *> &self.hot.spi_be)[:4], "big")
 
     @property
     def engine(self):
+        """The name of the crypto engine that carries it."""
+        sa_need(self)
         return self.hot.suite.engine.decode()
 
     @property
     def esn(self):
+        """Whether sequence numbers have 64 bits (RFC 4303 section 2.2.1)."""
         return bool(self.hot.esn)
 
     @property
     def window(self):
+        """Size of the anti-replay window, in packets."""
         return self.window_size
 
     @property
     def headroom(self):
+        """Bytes that protect writes before a packet."""
         return self.hot.headroom
 
     @property
     def tailroom(self):
+        """Most bytes that it writes behind."""
         return self.hot.tailroom
 
     @property
     def seq(self):
         """Last number used (out), highest valid one received (in)."""
         if self.hot.direction == SA_INBOUND and self.hot.window != NULL:
-            return load_u64(&(<replay_window *> self.hot.window).top)
+            return statistic(&(<replay_window *> self.hot.window).top)
         return load_u64(&self.hot.seq)
 
     @property
     def granted(self):
+        """Sequence numbers up to this may be used (out)."""
         return load_u64(&self.hot.granted)
 
     @property
     def hard_limit(self):
+        """The last packet that may be carried; out: the last number that may be used."""
         return self.hot.hard_limit
 
     @property
     def soft_limit(self):
+        """From this number of packets on a new SA is wanted; out: of the last number used."""
         return self.hot.soft_limit
 
     @property
     def soft_limit_reached(self):
+        """75 % of the numbers are used, or a lifetime: a new SA is wanted."""
         used = load_u64(&self.hot.packets if self.hot.direction == SA_INBOUND else &self.hot.seq)
         return used >= self.hot.soft_limit or load_u64(&self.hot.bytes) >= self.hot.soft_bytes or coarse_ns() >= self.hot.soft_at_ns
 
     @property
     def mss_ipv4(self):
+        """0: no clamp; these three are used by the worker."""
         return load_u16(&self.hot.mss_ipv4)
 
     @mss_ipv4.setter
@@ -285,6 +376,7 @@ cdef class SA:
 
     @property
     def mss_ipv6(self):
+        """0: no clamp; used by the worker."""
         return load_u16(&self.hot.mss_ipv6)
 
     @mss_ipv6.setter
@@ -293,6 +385,7 @@ cdef class SA:
 
     @property
     def max_inner(self):
+        """The largest inner packet that fits the path, 0: no limit; used by the worker."""
         return load_u16(&self.hot.max_inner)
 
     @max_inner.setter
@@ -301,15 +394,56 @@ cdef class SA:
 
     @property
     def crew(self):
+        """Threads that may help with this SA."""
         return self.hot.spare_count
 
     @property
     def tag(self):
+        """The control plane's own."""
         return self.hot.tag
 
     @tag.setter
     def tag(self, uint64_t value):
         self.hot.tag = value
+
+
+cdef int sa_need(SA sa) except -1:
+    if not sa.hot.made:
+        raise UsageError(f"SA {sa.spi:#010x} has no key: it was never made, or SA.__init__ failed")
+    return 0
+
+
+cdef inline bint is_leaving(const esp_sa *sa) noexcept nogil:
+    cdef uint64_t who = load_u64(&sa.holder)
+    return who >> 32 == fork_count[0] and who & HOLDER_LEAVING and who & HOLDER_WORKER
+
+
+cdef int sa_settle(esp_sa *sa) except -1:
+    cdef int tries = 0
+    while tries < LEAVING_TRIES and is_leaving(sa):
+        retire(None)
+        if is_leaving(sa):
+            with nogil:
+                usleep(LEAVING_US)
+        tries += 1
+    return tries
+
+
+cdef int sa_enter_late(esp_sa *sa) except -1:
+    sa_settle(sa)
+    return 0 if sa_enter(sa) else sa_refuse(sa)
+
+
+cdef int sa_refuse(esp_sa *sa) except -1:
+    cdef uint64_t who = load_u64(&sa.holder)
+    name = f"SA {int.from_bytes((<const char *> &sa.spi_be)[:4], 'big'):#010x}"
+    if who >> 32 != fork_count[0]:
+        raise StateError(
+            f"{name} was made before a fork: its key, numbers and window belong to the parent process; make an SA with a key of its own in the child"
+        )
+    if who & HOLDER_WORKER:
+        raise StateError(f"{name} is in use by a worker: one thread numbers, or accepts for, an SA; publish tables without it, or stop that worker")
+    raise StateError(f"{name} is in use by another thread: one thread numbers, or accepts for, an SA")
 
 
 cdef void set_key(SA sa, const engine_suite *suite, key) except *:

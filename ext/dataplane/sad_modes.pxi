@@ -64,6 +64,14 @@ cdef void write_template(SA sa) except *:
     sa.hot.outer_length = length
 
 
+cdef void share_ids(SA sa) except *:
+    """Its packets may be cut on their way, so no other SA to this peer may use their identifications (RFC 6864)."""
+    if sa.hot.outer != OUTER_IPV4 or sa.hot.direction != SA_OUTBOUND:
+        return
+    sa.peer_ids = peer_ids_of(sa.src, sa.dst, 17 if sa.encap else sa.hot.protocol, sa.hot.outer_id)
+    sa.hot.ids = &sa.peer_ids.next
+
+
 cdef void set_header_rules(SA sa, header) except *:
     if header is not None and not isinstance(header, OuterHeader):
         raise UsageError(f"header {header!r}: it is an OuterHeader")
@@ -75,6 +83,7 @@ cdef void set_header_rules(SA sa, header) except *:
     if sa.hot.mode == MODE_BEET:
         sa.hot.tos_keep = 0xFF
         sa.hot.rules = RULE_DF_COPY | RULE_TTL_COPY | RULE_LABEL_COPY
+        share_ids(sa)
         return
     sa.hot.tos_keep = (0xFC if rules.dscp == "copy" else 0) | (3 if rules.ecn else 0)
     sa.hot.tos_set = 0 if rules.dscp == "copy" else rules.dscp << 2
@@ -84,6 +93,8 @@ cdef void set_header_rules(SA sa, header) except *:
     )
     if sa.hot.outer == OUTER_IPV4:
         template[6] = 0 if rules.df == "clear" else 0x40
+        if rules.df != "set":
+            share_ids(sa)
     if sa.hot.outer != OUTER_NONE and rules.ttl != "copy":
         template[8 if sa.hot.outer == OUTER_IPV4 else 7] = rules.ttl
     if sa.hot.outer == OUTER_IPV6 and rules.flow_label != "copy":

@@ -19,7 +19,7 @@ from libc.string cimport memcpy, memset
 from ipsec_fast.dataplane.epoch cimport retire
 from ipsec_fast.dataplane.esp cimport esp_packet
 from ipsec_fast.dataplane.ip cimport IP_OK, ip_info, ip_parse
-from ipsec_fast.dataplane.sad cimport MODE_TRANSPORT, OUTER_NONE, PROTOCOL_AH, PROTOCOL_ESP, SA, SA_INBOUND, esp_sa
+from ipsec_fast.dataplane.sad cimport MODE_TRANSPORT, OUTER_NONE, PROTOCOL_AH, PROTOCOL_ESP, SA, SA_INBOUND, esp_sa, sa_need
 from ipsec_fast.dataplane.status cimport VERDICT_BAD_OUTER, VERDICT_OK, VERDICT_OUTER_FRAGMENT, VERDICT_RUNT, VERDICT_UNKNOWN_SPI
 
 from ..errors import UsageError
@@ -379,7 +379,12 @@ cdef uint32_t bits_for(size_t count):
 # --- the face --------------------------------------------------------------------------------------------------------------------------------------
 
 cdef class SAD:
-    """Inbound SAs as packets find them; sad_table.pyi tells more."""
+    """Inbound SAs as packets find them: RFC 4301 section 4.1, the longest match first. Hand it to a PacketBatch in place of the SAs.
+
+    Packets start at their IP header, ESP may be inside UDP, and SAs have `src` and `dst` or are of transport mode; with `bare`
+    packets start at the ESP header, and SAs have neither.
+    One thread at a time adds and removes; batches of other threads may run meanwhile, each SA in one of them at a time.
+    """
 
     def __cinit__(self, *, bare=False):
         self.bare = bool(bare)
@@ -400,10 +405,12 @@ cdef class SAD:
         return f"<SAD of {len(self.keys)} SAs>"
 
     def add(self, SA sa not None, dst=None, src=None):
-        """Packets find `sa` from now on."""
+        """Packets find `sa` from now on: by its SPI, with `dst` only those sent there, with `src` only those from there too.
+
+        Raises UsageError: an outbound SA, a key that is taken, a source without a destination.
+        """
         name = f"SA {sa.spi:#010x}"
-        if sa.hot.key is NULL:
-            raise UsageError(f"{name} has no key: it was never made")
+        sa_need(sa)
         if sa.spi < 256:
             raise UsageError(f"{name}: SPIs below 256 are reserved (RFC 4303 section 2.1)")
         if sa.hot.direction != SA_INBOUND:
@@ -436,7 +443,7 @@ cdef class SAD:
         retire(sa)
 
     def find(self, spi, dst=None, src=None, protocol=50):
-        """The SA that a packet with these would find, None if there is none."""
+        """The SA that a packet with these would find; None: there is none. `protocol` is 50 (ESP) or 51 (AH)."""
         cdef sad_query query
         cdef uint32_t spi_be
         cdef esp_sa *found

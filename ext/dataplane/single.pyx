@@ -15,7 +15,9 @@ from ipsec_fast.dataplane.esp cimport (
     esp_batch_ctx, esp_batch_ctx_free, esp_batch_ctx_new, esp_batch_ctx_set_time, esp_batch_ctx_use_iv_for_test, esp_inbound, esp_outbound,
     esp_packet
 )
-from ipsec_fast.dataplane.sad cimport PROTOCOL_AH, SA, SA_INBOUND, SA_OUTBOUND, coarse_ns, leave, sa_check_time, sa_note_use, try_enter
+from ipsec_fast.dataplane.sad cimport (
+    PROTOCOL_AH, SA, SA_INBOUND, SA_OUTBOUND, coarse_ns, sa_check_time, sa_enter, sa_enter_late, sa_leave, sa_need, sa_note_use
+)
 from ipsec_fast.dataplane.status cimport VERDICT_OK
 
 from ipsec_fast.dataplane.status import verdict_text
@@ -23,7 +25,11 @@ from ipsec_fast.errors import IntegrityError, StateError, UsageError
 
 
 def protect_packet(SA sa not None, packet not None):
-    """The sealed form of one IP packet; single.pyi tells more."""
+    """One IP packet sealed (ESP or AH, as the SA is); for pipelines use PacketBatch, which copies nothing.
+
+    Raises UsageError with the verdict for what the SA does not take, StateError if its numbers or its grant are used up,
+    another thread or a worker uses it, or it was made before a fork.
+    """
     cdef esp_packet one
     need(sa, SA_OUTBOUND, "protect_packet needs an outbound SA")
     result = run_one(sa, packet, NULL, &one)
@@ -33,7 +39,10 @@ def protect_packet(SA sa not None, packet not None):
 
 
 def unprotect_packet(SA sa not None, packet not None):
-    """The IP packet inside of one sealed packet; single.pyi tells more."""
+    """The IP packet inside of one sealed packet, by the SA's window; IntegrityError names the verdict of one that is dropped.
+
+    Raises StateError as protect_packet does.
+    """
     cdef esp_packet one
     need(sa, SA_INBOUND, "unprotect_packet needs an inbound SA")
     result = run_one(sa, packet, NULL, &one)
@@ -45,17 +54,20 @@ def unprotect_packet(SA sa not None, packet not None):
 def seal_with_iv_for_test(SA sa not None, bytes packet not None, uint64_t seq, bytes iv not None):
     """The sealed form of `packet` under a sequence number and IV of the caller's choice. It can repeat a nonce, hence its name."""
     cdef esp_packet one
-    cdef uint64_t seq_before = sa.hot.seq, granted_before = sa.hot.granted
+    cdef uint64_t seq_before, granted_before
     need(sa, SA_OUTBOUND, "seal_with_iv_for_test needs an outbound SA")
     if len(iv) != sa.hot.iv_length:
         raise UsageError(f"{sa.algorithm} has an IV of {sa.hot.iv_length} bytes, not {len(iv)}")
     if seq == 0 or seq > sa.hot.hard_limit:
         raise UsageError(f"sequence number {seq}: it is 1 to {sa.hot.hard_limit}")
+    enter(sa)  # first: nobody else may number with what is changed here
+    seq_before, granted_before = sa.hot.seq, sa.hot.granted
     sa.hot.seq, sa.hot.granted = seq - 1, seq
     try:
-        result = run_one(sa, packet, <const uint8_t *> <const char *> iv if iv else NULL, &one)
+        result = run_entered(sa, packet, <const uint8_t *> <const char *> iv if iv else NULL, &one)
     finally:
         sa.hot.seq, sa.hot.granted = seq_before, granted_before
+        sa_leave(sa.hot)
     if one.verdict != VERDICT_OK:
         raise UsageError(verdict_text(one.verdict))
     return result
@@ -67,20 +79,31 @@ def open_for_test(SA sa not None, bytes packet not None):
 
 
 cdef int need(SA sa, int direction, str message) except -1:
-    if sa.hot.key == NULL or sa.hot.direction != direction:
+    sa_need(sa)
+    if sa.hot.direction != direction:
         raise UsageError(message)
     return 0
 
 
+cdef int enter(SA sa) except -1:
+    return 0 if sa_enter(sa.hot) else sa_enter_late(sa.hot)
+
+
 cdef object run_one(SA sa, packet, const uint8_t *iv, esp_packet *one):
+    enter(sa)
+    try:
+        return run_entered(sa, packet, iv, one)
+    finally:
+        sa_leave(sa.hot)
+
+
+cdef object run_entered(SA sa, packet, const uint8_t *iv, esp_packet *one):
     cdef const uint8_t[::1] given = packet
     cdef size_t before = sa.hot.headroom if sa.hot.direction == SA_OUTBOUND else 0, length = given.shape[0]
     cdef size_t size = before + length + (sa.hot.tailroom if sa.hot.direction == SA_OUTBOUND else 0)
     cdef uint8_t *block
     if length > 65535:
         raise UsageError(f"a packet of {length} bytes: at most 65535")
-    if not try_enter(&sa.hot.busy):
-        raise StateError("this SA is in use by another thread: one thread numbers, or accepts for, an SA")
     block = <uint8_t *> malloc(size if size else 1)
     try:
         if block == NULL:
@@ -93,7 +116,6 @@ cdef object run_one(SA sa, packet, const uint8_t *iv, esp_packet *one):
         return (<char *> one.data)[:one.length] if one.verdict == VERDICT_OK else b""
     finally:
         free(block)
-        leave(&sa.hot.busy)
 
 
 cdef int run_kernel(SA sa, esp_packet *one, const uint8_t *iv) except -1:

@@ -7,23 +7,29 @@ came on (section 5.2), not against the policies: after a rekey both old and new 
 the table's own (sad_table.pyx). Called by worker; made by control.
 """
 
+cimport cython
 from cpython.mem cimport PyMem_Calloc, PyMem_Free
+from cpython.tuple cimport PyTuple_GET_ITEM, PyTuple_GET_SIZE
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcmp, memset
 
 from ipsec_fast.dataplane.epoch cimport retire
 from ipsec_fast.dataplane.ip cimport IP_OK, ip_info, ip_parse
-from ipsec_fast.dataplane.sad cimport SA, SA_INBOUND, load_u64, SA_OUTBOUND, MODE_TUNNEL, OUTER_NONE, PROTOCOL_AH
+from ipsec_fast.dataplane.sad cimport (
+    HOLDER_LEAVING, HOLDER_WORKER, MODE_TUNNEL, OUTER_NONE, PROTOCOL_AH, SA, SA_INBOUND, SA_OUTBOUND, holder_none, load_u64, sa_need, sa_refuse,
+    sa_settle, statistic, store_u64, swap_u64
+)
 from ipsec_fast.dataplane.sad_table cimport SAD
 from ipsec_fast.dataplane.udp cimport udp_endpoint
 
-from ..errors import UsageError
+from ..errors import StateError, UsageError
 
 cdef extern from "net_io.h" nogil:
     void atomic_set_pointer(void **target, void *value) noexcept
 
 _ACTIONS = {"discard": POLICY_DISCARD, "bypass": POLICY_BYPASS, "protect": POLICY_PROTECT}
 cdef uint64_t generations = 0
+cdef uint64_t holdings = 0
 
 
 cdef inline bint not_above(const wide_address *a, const wide_address *b) noexcept nogil:
@@ -181,7 +187,7 @@ cdef class SelectorPairs:
 
 
 def set_selectors(SA sa not None, local, remote):
-    """What an inbound SA may carry: destination in one of `local`, source in one of `remote`."""
+    """What an inbound SA may carry: destination in `local`, source in `remote`. May be called while workers use the SA."""
     if not local or not remote:
         raise UsageError(f"SA {sa.spi:#010x}: selectors of both sides are needed, local has {len(local)}, remote has {len(remote)}")
     cdef SelectorPairs new = SelectorPairs(local, remote)
@@ -203,9 +209,16 @@ def accepts(SA sa not None, bytes packet):
 
 
 cdef class Policy:
-    """One entry of the SPD for packets that leave."""
+    """One entry of the SPD (RFC 4301 section 4.4.1) for packets that leave: the first match counts, none: discard.
+
+    `protect` without `outbound` drops (`policy_no_sa`) and reports `tag` (NoticeKind.NO_SA). What says `bypass` cannot leave
+    through a TUN: dropped, counted as `bypass_not_routable`. `owner` is the worker that sends on `outbound`; the others hand
+    their packets to it. None: whichever worker has the tables; of several workers one must be named.
+    """
 
     def __init__(self, str action, local, remote, SA outbound=None, tag=0, owner=None):
+        if self.action is not None:
+            raise StateError("this policy is made already")
         if action not in _ACTIONS:
             raise UsageError(f"policy action {action!r} is none of protect, bypass, discard")
         if local.version != remote.version:
@@ -221,21 +234,28 @@ cdef class Policy:
 
 
 cdef class Tables:
-    """An immutable snapshot of inbound SAs and policies; it keeps its SAs alive."""
+    """An immutable snapshot: inbound SAs by SPI, policies in order. It keeps its SAs alive; `Worker.publish` swaps it in.
+
+    Raises UsageError: an SA of the wrong direction or with outer addresses, an SPI twice, an inbound SA without selectors,
+    an outbound one without endpoint.
+    """
 
     def __init__(self, inbound, policies):
         global generations
+        if self.sad is not None:
+            raise StateError("these tables are made already: a worker may read them, so make new ones")
         self.inbound, self.policies = tuple(inbound), tuple(policies)
         generations += 1
         self.c.generation = generations
         self._fill_sad()
         self._fill_policies()
+        self.made = True
 
     def __dealloc__(self):
         PyMem_Free(self.c.policies)
 
     def find(self, bytes packet):
-        """The policy that the worker finds for a packet that leaves; None: discarded, because none matches or it is no IP packet."""
+        """The policy for a packet that leaves; None: none matches (it is discarded), or it is no IP packet."""
         cdef ip_info info
         cdef flow_key key
         cdef uint32_t found
@@ -263,6 +283,8 @@ cdef class Tables:
             raise MemoryError
         for i, policy in enumerate(self.policies):
             row = &self.c.policies[i]
+            if policy.action is None:
+                raise UsageError(f"policy {i} was never made: Policy.__init__ did not run, or failed")
             fill_selector(&row.local, policy.local)
             fill_selector(&row.remote, policy.remote)
             row.action, row.tag = _ACTIONS[policy.action], policy.tag
@@ -273,10 +295,116 @@ cdef class Tables:
         self.c.policy_count = <uint32_t>len(self.policies)
 
 
+# --- who holds the SAs of published tables -----------------------------------------------------------------------------------------------------
+
+# Not collected as part of a cycle: __dealloc__ needs its tables.
+@cython.no_gc
+cdef class Holding:
+    """A worker's hold on the SAs of its tables, from the publication until the worker has passed a quiescent point without them.
+
+    Held is what this worker numbers, or accepts for: policies that it owns or nobody does, and inbound SAs whose SPI is its own. The
+    others it has in its tables only to hand packets over. `held_at` of an SA tells the last publication that took it from those before.
+    """
+
+    cdef int take(self) except -1:
+        cdef Py_ssize_t i, n = held_count(self), taken
+        cdef esp_sa *sa
+        for i in range(n):
+            sa = held(self, i)
+            if sa is not NULL and not self.has(sa):
+                sa_settle(sa)
+        taken = self.take_all(n)
+        if taken < n:
+            sa_refuse(held(self, taken))
+        return 0
+
+    cdef Py_ssize_t take_all(self, Py_ssize_t n) noexcept:
+        """All or none, without a moment at which another thread may run; where the first is that is not to be had, or `n`."""
+        cdef Py_ssize_t i, taken = n
+        cdef esp_sa *sa
+        for i in range(n):
+            sa = held(self, i)
+            if sa is NULL or self.has(sa):
+                continue
+            if swap_u64(&sa.holder, holder_none(), self.holder) != 1:
+                taken = i
+                break
+            sa.held_at = self.serial
+        for i in range(taken):
+            sa = held(self, i)
+            if sa is NULL:
+                continue
+            if taken == n:
+                sa.held_at = self.serial
+                store_u64(&sa.holder, self.holder)
+            elif sa.held_at == self.serial and self.has(sa):
+                store_u64(&sa.holder, holder_none())
+        return taken
+
+    cdef bint has(self, const esp_sa *sa) noexcept:
+        return load_u64(&sa.holder) & ~<uint64_t>HOLDER_LEAVING == self.holder
+
+    cdef void begin_to_leave(self) noexcept:
+        cdef Py_ssize_t i
+        cdef esp_sa *sa
+        for i in range(held_count(self)):
+            sa = held(self, i)
+            if sa is not NULL and sa.held_at == self.serial and self.has(sa):
+                store_u64(&sa.holder, self.holder | HOLDER_LEAVING)
+
+    cdef void leave(self) noexcept:
+        cdef Py_ssize_t i
+        cdef esp_sa *sa
+        for i in range(held_count(self)):
+            sa = held(self, i)
+            if sa is not NULL and sa.held_at == self.serial and self.has(sa):
+                store_u64(&sa.holder, holder_none())
+
+    def __dealloc__(self):
+        if self.tables is not None and self.holder >> 32 == holder_none() >> 32:
+            self.leave()
+
+
+cdef inline Py_ssize_t held_count(Holding holding) noexcept:
+    return PyTuple_GET_SIZE(holding.tables.inbound) + holding.tables.c.policy_count
+
+
+cdef inline esp_sa *held(Holding holding, Py_ssize_t i) noexcept:
+    """The SA of one row, inbound ones first; NULL if this worker does not use it."""
+    cdef Py_ssize_t inbound = PyTuple_GET_SIZE(holding.tables.inbound)
+    cdef policy_row *row
+    cdef esp_sa *sa
+    cdef const uint8_t *spi
+    if i < inbound:
+        sa = (<SA>PyTuple_GET_ITEM(holding.tables.inbound, i)).hot
+        spi = <const uint8_t *>&sa.spi_be
+        return sa if load_be(spi, 4) % holding.workers == holding.worker else NULL
+    row = &holding.tables.c.policies[i - inbound]
+    return row.sa if row.owner == holding.worker or row.owner == OWNER_ANY else NULL
+
+
+cdef Holding hold(Tables tables, uint64_t number, uint32_t worker, uint32_t workers):
+    """Of the worker with this number of its own; not taken yet."""
+    global holdings
+    cdef Holding new
+    cdef uint32_t i
+    if not tables.made:
+        raise UsageError("these tables were never made: Tables.__init__ did not run, or failed")
+    for i in range(tables.c.policy_count):
+        if workers > 1 and tables.c.policies[i].sa is not NULL and tables.c.policies[i].owner == OWNER_ANY:
+            raise UsageError(
+                f"{tables.policies[i]!r}: with {workers} workers its SA needs an owner, since only one may number its packets: Policy(owner=...)"
+            )
+    holdings += 1
+    new = Holding.__new__(Holding)
+    new.tables, new.worker, new.workers = tables, worker, workers
+    new.holder, new.serial = holder_none() | HOLDER_WORKER | number, holdings
+    return new
+
+
 cdef _check_for_worker(SA sa, int direction):
     name = f"SA {sa.spi:#010x}"
-    if sa.hot.key is NULL:
-        raise UsageError(f"{name} has no key: it was never made")
+    sa_need(sa)
     if direction == SA_INBOUND and sa.spi < 256:
         raise UsageError(f"{name}: SPIs below 256 are reserved (RFC 4303 section 2.1)")
     if sa.hot.direction != direction:
@@ -297,15 +425,17 @@ cdef _check_for_worker(SA sa, int direction):
 
 def last_sent_s(SA sa not None):
     """Monotonic seconds of the last datagram sent on this SA, None if there was none."""
-    return sa.hot.last_use_ns / 1e9 if sa.hot.direction == SA_OUTBOUND and sa.hot.last_use_ns else None
+    cdef uint64_t at = statistic(&sa.hot.last_use_ns)
+    return at / 1e9 if sa.hot.direction == SA_OUTBOUND and at else None
 
 
 def last_big_s(SA sa not None):
-    """Monotonic seconds of the last packet of more than 512 bytes that left on this SA, None if there was none."""
+    """Monotonic seconds of the last inner packet of more than 512 bytes, not ICMP, that left on this SA, None if there was none."""
     cdef uint64_t at = load_u64(&sa.hot.big_at_ns)
     return at / 1e9 if at else None
 
 
 def last_received_s(SA sa not None):
     """Monotonic seconds of the last valid packet received on this SA, None if there was none."""
-    return sa.hot.last_use_ns / 1e9 if sa.hot.direction == SA_INBOUND and sa.hot.last_use_ns else None
+    cdef uint64_t at = statistic(&sa.hot.last_use_ns)
+    return at / 1e9 if sa.hot.direction == SA_INBOUND and at else None

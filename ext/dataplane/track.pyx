@@ -91,7 +91,11 @@ cdef uint8_t track_inbound(
 
 
 cdef class FragmentTracker:
-    """See track.pyi."""
+    """Fragments against selectors with ports: later ones follow their first (RFC 4301 section 7.3).
+
+    Of up to `entries` packets in each direction the ports are known for `timeout_s`; then newer ones take their place.
+    What is no fragment is judged as ever. Not for several threads at once. Raises UsageError for bounds out of range.
+    """
 
     def __cinit__(self, *, entries=TRACK_ENTRIES, timeout_s=TRACK_TIMEOUT_NS / 1e9):
         if not 4 <= entries <= 1 << 20 or not 0 < timeout_s <= 3600:
@@ -109,6 +113,7 @@ cdef class FragmentTracker:
         free(self.cache)
 
     def find(self, Tables tables not None, bytes packet not None, double now):
+        """(verdict, policy) of an inner packet that leaves; `now` in seconds of any clock that does not go back."""
         cdef ip_info info
         cdef flow_key key
         cdef uint8_t verdict = VERDICT_OK
@@ -126,6 +131,7 @@ cdef class FragmentTracker:
         return (VERDICT_OK, tables.policies[row - tables.c.policies]) if row is not NULL else (VERDICT_POLICY_DISCARD, None)
 
     def check(self, SA sa not None, bytes packet not None, double now):
+        """The verdict of an inner packet that arrived on this SA."""
         cdef ip_info info
         cdef flow_key key
         cdef const selector_pair_list *selectors = <selector_pair_list *> sa.hot.selectors

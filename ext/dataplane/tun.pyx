@@ -14,7 +14,7 @@ import struct
 
 from ipsec_fast.dataplane.inner cimport VNET_BYTES
 
-from ..errors import HostError, UsageError
+from ..errors import HostError, StateError, UsageError
 from .offload import Offload
 
 # linux/if_tun.h; the USO bits are newer than the headers of Debian 12
@@ -28,28 +28,55 @@ DEVICE = "/dev/net/tun"
 
 
 cdef class Tun(InnerPort):
-    """One queue of a TUN device; the device vanishes with its last queue."""
+    """One queue of a TUN device with virtio-net headers; the device vanishes with its last queue.
+
+    `name` may hold %d. Raises HostError (no /dev/net/tun, no right, name taken by something else). `exclusive`: also where another
+    process has a queue of it, or somebody made such a device and it is in use.
+    """
 
     def __init__(self, str name, *, offload=Offload(), bint exclusive=False):
+        if self._name is not None:
+            raise StateError(f"this TUN queue is made already, of {self._name}")
         if not 0 < len(name.encode()) < 16 or "/" in name:
             raise UsageError(f"TUN name {name!r}: a device name has 1 to 15 characters and no slash, for example ipsec0")
         fd = _open_device()
         try:
-            self._name = _attach_alone(fd, name) if exclusive else _attach(fd, name)
-            fcntl.ioctl(fd, TUNSETVNETHDRSZ, struct.pack("i", VNET_BYTES))
-            self._tso, self._uso = _set_offload(fd, offload)
+            self._offload = offload
+            self._begin(fd, name, exclusive)
         except BaseException:
             os.close(fd)
             raise
         self.port.fd = fd
         self.port.merge_tcp = self.port.merge_udp = bool(offload.coalesce)
 
+    def _begin(self, fd, name, exclusive):
+        self._name = _attach_alone(fd, name) if exclusive else _attach(fd, name)
+        fcntl.ioctl(fd, TUNSETVNETHDRSZ, struct.pack("i", VNET_BYTES))
+        self._tso, self._uso = _set_offload(fd, self._offload)
+
+    @property
+    def is_attached(self):
+        """Whether the device is still there."""
+        try:
+            fcntl.ioctl(self.port.fd, TUNGETIFF, bytes(40))
+        except OSError:
+            return False
+        return True
+
+    def reattach(self, *, bint exclusive=False):
+        """See tun.pyi: a descriptor whose device was deleted takes another one."""
+        if self.port.fd < 0:
+            raise StateError("this TUN queue is closed")
+        self._begin(self.port.fd, self._name, exclusive)
+
     @property
     def name(self):
+        """The device."""
         return self._name
 
     @property
     def features(self):
+        """Tso, uso, coalesce as they are now."""
         return {"tso": self._tso, "uso": self._uso, "coalesce": bool(self.port.merge_tcp or self.port.merge_udp)}
 
 

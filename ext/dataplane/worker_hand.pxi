@@ -17,8 +17,7 @@ cdef struct hand_head:
     uint8_t kind
     uint8_t hops
     uint8_t tos
-    uint8_t remote_version
-    uint8_t remote[16]       # HAND_IN, HAND_AH
+    packet_source source     # HAND_IN, HAND_AH
     vnet_header vnet         # HAND_OUT
     uint16_t at              # HAND_AH: where AH begins
 
@@ -42,22 +41,22 @@ cdef bint hand_over_outbound(
 
 
 cdef bint hand_over_inbound(
-    worker_state *w, uint32_t spi, uint32_t index, mmsghdr *message, uint8_t tos, const uint8_t *data, uint32_t length
+    worker_state *w, uint32_t spi, const packet_source *source, uint8_t tos, const uint8_t *data, uint32_t length
 ) noexcept nogil:
     cdef hand_head head
     memset(&head, 0, sizeof(head))
     head.kind, head.tos = HAND_IN, tos
-    head.remote_version = copy_sender(w, index, message, head.remote)
+    head.source = source[0]
     return hand_over(w, spi % w.count, &head, data, length)
 
 
 cdef bint hand_over_ah(
-    worker_state *w, uint32_t spi, uint32_t index, mmsghdr *message, const uint8_t *data, uint32_t length, const uint8_t *ah
+    worker_state *w, uint32_t spi, const packet_source *source, const uint8_t *data, uint32_t length, const uint8_t *ah
 ) noexcept nogil:
     cdef hand_head head
     memset(&head, 0, sizeof(head))
     head.kind, head.at = HAND_AH, <uint16_t>(ah - data)
-    head.remote_version = copy_sender(w, index, message, head.remote)
+    head.source = source[0]
     return hand_over(w, spi % w.count, &head, data, length)
 
 
@@ -76,10 +75,10 @@ cdef void take_over(worker_state *w, dataplane_tables *tables, uint8_t *record, 
     w.counters.value[C_TAKEN_OVER] += 1
     length -= sizeof(hand_head)
     if head.kind == HAND_IN:
-        take_esp(w, tables, data, length, head.tos, head.remote_version, head.remote)
+        take_esp(w, tables, data, length, head.tos, &head.source)
         return
     if head.kind == HAND_AH:
-        take_ah(w, tables, data, length, data + head.at, head.remote_version, head.remote)
+        take_ah(w, tables, data, length, data + head.at, &head.source)
         return
     handle_from_tun(w, tables, &head.vnet, data, length, head.hops)
     if w.queue.bytes >= FLUSH_BYTES:

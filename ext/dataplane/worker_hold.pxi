@@ -19,8 +19,7 @@ cdef struct held_head:
     uint32_t spi_be
     uint32_t length
     uint8_t tos
-    uint8_t remote_version
-    uint8_t remote[16]
+    packet_source source
 
 
 cdef inline uint32_t held_size(uint32_t length) noexcept nogil:
@@ -28,7 +27,7 @@ cdef inline uint32_t held_size(uint32_t length) noexcept nogil:
 
 
 cdef bint hold(
-    worker_state *w, uint8_t remote_version, const uint8_t *remote, uint8_t tos, uint32_t spi_be, const uint8_t *data, uint32_t length
+    worker_state *w, const packet_source *source, uint8_t tos, uint32_t spi_be, const uint8_t *data, uint32_t length
 ) noexcept nogil:
     """A copy of the datagram, where there is room."""
     cdef held_head *head
@@ -40,8 +39,7 @@ cdef bint hold(
     head.spi_be = spi_be
     head.length = length
     head.tos = tos
-    head.remote_version = remote_version
-    memcpy(head.remote, remote, 16)
+    head.source = source[0]
     memcpy(<uint8_t *>head + sizeof(held_head), data, length)
     w.held_bytes += held_size(length)
     w.held_count += 1
@@ -68,6 +66,7 @@ cdef void open_held(worker_state *w, dataplane_tables *tables) noexcept nogil:
         packet.data = <uint8_t *>head + sizeof(held_head)
         packet.length = head.length
         w.in_tos[w.in_count] = head.tos
+        w.in_from[w.in_count] = &head.source
         memcpy(&seq_be, packet.data + 4, 4)
         w.in_seqs[w.in_count] = <uint32_t>spi_number(seq_be)
         w.in_count += 1
@@ -92,7 +91,7 @@ cdef void forget_held(worker_state *w, uint64_t older_than_ns) noexcept nogil:
         w.held_count -= 1
         if head.spi_be != 0:
             drop(w, NULL, VERDICT_UNKNOWN_SPI)
-            tell_unknown_spi(w, spi_number(head.spi_be), head.remote_version, head.remote)
+            tell_unknown_spi(w, spi_number(head.spi_be), head.source.version, <const uint8_t *>head.source.address)
         at += size
     w.held_bytes = kept
 

@@ -15,6 +15,8 @@ cdef inline void deliver(worker_state *w, uint32_t i) noexcept nogil:
     if packet.verdict == VERDICT_OK or packet.verdict == VERDICT_DUMMY or packet.verdict == VERDICT_LIFETIME:
         sa.last_use_ns = w.now_ns
         tell_of_inbound(w, sa, packet.verdict)
+        if sa.endpoint is not NULL:
+            note_source(w, sa, w.in_from[i], w.in_seqs[i])
     if packet.verdict != VERDICT_OK:
         w.counters.drops[packet.verdict] += 1
         return
@@ -81,15 +83,15 @@ cdef void punt(
         w.counters.value[C_PUNT_OVERFLOW] += 1
 
 
-cdef void drop_stranger(worker_state *w, uint8_t remote_version, const uint8_t *remote, uint32_t spi_be) noexcept nogil:
+cdef void drop_stranger(worker_state *w, const packet_source *source, uint32_t spi_be) noexcept nogil:
     drop(w, NULL, VERDICT_UNKNOWN_SPI)
-    tell_unknown_spi(w, spi_number(spi_be), remote_version, remote)
+    tell_unknown_spi(w, spi_number(spi_be), source.version, <const uint8_t *>source.address)
 
 
 cdef inline bint take_known(
-    worker_state *w, dataplane_tables *tables, uint8_t *data, uint32_t length, uint8_t tos
+    worker_state *w, dataplane_tables *tables, uint8_t *data, uint32_t length, uint8_t tos, const packet_source *source
 ) noexcept nogil:
-    """ESP into the batch; False: nobody has its SPI."""
+    """ESP into the batch; False: nobody has its SPI. `source` is read until the batch was opened."""
     cdef uint32_t spi_be, seq_be
     cdef esp_packet *packet
     memcpy(&spi_be, data, 4)
@@ -103,30 +105,30 @@ cdef inline bint take_known(
     packet.data = data
     packet.length = length
     w.in_tos[w.in_count] = tos
+    w.in_from[w.in_count] = source
     w.in_seqs[w.in_count] = <uint32_t>spi_number(seq_be)
     w.in_count += 1
     return True
 
 
 cdef void take_esp(
-    worker_state *w, dataplane_tables *tables, uint8_t *data, uint32_t length, uint8_t tos, uint8_t remote_version, const uint8_t *remote
+    worker_state *w, dataplane_tables *tables, uint8_t *data, uint32_t length, uint8_t tos, const packet_source *source
 ) noexcept nogil:
     """ESP of whatever SPI; who comes before its SA does is held. SPIs below 256 are reserved, no SA will come for them."""
     cdef uint32_t spi_be
     memcpy(&spi_be, data, 4)
-    if take_known(w, tables, data, length, tos):
+    if take_known(w, tables, data, length, tos, source):
         return
-    if spi_number(spi_be) < 256 or not hold(w, remote_version, remote, tos, spi_be, data, length):
-        drop_stranger(w, remote_version, remote, spi_be)
+    if spi_number(spi_be) < 256 or not hold(w, source, tos, spi_be, data, length):
+        drop_stranger(w, source, spi_be)
 
 
 cdef inline void handle_datagram(
-    worker_state *w, dataplane_tables *tables, uint32_t index, mmsghdr *message, control_view *view,
+    worker_state *w, dataplane_tables *tables, uint32_t index, mmsghdr *message, control_view *view, const packet_source *source,
     uint8_t *data, uint32_t length
 ) noexcept nogil:
     """One datagram of those that the kernel may have joined: keepalive, IKE or ESP (RFC 3948 section 2)."""
     cdef uint32_t spi_be
-    cdef uint8_t remote[16]
     cdef uint8_t tos = <uint8_t>view.tos if view.tos >= 0 else 0
     if length == 1 and data[0] == KEEPALIVE_BYTE:
         w.counters.value[C_KEEPALIVES_IN] += 1
@@ -142,11 +144,11 @@ cdef inline void handle_datagram(
         punt(w, index, message, view, data + 4, length - 4)
         return
     if w.count > 1 and spi_number(spi_be) % w.count != w.index:
-        if not hand_over_inbound(w, <uint32_t>spi_number(spi_be), index, message, tos, data, length):
+        if not hand_over_inbound(w, <uint32_t>spi_number(spi_be), source, tos, data, length):
             drop(w, NULL, VERDICT_HANDOVER_FULL)
         return
-    if not take_known(w, tables, data, length, tos):
-        take_esp(w, tables, data, length, tos, copy_sender(w, index, message, remote), remote)
+    if not take_known(w, tables, data, length, tos, source):
+        take_esp(w, tables, data, length, tos, source)
 
 
 cdef inline void prefetch_sas(worker_state *w, const dataplane_tables *tables, uint32_t count, uint32_t size) noexcept nogil:
@@ -198,12 +200,13 @@ cdef void udp_turn(worker_state *w, dataplane_tables *tables, uint32_t index) no
             w.counters.value[C_UDP_TRUNCATED] += 1
             continue
         control_read(&message.msg_hdr, &view)
+        fill_source(w, index, message, &w.sources[i])
         segment = view.segment if view.segment > 0 else length
         if length == 0:
             w.counters.value[C_UDP_EMPTY] += 1
         at = 0
         while at < length:
-            handle_datagram(w, tables, index, message, &view, data + at, min(segment, length - at))
+            handle_datagram(w, tables, index, message, &view, &w.sources[i], data + at, min(segment, length - at))
             at += segment
     open_batch(w)
     merge_flush(&w.merge)

@@ -97,7 +97,7 @@ cdef inline void handle_from_tun(
         return
     if row.sa is NULL:
         drop(w, NULL, VERDICT_POLICY_NO_SA)
-        tell_no_sa(w, tables, row)
+        tell_no_sa(w, tables, row, &info)
         return
     verdict = send_protected(w, row.sa, vnet, packet, &info)
     if verdict == VERDICT_OK:
@@ -112,10 +112,10 @@ cdef inline void handle_from_tun(
 
 
 cdef void inner_failed(worker_state *w, bint broken) noexcept nogil:
-    """A TUN device that is gone is never back; the interface of a packet socket may come up again, and then packets come by themselves."""
+    """A TUN device that is gone comes back by resume_inner; the interface of a packet socket may come up again, and then packets come by themselves."""
     if errno == EAGAIN or errno == EINTR:
         return
-    if w.tun.header_bytes:
+    if w.tun.header_bytes and errno != EBADF:
         if errno == ENETDOWN and w.tun.down == INNER_UP:
             w.tun.down = INNER_DOWN_SEEN
     elif broken:

@@ -34,7 +34,7 @@ cdef inline void make_header_v6(uint8_t *at, const uint8_t *src, const uint8_t *
 
 
 cdef void take_ah(
-    worker_state *w, dataplane_tables *tables, uint8_t *data, uint32_t length, const uint8_t *ah, uint8_t remote_version, const uint8_t *remote
+    worker_state *w, dataplane_tables *tables, uint8_t *data, uint32_t length, const uint8_t *ah, const packet_source *source
 ) noexcept nogil:
     """An IP packet into the batch whose AH begins at `ah`."""
     cdef uint32_t spi_be, seq_be
@@ -46,9 +46,10 @@ cdef void take_ah(
     packet = &w.in_packets[w.in_count]
     packet.sa = sad_find_spi(tables.sad, spi_be, PROTOCOL_AH)
     if packet.sa is NULL:
-        drop_stranger(w, remote_version, remote, spi_be)
+        drop_stranger(w, source, spi_be)
         return
     packet.data, packet.length = data, length
+    w.in_from[w.in_count] = source
     w.in_tos[w.in_count] = 0  # its kernel reads the outer header, ECN included
     w.in_seqs[w.in_count] = <uint32_t>spi_number(seq_be)
     w.in_has_ah = True
@@ -56,13 +57,11 @@ cdef void take_ah(
 
 
 cdef void handle_raw(
-    worker_state *w, dataplane_tables *tables, uint32_t index, mmsghdr *message, uint8_t *data, uint32_t length
+    worker_state *w, dataplane_tables *tables, uint32_t index, mmsghdr *message, packet_source *source, uint8_t *data, uint32_t length
 ) noexcept nogil:
     """One packet; 40 bytes before `data` are ours."""
     cdef udp_port *port = w.ports[index]
     cdef uint8_t *upper = data
-    cdef uint8_t remote[16]
-    cdef uint8_t remote_version
     cdef uint32_t left = length, spi_be
     cdef uint8_t tos = 0
     cdef bint handed
@@ -85,20 +84,20 @@ cdef void handle_raw(
     if left < (12 if port.raw == PROTOCOL_AH else 8):
         drop(w, NULL, VERDICT_RUNT)
         return
+    fill_source(w, index, message, source)
     memcpy(&spi_be, upper + (4 if port.raw == PROTOCOL_AH else 0), 4)
     if w.count > 1 and spi_number(spi_be) % w.count != w.index:
         if port.raw == PROTOCOL_AH:
-            handed = hand_over_ah(w, <uint32_t>spi_number(spi_be), index, message, data, length, upper)
+            handed = hand_over_ah(w, <uint32_t>spi_number(spi_be), source, data, length, upper)
         else:
-            handed = hand_over_inbound(w, <uint32_t>spi_number(spi_be), index, message, tos, upper, left)
+            handed = hand_over_inbound(w, <uint32_t>spi_number(spi_be), source, tos, upper, left)
         if not handed:
             drop(w, NULL, VERDICT_HANDOVER_FULL)
         return
-    remote_version = copy_sender(w, index, message, remote)
     if port.raw == PROTOCOL_AH:
-        take_ah(w, tables, data, length, upper, remote_version, remote)
+        take_ah(w, tables, data, length, upper, source)
     else:
-        take_esp(w, tables, upper, left, tos, remote_version, remote)
+        take_esp(w, tables, upper, left, tos, source)
 
 
 cdef void raw_turn(worker_state *w, dataplane_tables *tables, uint32_t index) noexcept nogil:
@@ -115,6 +114,6 @@ cdef void raw_turn(worker_state *w, dataplane_tables *tables, uint32_t index) no
         if message.msg_hdr.msg_flags & MSG_TRUNC:
             w.counters.value[C_UDP_TRUNCATED] += 1
             continue
-        handle_raw(w, tables, index, message, w.receive_memory + i * PLAIN_BYTES + RAW_BEFORE, message.msg_len)
+        handle_raw(w, tables, index, message, &w.sources[i], w.receive_memory + i * PLAIN_BYTES + RAW_BEFORE, message.msg_len)
     open_batch(w)
     merge_flush(&w.merge)

@@ -7,7 +7,7 @@ cdef enum:
     GRO_MESSAGES = 8
     GRO_BYTES = 65536
     PLAIN_MESSAGES = 32      # without UDP_GRO
-    PLAIN_BYTES = 16384
+    PLAIN_BYTES = 66624      # a whole IP packet behind RAW_BEFORE; 17 lines past 64 KB, or all places would share the same sets of the cache
     RAW_BEFORE = 64          # before what a raw socket gives: an IPv6 header is made there
     IN_PACKETS = 512
     PACKET_AT = 64           # of the read buffer; the virtio-net header stands before it, and what header the link has
@@ -42,6 +42,7 @@ cdef enum:
     ECHO_ANSWERED = 12
     BIG_SENT = 13
     INNER_DOWN = 14
+    PEER_MOVED = 15
 
 # esp_sa.flags: what control was told of this SA; esp_sa.user is one more than the `granted` for which GRANT_WANTED went up
 cdef enum:
@@ -61,11 +62,16 @@ cdef struct punt_head:
 
 cdef struct notice_record:
     uint64_t value
+    uint64_t tag             # of the SA that it is about; an SPI may be another peer's too
     uint32_t number
     uint32_t size
     uint8_t kind
     uint8_t remote_version   # 0: no address
     uint8_t remote[16]
+    uint8_t protocol         # from here on of NO_SA alone, whose ports are in `number`, the local one in its upper half
+    uint8_t has_ports
+    uint8_t has_local
+    uint8_t local[16]
 
 cdef struct worker_state:
     inner_port *tun
@@ -110,6 +116,8 @@ cdef struct worker_state:
     esp_packet in_packets[IN_PACKETS]
     uint8_t in_tos[IN_PACKETS]
     uint32_t in_seqs[IN_PACKETS]  # of the ESP header
+    const packet_source *in_from[IN_PACKETS]
+    packet_source sources[PLAIN_MESSAGES]  # of the messages that were received last
     mmsghdr messages[PLAIN_MESSAGES]
     iovec vectors[PLAIN_MESSAGES]
     uint8_t names[PLAIN_MESSAGES][NAME_BYTES]

@@ -1,7 +1,8 @@
 /* What AH authenticates of the IP header in front of it (RFC 4302 section 3.3.3.1, appendix A): fields that change on the way count as zero, those
  * whose last value is known count as that.
  *
- * Plain C, because the fuzzer compiles it as it ships. Every packet was taken by ip_parse first, so that each extension header lies inside it.
+ * Plain C, because the fuzzer compiles it as it ships. Every packet was taken by ip_parse first. Another thread may have written to it since, so each
+ * length is read once here, and checked against the end that ip_parse found.
  * The header is changed in place; whoever calls keeps a copy and puts it back. Used by ah.pyx.
  */
 #ifndef IPSEC_FAST_AH_MUTABLE_H
@@ -14,6 +15,9 @@
 
 #define AH_FIXED_LENGTH 12u
 #define AH_MOST_HEADER 296u /* IPv6 and IP_CHAIN_BYTES of extension headers */
+
+/* A compiler may not read it again between the check and the use. */
+#define AH_READ_ONCE(byte) (*(const volatile uint8_t *)&(byte))
 
 /* Options that no router changes (appendix A1): end of list, NOP, security, extended and commercial security, router alert, directed multicast. */
 static inline int ah_option_is_fixed(uint8_t kind)
@@ -31,16 +35,19 @@ static inline int ah_clear_v4(uint8_t *header, uint32_t length, int sending)
     header[8] = 0;
     header[10] = header[11] = 0;
     while (at < length) {
-        uint8_t kind = header[at], size;
+        uint8_t kind = header[at];
+        uint32_t size;
         if (kind == 0u)
             return 1;
         if (kind == 1u) {
             at++;
             continue;
         }
-        if (at + 2u > length || header[at + 1u] < 2u || at + header[at + 1u] > length)
+        if (at + 2u > length)
             return 0;
-        size = header[at + 1u];
+        size = AH_READ_ONCE(header[at + 1u]);
+        if (size < 2u || size > length - at)
+            return 0;
         if (kind == 131u || kind == 137u) { /* loose and strict source route */
             if (size < 7u)
                 return 0;
@@ -67,7 +74,7 @@ static inline int ah_clear_options(uint8_t *header, uint32_t size)
         }
         if (at + 2u > size)
             return 0;
-        data = header[at + 1u];
+        data = AH_READ_ONCE(header[at + 1u]);
         if (at + 2u + data > size)
             return 0;
         if (header[at] & 0x20u)
@@ -103,8 +110,10 @@ static inline int ah_clear_v6(uint8_t *packet, uint32_t end)
     packet[1] = packet[2] = packet[3] = 0;
     packet[7] = 0;
     while (at < end) {
-        uint32_t size = kind == 44u ? 8u : ((uint32_t)packet[at + 1u] + 1u) * 8u;
+        uint32_t size = kind == 44u ? 8u : ((uint32_t)AH_READ_ONCE(packet[at + 1u]) + 1u) * 8u;
         uint8_t next = packet[at];
+        if (size > end - at)
+            return 0;
         if ((kind == 0u || kind == 60u) && !ah_clear_options(packet + at, size))
             return 0;
         if (kind == 43u && !ah_clear_routing(packet, packet + at, size))

@@ -88,13 +88,17 @@ static inline enum esp_trailer esp_check_trailer(const uint8_t *plain, uint32_t 
 #define ESP_NEXT_BEET 94u
 static inline int esp_check_beet(const uint8_t *plain, uint32_t room, uint8_t *next_header, uint32_t *size, uint32_t *options)
 {
+    uint32_t whole, filler;
     if (room < 8u)
         return 0;
-    *size = ((uint32_t)plain[1] + 1u) * 8u;
-    if (*size > room || (plain[2] & 3u) || 4u + plain[2] > *size || *size - 4u - plain[2] > 40u)
+    /* each once: who shares the buffer may write between the checks and the copy that they bound */
+    whole = ((uint32_t)*(const volatile uint8_t *)&plain[1] + 1u) * 8u;
+    filler = *(const volatile uint8_t *)&plain[2];
+    if (whole > room || (filler & 3u) || 4u + filler > whole || whole - 4u - filler > 40u)
         return 0;
     *next_header = plain[0];
-    *options = *size - 4u - plain[2];
+    *size = whole;
+    *options = whole - 4u - filler;
     return 1;
 }
 

@@ -1,7 +1,8 @@
 /* Where ESP and AH stand in a packet that keeps its own header (RFC 4303 section 3.1.1, RFC 4302 section 3.1.1), and the checksums that a NAT on
  * the way spoils (RFC 3948 section 3.1.2).
  *
- * Plain C, because the fuzzer compiles it as it ships. Every packet was taken by ip_parse first, whose header_length bounds each walk here.
+ * Plain C, because the fuzzer compiles it as it ships. Every packet was taken by ip_parse first. Its header_length bounds each walk here: another
+ * thread may have written to the packet since, so no length that is read again leads past it.
  * Used by esp.pyx and ah.pyx.
  */
 #ifndef IPSEC_FAST_IP_TRANSPORT_H
@@ -14,7 +15,8 @@
 #include "ip_parse.h"
 
 /* Bytes of header that stay outside; *field is the offset of the byte that names what follows them. IPv6 keeps hop-by-hop, routing and fragment
- * headers outside and what stands before those; destination options behind them are for the destination, and protected. */
+ * headers outside and what stands before those; destination options behind them are for the destination, and protected. 0: the chain is not the one
+ * that ip_parse saw. */
 static inline uint32_t transport_split(const uint8_t *packet, const ip_info *info, uint32_t *field)
 {
     uint32_t at = 40u, here = 6u, split = 40u;
@@ -25,6 +27,8 @@ static inline uint32_t transport_split(const uint8_t *packet, const ip_info *inf
         uint8_t kind = packet[here];
         here = at;
         at += kind == 44u ? 8u : ((uint32_t)packet[at + 1u] + 1u) * 8u;
+        if (at > info->header_length)
+            return 0;
         if (kind == 0u || kind == 43u || kind == 44u) {
             split = at;
             *field = here;

@@ -138,6 +138,31 @@ static inline uint64_t monotonic_ns(void)
     return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
 }
 
+/* A record of a few words that one thread writes and others copy: its first word is odd while it is written. */
+static inline void record_write(uint64_t *to, const uint64_t *from, size_t words)
+{
+    __atomic_store_n(to, to[0] + 1, __ATOMIC_RELAXED);
+    __atomic_thread_fence(__ATOMIC_RELEASE);
+    for (size_t i = 1; i < words; i++)
+        __atomic_store_n(&to[i], from[i], __ATOMIC_RELAXED);
+    __atomic_store_n(to, to[0] + 1, __ATOMIC_RELEASE);
+}
+
+static inline void record_read(uint64_t *to, const uint64_t *from, size_t words)
+{
+    do {
+        while ((to[0] = __atomic_load_n(from, __ATOMIC_ACQUIRE)) & 1)
+            ;
+        for (size_t i = 1; i < words; i++)
+            to[i] = __atomic_load_n(&from[i], __ATOMIC_RELAXED);
+        __atomic_thread_fence(__ATOMIC_ACQUIRE);
+    } while (__atomic_load_n(from, __ATOMIC_RELAXED) != to[0]);
+}
+
+/* Between two threads that each write one thing and then look at the other's: at least one of them sees it. */
+static inline int atomic_get_int_fenced(const int *from) { __atomic_thread_fence(__ATOMIC_SEQ_CST); return __atomic_load_n(from, __ATOMIC_ACQUIRE); }
+static inline void atomic_set_int_fenced(int *to, int value) { __atomic_store_n(to, value, __ATOMIC_SEQ_CST); __atomic_thread_fence(__ATOMIC_SEQ_CST); }
+
 static inline uint64_t atomic_get_u64(const uint64_t *from) { return __atomic_load_n(from, __ATOMIC_ACQUIRE); }
 static inline void atomic_set_u64(uint64_t *to, uint64_t value) { __atomic_store_n(to, value, __ATOMIC_RELEASE); }
 static inline void atomic_set_u64_fenced(uint64_t *to, uint64_t value) { __atomic_store_n(to, value, __ATOMIC_SEQ_CST); __atomic_thread_fence(__ATOMIC_SEQ_CST); }

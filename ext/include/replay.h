@@ -11,7 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define REPLAY_MIN_SIZE 64u
+#define REPLAY_MIN_SIZE 32u /* what every receiver must support (section 3.4.3) */
 #define REPLAY_MAX_SIZE 1048576u
 
 /* A3.1 leaves the threshold to us: so many packets of an SA in a row without a good ICV, then one is tried a second time, under the next high
@@ -28,6 +28,8 @@ struct replay_window {
     uint32_t failed;     /* ESN: packets without a good ICV since the last good one, or the last trial */
     uint32_t trials;     /* second tries under another high half */
     uint64_t resyncs;    /* and how many of them were right */
+    uint64_t ahead;      /* ESN: the highest number that those may have which are being opened together, or top */
+    uint32_t pending;    /* ESN: how many these are */
     uint64_t blocks[];
 };
 
@@ -106,13 +108,13 @@ static inline enum replay_result replay_advance(struct replay_window *w, uint64_
     return REPLAY_NEW;
 }
 
-/* The 64-bit number of a packet from its low half (appendix A2.2). 0, which no window accepts, where it would lie before the first
- * or behind the last number. Exact for true numbers in (top - size, top + 2^32 - size]. */
-static inline uint64_t replay_infer_esn(const struct replay_window *w, uint32_t low)
+/* The 64-bit number of a packet from its low half (appendix A2.2), for a window with this top and size. 0, which no window accepts, where it
+ * would lie before the first or behind the last number. Exact for true numbers in (top - size, top + 2^32 - size]. */
+static inline uint64_t replay_infer_at(uint64_t top, uint32_t size, uint32_t low)
 {
-    uint32_t top_low = (uint32_t)w->top, high = (uint32_t)(w->top >> 32);
-    uint32_t bottom = top_low - w->size + 1u; /* modulo 2^32, as in A2.2 */
-    if (top_low >= w->size - 1u) {
+    uint32_t top_low = (uint32_t)top, high = (uint32_t)(top >> 32);
+    uint32_t bottom = top_low - size + 1u; /* modulo 2^32, as in A2.2 */
+    if (top_low >= size - 1u) {
         if (low < bottom) {
             if (high == UINT32_MAX)
                 return 0;
@@ -124,6 +126,41 @@ static inline uint64_t replay_infer_esn(const struct replay_window *w, uint32_t 
         high--;
     }
     return (uint64_t)high << 32 | low;
+}
+
+static inline uint64_t replay_infer_esn(const struct replay_window *w, uint32_t low)
+{
+    return replay_infer_at(w->top, w->size, low);
+}
+
+/* ESN: packets that are opened together get the number that each would get alone, unless one before them moves the window too far.
+ * REPLAY_JOINS: this one's number is the same whatever becomes of those before it. REPLAY_MAY_CHANGE: the same, but for a jump among them:
+ * its ciphertext is needed until then. REPLAY_WAITS: those before it must be finished first, since their failures may call for a trial. */
+enum replay_join { REPLAY_JOINS = 0, REPLAY_MAY_CHANGE, REPLAY_WAITS };
+static inline enum replay_join replay_join(const struct replay_window *w, uint32_t low, uint64_t seq)
+{
+    if (w->pending == 0)
+        return REPLAY_JOINS;
+    if (w->failed + w->pending >= REPLAY_RESYNC_AFTER)
+        return REPLAY_WAITS;
+    return replay_infer_at(w->ahead, w->size, low) == seq ? REPLAY_JOINS : REPLAY_MAY_CHANGE;
+}
+
+/* `ahead` is the highest number that one of them may turn out to have. */
+static inline void replay_joined(struct replay_window *w, uint32_t low)
+{
+    uint64_t seq;
+    if (w->pending++ == 0)
+        w->ahead = w->top;
+    seq = replay_infer_at(w->ahead, w->size, low);
+    if (seq > w->ahead)
+        w->ahead = seq;
+}
+
+/* They are finished. */
+static inline void replay_settle(struct replay_window *w)
+{
+    w->pending = 0;
 }
 
 /* ESN: a packet of this window had no good ICV. */

@@ -163,6 +163,20 @@ def _mtu(parser: argparse.ArgumentParser) -> None:
     _rounds(parser)
 
 
+def _flood(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--kind",
+        action="append",
+        default=[],
+        choices=["refused", "half-open", "junk", "bad-icv", "bad-icv-library"],
+        help="this one only, beside the idle run; may be repeated",
+    )
+    parser.add_argument(
+        "--rate", type=int, metavar="N", help="datagrams/s (default 2000; 0: as fast as a socket takes them)"
+    )
+    _seconds(parser, "for each kind (default 8)")
+
+
 def _gate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--baseline", metavar="FILE", help="recorded ratios (default bench/baseline.json)")
     parser.add_argument("--record", metavar="FILE", help="measure, and write them there instead of comparing")
@@ -227,6 +241,13 @@ BENCHES = {
         "A TCP transfer between two gateways with a router between them whose MTU changes, with the router's ICMP and without; the "
         "longest time without a byte. 1 where one stood still for more than a second in the median.",
         _mtu,
+    ),
+    "flood": Bench(
+        "flood_face",
+        "good peers, status, memory and CPU while strangers flood a gateway",
+        "Refused offers, half-open IKE SAs, junk and bad ICVs against a gateway; meanwhile a good peer sets up one IKE SA after the other "
+        "and asks for the status. Ratios to the idle run. 1 where no good peer came up.",
+        _flood,
     ),
     "gate": Bench(
         "gate_face",

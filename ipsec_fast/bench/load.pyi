@@ -16,9 +16,14 @@ class Sender:
         segments: int = 8,
         limit: int = ...,
     ) -> None: ...
-    def start(self) -> None: ...
-    def wait(self, timeout_s: float | None = None) -> bool: ...
-    def stop(self) -> int: ...
+    def start(self) -> None:
+        """Start the thread."""
+
+    def wait(self, timeout_s: float | None = None) -> bool:
+        """Until the limit; whether it was reached in time."""
+
+    def stop(self) -> int:
+        """Ends it; how many were sent."""
 
 class Receiver:
     """Counts the datagrams of `run` that a bound socket receives, numbers 0 to `limit` - 1. Raises UsageError."""
@@ -28,6 +33,11 @@ class Receiver:
     overtaken: int
     strays: int  # of another run
     def __init__(self, sock: socket.socket, *, run: int, limit: int) -> None: ...
-    def start(self) -> None: ...
-    def stop(self) -> None: ...
-    def missing(self, sent: int, most: int = 1000) -> list[int]: ...
+    def start(self) -> None:
+        """Start the thread."""
+
+    def stop(self) -> None:
+        """Takes what lies in the socket along, then ends."""
+
+    def missing(self, sent: int, most: int = 1000) -> list[int]:
+        """The numbers below `sent` that did not come, the first `most` of them."""

@@ -19,6 +19,11 @@ class Relay:
         loss: float = 0,
         ike_loss: float = 0,
     ) -> None: ...
-    def start(self) -> None: ...
-    def stop(self) -> None: ...
-    def counters(self) -> tuple[dict[str, int], dict[str, int]]: ...
+    def start(self) -> None:
+        """Start the thread."""
+
+    def stop(self) -> None:
+        """Carries what lies in its sockets and its stores, then ends; twice is fine."""
+
+    def counters(self) -> tuple[dict[str, int], dict[str, int]]:
+        """Of each direction, from the pair's first socket to its second and back: what became of how many packets."""

@@ -49,6 +49,8 @@ def _child_lines(child: Tree, workers: int) -> list[str]:
         f"    {wire} {_cipher(child)}{'/ESN' if child.get('esn') else ''}  "
         f"in {child['spi-in']} out {child['spi-out']}{rekey}",
     ]
+    if "narrowed" in child:
+        lines.append(f"    narrowed {child['narrowed']}")
     for name, way in (("received", "in"), ("sent", "out")):
         if f"packets-{way}" in child:
             used = f", last {duration(child[f'use-{way}'])} ago" if f"use-{way}" in child else ""

@@ -1,14 +1,15 @@
 """The dataplane's half of every Child SA: its two SAs, its policies, its grants, its routes (design.md, "The way of a rekey").
 
 `install`, `switch_outbound` and `remove` change the books; the tables that each worker reads are made anew by `tables` whenever
-`changed` says so. Packets leave on the child that was switched to last among those whose selectors match, the narrowest selectors
-first. A child that goes stops sending at once and receives for its grace. Left out: anything that speaks IKE.
+`changed` says so. Whose policies come first says policy_order, who may hold which selectors says separation. A child that goes stops
+sending at once and receives for its grace. Left out: anything that speaks IKE.
 Called by control.manager and the views.
 """
 
 from __future__ import annotations
 
 import contextlib
+import heapq
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -17,7 +18,7 @@ from ..dataplane.engine import engine_for
 from ..dataplane.outside import Outside
 from ..dataplane.sad import SA
 from ..dataplane.spd import Policy, Tables, last_received_s, last_sent_s, set_selectors
-from ..dataplane.udp import set_endpoint, set_raw_endpoint
+from ..dataplane.udp import newest_source, set_endpoint, set_raw_endpoint, tell_source_again
 from ..errors import HostError, NegotiationError
 from ..iana import NotifyType
 from ..ike.config import ChildConfig, ConnectionConfig
@@ -25,13 +26,17 @@ from ..ike.events import AskInstallChild
 from ..model import Address, OuterHeader, Path, TrafficSelector
 from .grants import Grants
 from .mtu import LEAST_LINK_MTU, MAX_MTU, Encapsulation, Finding, Mss, Source, TunnelMtu
+from .policy_order import PolicyOrder, Rank, Readiness, sort_key
 from .resources import sending_child
 from .routing import Routing
+from .separation import Separation
 from .spi import SpiPool, worker_of
 from .store import GrantMark
 
 POLICIES_MAX, ROUTES_MAX = 1024, 1024  # of one child
 Key = tuple[str, str]  # connection, child
+Ranked = tuple[tuple[int, int], list[Rank]]  # the ranks of some policies, and the order's stamp that they hold for
+UNRANKED: Ranked = ((-1, -1), [])
 ESP_PORT = 4500  # RFC 3948: UDP-encapsulated ESP shares the port of IKE with the non-ESP marker
 
 
@@ -58,6 +63,10 @@ class InstalledChild:
     cuts: bool  # IPv6 packets of up to 1280 bytes that do not fit leave in outer fragments; else they are dropped
     resource: int | None = None
     order: int = 0
+    ranks: Ranked = UNRANKED  # of its policies
+    follows_peer: bool = False  # its worker tells when the peer's packets come from elsewhere
+    replaces: int | None = None
+    is_silent: bool = False  # its peer is known to be
     used_before_s: float | None = None  # when the child that it replaces last carried a packet
     inbound_until: float | None = None  # set when the child went down
 
@@ -99,22 +108,38 @@ class Children:
         self._grants = grants
         self._children: dict[int, InstalledChild] = {}
         self._waiting: dict[Key, list[Policy]] = {}  # of children that are started by themselves: protect, but no SA
+        self._wanted: dict[int, Key] = {}  # by the tag of their policies
         self._trapped: set[Key] = set()
+        self._order = PolicyOrder()
+        self._waiting_ranks: dict[Key, Ranked] = {}
+        self._separation = Separation()
         self._tags = 0
         self._switches = 0
         self._resumed: dict[
             int, GrantMark
         ] = {}  # of children that stood before a restart and are about to be installed
         self._ungranted: set[int] = set()
+        self._successors: dict[int, InstalledChild] = {}  # by the child that they replace
+        self._ending: list[tuple[float, int]] = []  # a heap: when the grace of which child is over
         self.changed = False
 
     # --- the books
 
     def expect(self, connections: Iterable[ConnectionConfig], started: Iterable[Key]) -> None:
         """From now on these children's packets are dropped for want of an SA until one is there, never sent otherwise."""
+        connections = tuple(connections)
         children = {(one.name, child.name): (one, child) for one in connections for child in one.children}
+        self._separation.expect(connections)
+        self._order.learn({key: _selectors(*both) for key, both in children.items()})
         for key in started:
             self._wait(*children[key])
+
+    def arrange(self, connections: Iterable[ConnectionConfig]) -> None:
+        """This is the whole configuration, and the order in which its children's policies stand."""
+        self._order.arrange(
+            {(one.name, child.name): _selectors(one, child) for one in connections for child in one.children}
+        )
+        self.changed = True
 
     def trap(self, connection: ConnectionConfig, child: ChildConfig) -> None:
         """As `expect`, and its packets come to the worker also while there is no SA, so that the first one is told of."""
@@ -130,7 +155,10 @@ class Children:
         if key in self._trapped:
             self._trapped.discard(key)
             self._routing.remove_child(key)
-        if self._waiting.pop(key, None) is not None:
+        policies = self._waiting.pop(key, None)
+        if policies is not None:
+            self._forget_tags(policies)
+            self._waiting_ranks.pop(key, None)
             self.changed = True
 
     def is_trapped(self, key: Key) -> bool:
@@ -138,25 +166,37 @@ class Children:
 
     def wanted_by(self, tag: int) -> Key | None:
         """Which waiting child a NO_SA notice is about."""
-        return next((key for key, policies in self._waiting.items() for p in policies if p.tag == tag), None)
+        return self._wanted.get(tag)
 
     def _wait(self, connection: ConnectionConfig, child: ChildConfig) -> None:
         self._tags += 1
-        self._waiting[connection.name, child.name] = _policies(*_selectors(connection, child), None, self._tags)
+        key = (connection.name, child.name)
+        self._forget_tags(self._waiting.get(key, ()))
+        self._waiting[key] = _policies(*_selectors(connection, child), None, self._tags)
+        self._waiting_ranks.pop(key, None)
+        self._wanted[self._tags] = key
         self.changed = True
+
+    def _forget_tags(self, policies: Iterable[Policy]) -> None:
+        for policy in policies:
+            self._wanted.pop(policy.tag, None)
 
     def install(self, ask: AskInstallChild) -> None:
         """Receive at once; send at once too, unless the ask defers it. Whatever fails leaves nothing behind."""
         try:
             _check_size(ask)
+            self._separation.admit(ask)
             child = self._make(ask)
             child.used_before_s = self.last_used_s(ask.replaces) if ask.replaces is not None else None
             self._routing.add_child(ask.child_id, ask.local_ts, ask.remote_ts)
         except Exception:
+            self._separation.leave(ask.child_id)
             self._grants.forget(ask.child_id)
             self._spis.give_back(ask.spi_in)
             raise
         self._children[ask.child_id] = child
+        if ask.replaces is not None:
+            self._successors[ask.replaces] = child
         self._spis.use(ask.spi_in)
         if not ask.outbound_deferred:
             self.switch_outbound(ask.child_id)
@@ -178,21 +218,53 @@ class Children:
             self.switch_outbound(replaced_by)
         child.order = 0
         child.inbound_until = now + grace_s
+        heapq.heappush(self._ending, (child.inbound_until, child_id))
         self.changed = True
         self._grants.forget(child_id)
+        self._separation.leave(child_id)
         self.expire(now)
         self._routing.remove_child(child_id)
 
-    def expire(self, now: float) -> None:
-        """Forget inbound SAs whose grace is over."""
-        for child in tuple(self._children.values()):
-            if child.inbound_until is not None and child.inbound_until <= now:
-                del self._children[child.child_id]
-                self._spis.give_back(child.sa_in.spi)
+    def set_silent(self, child_ids: Iterable[int], *, is_silent: bool) -> None:
+        """Their peer has fallen silent, or was heard again: packets prefer another Child SA for the same traffic, where there is one."""
+        for child_id in child_ids:
+            child = self._children.get(child_id)
+            if child is not None and child.is_silent != is_silent:
+                child.is_silent = is_silent
                 self.changed = True
 
+    def expire(self, now: float) -> None:
+        """Forget inbound SAs whose grace is over."""
+        while self._ending and self._ending[0][0] <= now:
+            child = self._children.pop(heapq.heappop(self._ending)[1])
+            if child.replaces is not None and self._successors.get(child.replaces) is child:
+                del self._successors[child.replaces]
+            self._spis.give_back(child.sa_in.spi)
+            self.changed = True
+
+    def begin_turn(self, now: float) -> None:
+        """The event loop has been round."""
+        self.expire(now)
+        self._routing.begin_turn()
+
     def get_timer(self) -> float | None:
-        return min((c.inbound_until for c in self._children.values() if c.inbound_until is not None), default=None)
+        ending = self._ending[0][0] if self._ending else None
+        routing = self._routing.get_timer()
+        return ending if routing is None else routing if ending is None else min(ending, routing)
+
+    def handle_timer(self, now: float) -> None:
+        """Routes of children that are gone leave the kernel's tables piece by piece."""
+        self._routing.handle_timer(now)
+
+    def move_routes(self, tun_index: int) -> None:
+        """The TUN device is another one now, or lost its routes. HostError; may be repeated."""
+        self._routing.move(tun_index)
+        self.route_mtus()
+        self.changed = True
+
+    def take_reports(self) -> list[str]:
+        """Lines for the log about routes that could not be removed."""
+        return self._routing.take_reports()
 
     def set_path_mtu(self, child_id: int, path_mtu: int, source: Source, now: float) -> None:
         """The path to this child's peer carries so many bytes from now on; workers see it with their next packet."""
@@ -210,9 +282,47 @@ class Children:
             _set_mtu(sa, child.mtu)
         self.changed = True
 
-    def extend_grants(self, spi: int) -> None:
-        """One block more for the children that send with this SPI (two peers may have chosen the same)."""
-        for child in self.sending_with(spi):
+    def move(self, child_ids: Iterable[int], path: Path) -> None:
+        """The peer of these is elsewhere: workers send there with their next packet. Tables stay as they are."""
+        for child in self._known(child_ids):
+            was, child.path = child.path, path
+            if was.remote != path.remote:
+                child.path_mtu = _sane(self._host.path_mtu(path.remote))
+                child.findings = {"computed": Finding(child.path_mtu)}
+                child.mtu = self._figures(child.connection, child.wraps, child.path_mtu, child.whole)
+                for sa in (child.sa_in, child.sa_out):
+                    _set_mtu(sa, child.mtu)
+            self._aim(child.sa_out, path, child.path_mtu, child.whole)
+            self._follow(child)
+
+    def newest_source(self, child_ids: Iterable[int]) -> tuple[Address, int, float] | None:
+        """Where the newest packet of these came from, and when. Each may tell again from now on that it came from elsewhere.
+
+        A child that a rekey replaced counts until the new one is used: what comes on it afterwards was late.
+        """
+        found = []
+        for child in self._known(child_ids):
+            new = self._successors.get(child.child_id)
+            if not child.follows_peer or (new is not None and last_received_s(new.sa_in) is not None):
+                continue
+            tell_source_again(child.sa_in)
+            source = newest_source(child.sa_in)
+            if source is not None:
+                found.append(source)
+        return max(found, key=lambda source: source[2], default=None)
+
+    def _known(self, child_ids: Iterable[int]) -> list[InstalledChild]:
+        found = (self._children.get(child_id) for child_id in child_ids)
+        return [child for child in found if child is not None]
+
+    def _follow(self, child: InstalledChild) -> None:
+        if child.follows_peer:
+            path = child.path
+            set_endpoint(child.sa_in, self._host.socket_index(path.local), path.local, path.remote, path.remote_port)
+
+    def extend_grant(self, child_id: int) -> None:
+        """One block more."""
+        if (child := self.standing(child_id)) is not None:
             self._extend(child)
 
     def retry_grants(self) -> None:
@@ -248,14 +358,26 @@ class Children:
     def tables(self, worker: int = 0) -> Tables:
         """What this worker shall do from now on: it receives on the SAs that it owns, and hands over what leaves on another one's."""
         workers = self._host.workers
-        policies = [
-            p
-            for child in self._sending(worker)
-            for p in _policies(child.local_ts, child.remote_ts, child.sa_out, 0, child.worker(workers))
-        ]
-        waiting = [policy for policies in self._waiting.values() for policy in policies]
-        policies = sorted([*policies, *waiting], key=_narrowness)
-        return Tables([c.sa_in for c in self._children.values() if c.worker(workers) == worker], policies)
+        ranked: list[tuple[object, Policy]] = []
+        for child in self._sending(worker):
+            policies = _policies(child.local_ts, child.remote_ts, child.sa_out, 0, child.worker(workers))
+            child.ranks = self._ranks((child.connection, child.name), policies, child.ranks)
+            readiness = Readiness.SILENT if child.is_silent else Readiness.SENDING
+            ranked += ((sort_key(rank, readiness), p) for rank, p in zip(child.ranks[1], policies, strict=True))
+        for key, policies in self._waiting.items():
+            ranks = self._waiting_ranks[key] = self._ranks(key, policies, self._waiting_ranks.get(key, UNRANKED))
+            ranked += ((sort_key(rank, Readiness.WAITING), p) for rank, p in zip(ranks[1], policies, strict=True))
+        ranked.sort(key=lambda row: row[0])  # type: ignore[arg-type,return-value]
+        in_order = [policy for _, policy in ranked]
+        return Tables([c.sa_in for c in self._children.values() if c.worker(workers) == worker], in_order)
+
+    def _ranks(self, key: Key, policies: Sequence[Policy], before: Ranked) -> Ranked:
+        """They hold until the configuration changes."""
+        stamp = self._order.stamp(key)
+        if before[0] == stamp and len(before[1]) == len(policies):
+            return before
+        rank = self._order.rank
+        return stamp, [rank(key, policy.local, policy.remote) for policy in policies]
 
     def owners(self) -> list[tuple[TrafficSelector, int | None]]:
         """Remote selectors, and the one worker that sends to them; None: each worker sends by itself."""
@@ -268,13 +390,13 @@ class Children:
         return [(ts, owners.pop() if len(owners) == 1 else None) for ts, owners in found.items()]
 
     def _sending(self, worker: int) -> list[InstalledChild]:
-        """Of each group the one that this worker's packets leave on, those switched to last first."""
+        """Of each group the one that this worker's packets leave on, those switched to last first, those of silent peers last."""
         groups: dict[tuple[object, ...], list[InstalledChild]] = {}
         for child in self._children.values():
             if child.order:
                 groups.setdefault(child.group, []).append(child)
-        chosen = (sending_child(group, worker, self._host.workers) for group in groups.values())
-        return sorted((child for child in chosen if child is not None), key=lambda child: -child.order)
+        chosen = (sending_child(_heard(group), worker, self._host.workers) for group in groups.values())
+        return sorted((c for c in chosen if c is not None), key=lambda child: (child.is_silent, -child.order))
 
     def get(self, child_id: int) -> InstalledChild | None:
         return self._children.get(child_id)
@@ -282,11 +404,10 @@ class Children:
     def all(self) -> Sequence[InstalledChild]:
         return tuple(self._children.values())
 
-    def receiving_with(self, spi: int) -> InstalledChild | None:
-        return next((child for child in self._children.values() if child.sa_in.spi == spi), None)
-
-    def sending_with(self, spi: int) -> list[InstalledChild]:
-        return [child for child in self._children.values() if child.sa_out.spi == spi and child.inbound_until is None]
+    def standing(self, child_id: int) -> InstalledChild | None:
+        """It, unless it only receives for its grace any more."""
+        child = self._children.get(child_id)
+        return child if child is not None and child.inbound_until is None else None
 
     def last_sent_s(self, connection_children: Iterable[int]) -> float | None:
         """Monotonic seconds of the last ESP packet that left on one of these children."""
@@ -353,7 +474,7 @@ class Children:
             _set_mtu(sa, mtu)
             sa.tag = ask.child_id
         set_selectors(sa_in, ask.local_ts, ask.remote_ts)
-        return InstalledChild(
+        child = InstalledChild(
             ask.child_id,
             ask.connection,
             ask.name,
@@ -369,7 +490,11 @@ class Children:
             {"computed": Finding(path_mtu)},
             cuts,
             ask.resource,
+            follows_peer=ask.follows_peer,
+            replaces=ask.replaces,
         )
+        self._follow(child)
+        return child
 
     def _figures(self, connection: str, wraps: Encapsulation, path_mtu: int, whole: bool) -> TunnelMtu:
         mtu = wraps.figures(path_mtu, self._host.mss(connection))
@@ -403,15 +528,24 @@ class Children:
 
     def _aim(self, sa: SA, path: Path, path_mtu: int, whole: bool) -> bool:
         """Where an outbound SA sends to, and how long a packet may be there: one that may not be refused is cut to that, if it can be."""
-        if sa.src is not None:
-            set_raw_endpoint(sa, self._host.raw_socket_index(path.local), 0 if whole else path_mtu, path_mtu)
-            return True
         ours, theirs = _esp_ports(path)
+        if sa.src is not None:
+            index, cut_at = self._host.raw_socket_index(path.local), 0 if whole else path_mtu
+            if sa.encap is None or (sa.dst, sa.encap[1]) == (path.remote, theirs):
+                set_raw_endpoint(sa, index, cut_at, path_mtu)
+            else:
+                set_raw_endpoint(sa, index, cut_at, path_mtu, path.remote, theirs)
+            return True
         outside = None
         with contextlib.suppress(HostError):  # without raw sockets such packets are dropped, and counted
             outside = Outside(self._host.raw_socket_index(path.local), path.local, ours, path_mtu)
         set_endpoint(sa, self._host.socket_index(path.local), path.local, path.remote, theirs, outside)
         return outside is not None
+
+
+def _heard(group: list[InstalledChild]) -> list[InstalledChild]:
+    """Those whose peer is not silent; all of them where it is of each."""
+    return [child for child in group if not child.is_silent] or group
 
 
 def _check_size(ask: AskInstallChild) -> None:
@@ -461,18 +595,3 @@ def _selectors(
     """(local, remote) of a child without an SA; `dynamic` is the connection's address, as far as it is known."""
     local = child.local_ts or tuple(TrafficSelector.host(address) for address in connection.local_addrs)
     return local, child.remote_ts or tuple(TrafficSelector.host(address) for address in connection.remote_addrs)
-
-
-def _narrowness(policy: Policy) -> tuple[int, int, int, bool]:
-    """Sorts narrow before wide: remote, local, protocol and ports. Equal ones stay in their order, those with an SA first."""
-    ports = sum(65536 if ts.is_opaque else ts.end_port - ts.start_port for ts in (policy.local, policy.remote))
-    return (
-        _size(policy.remote),
-        _size(policy.local),
-        ports + (policy.remote.protocol == 0) * (1 << 20),
-        policy.outbound is None,
-    )
-
-
-def _size(ts: TrafficSelector) -> int:
-    return int(ts.end) - int(ts.start)

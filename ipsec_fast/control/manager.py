@@ -6,7 +6,7 @@ message"): an inbound SA is in the worker's tables before the message leaves tha
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from ..dataplane.notice import Notice as WorkerNotice
@@ -16,6 +16,7 @@ from ..ike.events import (
     Ask,
     AskInstallChild,
     CheckIdle,
+    CheckSource,
     ChildDown,
     ChildFailed,
     ChildMoved,
@@ -24,6 +25,7 @@ from ..ike.events import (
     IkeUp,
     IkeView,
     Notice,
+    PathMoved,
     PeerBack,
     PeerSilent,
     Progress,
@@ -48,7 +50,8 @@ class Dataplane(Protocol):
 
 class Manager:
     """`log` gets one line per unexpected failure of ours; `resize` the TUN's new MTU question after children came or went;
-    `acquire` the child that a dropped packet was for, `settle` comes before new tables are published.
+    `acquire` the child that a dropped packet was for, with that packet's selectors if they were told; `settle` comes before new
+    tables are published. `moved`: the peer of some Child SAs is elsewhere.
     """
 
     def __init__(
@@ -60,9 +63,11 @@ class Manager:
         *,
         log: Callable[[str], None],
         resize: Callable[[list[int]], None] = lambda inner: None,
-        acquire: Callable[[str, str], None] = lambda connection, child: None,
+        acquire: Callable[..., None] = lambda connection, child, packet=None: None,
         stranger: Callable[[int, Address], None] = lambda spi, remote: None,
         settle: Callable[[float], None] = lambda now: None,
+        moved: Callable[[Sequence[int], float], None] = lambda child_ids, now: None,
+        view_of: Callable[[int], IkeView | None] | None = None,
     ) -> None:
         self._endpoint = endpoint
         self._answers = answers
@@ -73,8 +78,10 @@ class Manager:
         self._acquire = acquire
         self._stranger = stranger
         self._settle = settle
+        self._moved = moved
+        self._view_of = view_of or (lambda ike_id: next((v for v in endpoint.views() if v.ike_id == ike_id), None))
         self._listeners: list[Listener] = []
-        self._views: dict[int, IkeView] = {}
+        self._views: dict[int, IkeView] = {}  # as they were when they were last heard of
 
     def subscribe(self, listener: Listener) -> Callable[[], None]:
         self._listeners.append(listener)
@@ -82,21 +89,23 @@ class Manager:
 
     def drain(self, now: float) -> None:
         """Until the endpoint has nothing more to say; then the dataplane gets its tables."""
-        self._children.expire(now)
-        seen = False
+        self._children.begin_turn(now)
+        seen: set[int] = set()  # IKE SAs that have changed
         while (event := self._endpoint.next_event()) is not None:
             if isinstance(event, Ask):
                 self._answer(event, now)
                 continue
-            seen = not isinstance(event, Progress) or seen
+            if not isinstance(event, Progress | CheckSource):
+                seen.update(_ike_ids(event))
             if isinstance(event, ChildDown):  # a listener may still want the counters of what goes
                 self._tell(event)
                 self._act(event, now)
             else:
                 self._act(event, now)
                 self._tell(event)
-        if seen:
-            self._views = {view.ike_id: view for view in self._endpoint.views()}
+        self._look_at(seen)
+        for line in self._children.take_reports():
+            self._log(line)
         if self._children.changed:
             self._settle(now)
             self._children.changed = False
@@ -104,39 +113,51 @@ class Manager:
             self._resize(self._children.max_inner_bytes())
 
     def take_notices(self, notices: Iterable[WorkerNotice], now: float) -> None:
-        """What the worker saw; `drain` must follow."""
+        """What the worker saw; `drain` must follow. An SA is known by its tag, the child's number: its SPI may be another peer's too."""
         for notice in notices:
             match notice.kind:
                 case NoticeKind.FIRST_INBOUND:
-                    if (child := self._children.receiving_with(notice.spi)) is not None:
-                        self._endpoint.inbound_seen(child.child_id, now)
+                    if self._children.get(notice.tag) is not None:
+                        self._endpoint.inbound_seen(notice.tag, now)
                 case NoticeKind.NO_SA:
                     if (key := self._children.wanted_by(notice.spi)) is not None:
-                        self._acquire(*key)
+                        self._acquire(*key, *([notice.packet] if notice.packet else []))
                 case NoticeKind.UNKNOWN_SPI:
                     if notice.remote is not None:
                         self._stranger(notice.spi, notice.remote)
                         self._endpoint.note_unknown_spi(notice.spi, notice.remote, now)
+                case NoticeKind.PEER_MOVED:
+                    self._peer_moved(notice.spi, now)
                 case NoticeKind.GRANT_WANTED:
-                    self._children.extend_grants(notice.spi)
-                case NoticeKind.REKEY_SOON:
-                    for child in self._children.sending_with(notice.spi):
-                        self._endpoint.rekey_child(child.child_id, now)
-                case NoticeKind.IN_REKEY_SOON:
-                    if (child := self._children.receiving_with(notice.spi)) is not None and child.inbound_until is None:
-                        self._endpoint.rekey_child(child.child_id, now)
-                case NoticeKind.LIFE_OVER:
-                    for child in self._children.sending_with(notice.spi):
-                        self._endpoint.child_expired(child.child_id, "its lifetime is over", now)
-                case NoticeKind.IN_LIFE_OVER:
-                    if (child := self._children.receiving_with(notice.spi)) is not None:
-                        self._endpoint.child_expired(child.child_id, "its lifetime is over", now)
+                    self._children.extend_grant(notice.tag)
+                case NoticeKind.REKEY_SOON | NoticeKind.IN_REKEY_SOON:
+                    if self._children.standing(notice.tag) is not None:
+                        self._endpoint.rekey_child(notice.tag, now)
+                case NoticeKind.LIFE_OVER | NoticeKind.IN_LIFE_OVER:
+                    if self._children.standing(notice.tag) is not None:
+                        self._endpoint.child_expired(notice.tag, "its lifetime is over", now)
                 case NoticeKind.SEQ_EXHAUSTED:
-                    for child in self._children.sending_with(notice.spi):
+                    if (child := self._children.standing(notice.tag)) is not None:
                         self._log(
                             f"{child.connection} {child.name}: no sequence number left, nothing is sent until it is rekeyed"
                         )
                         self._endpoint.rekey_child(child.child_id, now)
+
+    def _peer_moved(self, child_id: int, now: float) -> None:
+        """A packet came from elsewhere. The newest one of all Child SAs of the IKE SA says where the peer is."""
+        if self._endpoint.path_rests(child_id):
+            return  # CheckSource comes, and the worker waits until then
+        source = self._children.newest_source(self._endpoint.children_beside(child_id))
+        if source is not None:
+            self._endpoint.packet_came_from(child_id, *source, now)
+
+    def _look_at(self, ike_ids: Iterable[int]) -> None:
+        for ike_id in ike_ids if self._listeners else ():
+            view = self._view_of(ike_id)
+            if view is not None:
+                self._views[ike_id] = view
+            else:
+                self._views.pop(ike_id, None)
 
     # --- asks
 
@@ -163,11 +184,21 @@ class Manager:
                     self._children.switch_outbound(child_id)
                 case CheckIdle(child_id=child_id):
                     self._endpoint.child_used(child_id, self._children.last_used_s(child_id), now)
+                case PathMoved():
+                    self._children.move(notice.child_ids, notice.path)
+                    self._moved(notice.child_ids, now)
+                case CheckSource():
+                    source = self._children.newest_source(notice.child_ids)
+                    self._endpoint.source_checked(notice.ike_id, source, now)
+                case PeerSilent() | PeerBack():
+                    view = self._view_of(notice.ike_id)
+                    children = [child.child_id for child in view.children] if view is not None else []
+                    self._children.set_silent(children, is_silent=isinstance(notice, PeerSilent))
                 case ChildDown():
                     self._children.remove(notice.child_id, now, notice.inbound_grace_s, notice.replaced_by)
                 case _:
                     pass
-        except IpsecFastError as error:  # the host refused to take a route away; the books are right all the same
+        except IpsecFastError as error:
             self._log(str(error))
 
     def _tell(self, notice: Notice) -> None:
@@ -177,11 +208,19 @@ class Manager:
         match notice:
             case IkeDown() | ChildDown():
                 view = self._views.get(notice.ike_id)
-            case IkeUp() | ChildUp() | ChildFailed() | PeerSilent() | PeerBack():
-                view = next((one for one in self._endpoint.views() if one.ike_id == notice.ike_id), None)
+            case IkeUp() | ChildUp() | ChildFailed() | PeerSilent() | PeerBack() | PathMoved():
+                view = self._view_of(notice.ike_id)
             case ChildMoved():
-                view = next((one for one in self._endpoint.views() if one.ike_id == notice.new_ike_id), None)
+                view = self._view_of(notice.new_ike_id)
             case _:
                 pass
         for listener in tuple(self._listeners):
             listener(notice, view)
+
+
+def _ike_ids(notice: Notice) -> Iterable[int]:
+    """The IKE SAs that a notice is about."""
+    found = [getattr(notice, name, None) for name in ("ike_id", "new_ike_id", "old_ike_id")]
+    if isinstance(notice, IkeUp):
+        found.append(notice.replaces)
+    return (ike_id for ike_id in found if ike_id is not None)

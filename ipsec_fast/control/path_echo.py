@@ -2,7 +2,8 @@
 
 `targets` are addresses of the peer that may answer. First a small echo goes to each; the first that answers is asked from then on.
 `probe` sends all sizes of a set at once, and again those that stay unanswered for max(2 RTT, 100 ms), with a small one beside them:
-where that is unanswered too, the peer does not answer at all, and nothing is said about sizes. Called by control.paths.
+where that is unanswered too, the peer does not answer at all, and nothing is said about sizes. As long as that is so, only the small one
+is sent again: who hears nothing does not send more. Called by control.paths.
 """
 
 from __future__ import annotations
@@ -51,6 +52,7 @@ class EchoProber:
         self._trials: dict[int, _Trial] = {}
         self._search = 0
         self._hurry = False
+        self._quiet_left = 0  # waits without any answer, until the peer counts as silent
         self._small_answered_at = float("-inf")
         self._round_at = 0.0
 
@@ -94,7 +96,7 @@ class EchoProber:
         fresh = sorted(sizes.difference(self._trials), reverse=True)
         if not fresh or self.target is None:
             return
-        self._round_at, self._hurry = now, hurry
+        self._round_at, self._hurry, self._quiet_left = now, hurry, tries
         self._transmit(self.target, SMALL, now)
         for size in fresh:
             self._trials[size] = _Trial(tries - 1, now + self._patience(tries - 1))
@@ -134,11 +136,10 @@ class EchoProber:
                 return None
             return []
         due = sorted((size for size, trial in self._trials.items() if trial.until <= now), reverse=True)
+        if due and self._small_answered_at < self._round_at:
+            return self._wait_for_anything(due, now)
         over = [size for size in due if not self._trials[size].left]
         again = [size for size in due if self._trials[size].left]
-        if over and self._small_answered_at < self._round_at:
-            self._trials.clear()
-            return None
         if again and self.target is not None:
             self._transmit(self.target, SMALL, now)
             for size in again:
@@ -148,6 +149,17 @@ class EchoProber:
         for size in over:
             del self._trials[size]
         return over
+
+    def _wait_for_anything(self, due: Sequence[int], now: float) -> list[int] | None:
+        """Nothing of this round was answered: the small one alone goes again, and the sizes keep their tries."""
+        self._quiet_left -= 1
+        if self._quiet_left <= 0 or self.target is None:
+            self._trials.clear()
+            return None
+        self._transmit(self.target, SMALL, now)
+        for size in due:
+            self._trials[size].until = now + self._patience(self._quiet_left - 1)
+        return []
 
     def _patience(self, left: int) -> float:
         return self.wait_s / 3 if self._hurry and left else self.wait_s

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from ..errors import StateError, UsageError
 
 WAIT_S = 0.1
+RUNGS = 3  # of one ladder, above its end: of a peer that says nothing at all no more is asked
 AGAIN_S, AGAIN = 0.1, 10  # the IKE SA may have another request under way
 
 Send = Callable[[Sequence[int], float, float], None]  # falling sizes, how long each waits, now; StateError
@@ -48,11 +49,15 @@ class IkeProber:
         return bool(self._ladder or self._waiting)
 
     def probe(self, sizes: frozenset[int], bottom: int, now: float, search: int = 0) -> bool:
-        """Walk down these sizes and `bottom`, which surely passes. False: it cannot be done. Nothing where a walk is under way."""
+        """Walk down the largest of these sizes, and `bottom`, which surely passes; the others are for the next walk.
+
+        False: it cannot be done. Nothing where a walk is under way.
+        """
         if self.is_busy or not sizes:
             return True
         self._search = search
-        self._waiting, self._left = tuple(sorted({*sizes, bottom}, reverse=True)), AGAIN
+        rungs = sorted(sizes, reverse=True)[:RUNGS]
+        self._waiting, self._left = tuple(sorted({*rungs, bottom}, reverse=True)), AGAIN
         return self._try(now)
 
     def answered(self, size: int, waited_s: float, search: int = 0) -> tuple[int, list[int]] | None:

@@ -86,7 +86,7 @@ class _Path:
     ike: IkeProber
     stall: StallWatch = field(default_factory=StallWatch)
     children: tuple[InstalledChild, ...] = ()
-    standing: tuple[tuple[int, int], ...] = ()  # of its Child SAs: id and order
+    standing: tuple[tuple[int, int, bool], ...] = ()  # of its Child SAs: id, order, and whether their peer is silent
     by_ike: bool = False
     ask_at: float | None = None
     patience_s: float = ASK_AGAIN_S[0]
@@ -97,6 +97,11 @@ class _Path:
     @property
     def rtt_s(self) -> float:
         return (self.ike.rtt_s if self.by_ike else self.echo.rtt_s) or 0.0
+
+    @property
+    def is_silent(self) -> bool:
+        """The peer is known to be: nothing is probed."""
+        return bool(self.children) and all(child.is_silent for child in self.children)
 
     def sending(self) -> list[InstalledChild]:
         return sorted((child for child in self.children if child.order), key=lambda child: -child.order)
@@ -143,7 +148,7 @@ class Paths:
         self._of, self._by_spi, self._by_remote = {}, {}, {}
         for key, children in found.items():
             path = self._paths.get(key) or self._make(key, children[0], now)
-            standing = tuple((child.child_id, child.order) for child in children)
+            standing = _standing(children)
             fresh, path.standing = path.standing != standing, standing
             path.children = tuple(children)
             self._by_remote.setdefault(key[1], []).append(path)
@@ -153,6 +158,40 @@ class Paths:
             if fresh:
                 self._refit(path, now)
                 self._drive(path, now)
+
+    def moved(self, child_ids: Iterable[int], now: float) -> None:
+        """The peer of these Child SAs is at another address; they are looked at alone, not all that there are."""
+        left: dict[Key, list[InstalledChild]] = {}
+        for child in (self._children.get(child_id) for child_id in child_ids):
+            old = self._of.get(child.child_id) if child is not None else None
+            if child is not None and old is not None and _key(child) != old.key:
+                left.setdefault(old.key, []).append(child)
+        for key, children in left.items():
+            old = self._paths[key]
+            new_key = _key(children[0])
+            self._give(old, tuple(child for child in old.children if child not in children), now)
+            path = self._paths.get(new_key) or self._make(new_key, children[0], now)
+            if not path.children:
+                self._by_remote.setdefault(new_key[1], []).append(path)
+            self._give(path, (*path.children, *children), now)
+
+    def _give(self, path: _Path, children: tuple[InstalledChild, ...], now: float) -> None:
+        """These are on this path from now on; where there is none, it ends."""
+        path.children = children
+        path.standing = _standing(children)
+        for child in children:
+            self._of[child.child_id] = path
+        if children:
+            self._refit(path, now)
+            self._drive(path, now)
+            return
+        del self._paths[path.key]
+        path.due = None
+        beside = [one for one in self._by_remote.get(path.key[1], ()) if one is not path]
+        if beside:
+            self._by_remote[path.key[1]] = beside
+        else:
+            self._by_remote.pop(path.key[1], None)
 
     def _make(self, key: Key, child: InstalledChild, now: float) -> _Path:
         machine = PathMtu(key[1].version, child.path_mtu, now, probing=False)
@@ -292,6 +331,17 @@ class Paths:
     def _drive(self, path: _Path, now: float) -> None:
         """Whatever its state machine wants now; then its Child SAs follow."""
         machine = path.mtu
+        if not path.is_silent:
+            self._probe(path, now)
+        for event in machine.take_events():
+            self._report(path, event)
+        for child in path.children:
+            if child.path_mtu != machine.mtu or FINDING[machine.source] not in child.findings:
+                self._children.set_path_mtu(child.child_id, machine.mtu, FINDING[machine.source], now)
+        self._schedule(path)
+
+    def _probe(self, path: _Path, now: float) -> None:
+        machine = path.mtu
         if machine.probing is Probing.ASKING and path.sending() and not path.echo.is_looking and not path.ike.is_busy:
             path.by_ike = False
             targets = self._targets(path, now)
@@ -305,12 +355,6 @@ class Paths:
                 self._nobody(path, now)
         elif machine.probing is Probing.ON:
             path.echo.probe(machine.wanted, machine.tries, now, machine.search, hurry=machine.is_in_a_hurry)
-        for event in machine.take_events():
-            self._report(path, event)
-        for child in path.children:
-            if child.path_mtu != machine.mtu or FINDING[machine.source] not in child.findings:
-                self._children.set_path_mtu(child.child_id, machine.mtu, FINDING[machine.source], now)
-        self._schedule(path)
 
     def _ask_by_ike(self, path: _Path, now: float) -> None:
         path.by_ike = True
@@ -345,7 +389,7 @@ class Paths:
 
     def _send_echo(self, path: _Path, target: Target, size: int, number: int) -> None:
         child = next((one for one in path.children if one.child_id == target.child_id), None)
-        if child is None:
+        if child is None or path.is_silent:
             return
         length = child.wraps.max_inner_bytes(size) if size != SMALL else LEAST_BYTES[target.address.version]
         self._asked[number] = path
@@ -457,6 +501,11 @@ class Paths:
 
 def _key(child: InstalledChild) -> Key:
     return child.path.local, child.path.remote, child.wraps.encap, child.whole
+
+
+def _standing(children: Iterable[InstalledChild]) -> tuple[tuple[int, int, bool], ...]:
+    """What of the Child SAs on a path decides who sends, and how."""
+    return tuple((child.child_id, child.order, child.is_silent) for child in children)
 
 
 def _echo_in(selectors: Iterable[TrafficSelector], address: Address) -> bool:

@@ -96,6 +96,7 @@ class _Wish:
     deleted_wait_s: float = DELETED_FIRST_S
     has_enough: bool = False
     members: set[int] = field(default_factory=set)  # the per-resource ones
+    numbers: set[int] = field(default_factory=set)  # of the fallbacks that stand
 
 
 class Resources:
@@ -107,6 +108,7 @@ class Resources:
         self._residues = workers
         self._log = log
         self._wishes: dict[int, _Wish] = {}  # by the fallback's number
+        self._wish_with: dict[int, _Wish] = {}  # by the number of a member
 
     def tell(self, notice: Notice, view: IkeView | None, now: float) -> None:
         if self._workers < 2:
@@ -157,37 +159,47 @@ class Resources:
         child = _find(view, notice.child_id)
         if before is not None:  # both numbers mean the same wish until the old one is gone
             before.fallback = notice.child_id
+            before.numbers.add(notice.child_id)
             self._wishes[notice.child_id] = before
         elif child is not None and child.in_group:
             wish = _Wish(notice.child_id, now if child.initiator else now + LEAVE_TO_PEER_S)
+            wish.numbers.add(notice.child_id)
             self._wishes[notice.child_id] = wish
-            wish.members.update(c.child_id for c in self._members(view, child))
+            for member in self._members(view, child):
+                self._join(wish, member.child_id)
 
     def _note_fallback_gone(self, notice: ChildDown) -> None:
         """The loser of crossing rekeys may be the newest one; then another one stands for both."""
         wish = self._wishes.pop(notice.child_id, None)
-        if wish is not None and wish.fallback == notice.child_id:
-            wish.fallback = next((child_id for child_id, same in self._wishes.items() if same is wish), notice.child_id)
+        if wish is None:
+            return
+        wish.numbers.discard(notice.child_id)
+        if wish.fallback == notice.child_id:
+            wish.fallback = next(iter(wish.numbers), notice.child_id)
+        if not wish.numbers:
+            for member in wish.members:
+                self._wish_with.pop(member, None)
 
     def _note_member(self, notice: ChildUp, view: IkeView | None) -> None:
         child = _find(view, notice.child_id)
         wish = self._wish_of(view, child)
         if wish is not None and child is not None:
-            wish.members.add(notice.child_id)
+            self._join(wish, notice.child_id)
             wish.wait_s = FIRST_S if child.initiator else wish.wait_s
 
     def _note_lost(self, notice: ChildDown, now: float) -> None:
-        for wish in self._unique_wishes():
-            if notice.child_id in wish.members:
-                wish.members.discard(notice.child_id)
-                if notice.replaced_by is not None or notice.idle:
-                    continue
-                wish.has_enough = False
-                if notice.by_peer:
-                    self._plan(wish, now + wish.deleted_wait_s)
-                    wish.deleted_wait_s = min(wish.deleted_wait_s * FACTOR, DELETED_MOST_S)
-                else:
-                    self._back_off(wish, now)
+        wish = self._wish_with.pop(notice.child_id, None)
+        if wish is None:
+            return
+        wish.members.discard(notice.child_id)
+        if notice.replaced_by is not None or notice.idle:
+            return
+        wish.has_enough = False
+        if notice.by_peer:
+            self._plan(wish, now + wish.deleted_wait_s)
+            wish.deleted_wait_s = min(wish.deleted_wait_s * FACTOR, DELETED_MOST_S)
+        else:
+            self._back_off(wish, now)
 
     def _note_failed(self, notice: ResourceFailed, now: float) -> None:
         wish = self._wishes.get(notice.child_id)
@@ -218,6 +230,10 @@ class Resources:
         wish.due = at if wish.due is None else max(wish.due, at)
 
     # --- who belongs to whom
+
+    def _join(self, wish: _Wish, child_id: int) -> None:
+        wish.members.add(child_id)
+        self._wish_with[child_id] = wish
 
     def _unique_wishes(self) -> list[_Wish]:
         return list({id(wish): wish for wish in self._wishes.values()}.values())

@@ -1,23 +1,33 @@
 """Which prefixes stand in the routing table because of which Child SAs, and which stay refused without one (design.md decision 12).
 
 A prefix is routed into the TUN from the first child that can carry it to the last one. Before and after, the prefixes of children
-that the configuration starts by itself are refused, so that nothing for them leaves in clear; others are free. Called by control.children.
+that the configuration starts by itself are refused, so that nothing for them leaves in clear; others are free.
+
+A child's routes go in at once, all in one batch. They go out in pieces of PIECE prefixes, one for each turn of the event loop, and
+nobody waits for the kernel. The books are right from the first moment: a prefix that is wanted again is not removed any more, and
+one that the kernel refuses to remove is tried again until it is gone, with a line at the beginning and at the end.
+Called by control.children and, for what is left to do, by the gateway's timer.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
+from ..errors import HostError
 from ..ike.config import ChildConfig, ConnectionConfig
 from ..model import Address, TrafficSelector
 from ..system.routes import Network
 
 LEAST_MTU = {4: 68, 6: 1280}  # of a route: RFC 791, RFC 8200
+PIECE = 64  # prefixes that leave the kernel's tables in one turn of the event loop: some milliseconds
+WAIT_S = 0.02  # for the kernel's answer to one piece, before other work goes on
+LOOK_EVERY_S = 0.005  # when the kernel takes longer
+AGAIN_S, AGAIN_MOST_S = 1.0, 30.0  # between two attempts at what was refused
 
 
 class RouteTable(Protocol):
-    """What we need of system.routes.Routes."""
+    """What we need of system.routes.Routes, one prefix at a time."""
 
     def adopt(self, wanted: Iterable[Network]) -> list[Network]: ...
     def prohibit(self, network: Network) -> None: ...
@@ -26,6 +36,23 @@ class RouteTable(Protocol):
     ) -> None: ...
     def set_mtu(self, network: Network, mtu: int) -> None: ...
     def remove(self, network: Network, *, keep_prohibit: bool) -> None: ...
+
+
+class Removal(Protocol):
+    def is_done(self, wait_s: float = 0.0) -> bool: ...
+    def refused(self) -> dict[Network, str]: ...
+
+
+@runtime_checkable
+class BatchTable(Protocol):
+    """And many at a time."""
+
+    def prohibit_all(self, networks: Iterable[Network]) -> None: ...
+    def add_all(
+        self, sources: Mapping[Network, Address | None], index: int, around: Iterable[Network] = ()
+    ) -> None: ...
+    def set_mtus(self, mtus: Mapping[Network, int]) -> None: ...
+    def remove_all(self, networks: Mapping[Network, bool]) -> Removal: ...
 
 
 class Routing:
@@ -42,12 +69,23 @@ class Routing:
         before_ipv6: Callable[[], None] = lambda: None,
     ) -> None:
         self._table = table
+        self._batches: BatchTable = table if isinstance(table, BatchTable) else _OneByOne(table)
         self._tun_index = tun_index
         self._addresses = addresses
         self._before_ipv6 = before_ipv6
         self._closed: set[Network] = set()
         self._users: dict[Network, set[Hashable]] = {}
+        self._networks_of: dict[Hashable, list[Network]] = {}
+        self._sources: dict[Network, Address | None] = {}
         self._mtus: dict[Network, int] = {}
+        self._leaving: dict[Network, None] = {}  # nobody uses them any more, and they are still in the kernel's tables
+        self._under_way: Removal | None = None
+        self._left = PIECE  # that this turn may remove
+        self._look_at = 0.0
+        self._refused: dict[Network, None] = {}  # to be removed again at `_again_at`
+        self._again_at, self._again_s = 0.0, AGAIN_S
+        self._was_refused: set[Network] = set()  # since when the log says so
+        self._reports: list[str] = []
 
     def start(self, connections: Iterable[ConnectionConfig], started: Iterable[tuple[str, str]]) -> None:
         """Adopt what a crash left for children that are still configured, and refuse in clear what `started` children will carry."""
@@ -60,49 +98,171 @@ class Routing:
         """The configuration is this now: refuse in clear what `started` children will carry, and nothing else that no child carries."""
         remote = _remotes(connections)
         closed = set(_networks(ts for key in started for ts in remote.get(key, ())))
-        for network in closed:
-            self._table.prohibit(network)
-            self._closed.add(network)  # one by one, so that the next call undoes what was done before a refusal
+        self._closed |= closed  # before any refusal, so that the next call undoes what was done before it
+        self._batches.prohibit_all(closed)
         gone, self._closed = self._closed - closed, closed
-        for network in gone:
-            if not self._users.get(network):
-                self._table.remove(network, keep_prohibit=False)
+        self._leaving.update(dict.fromkeys(network for network in gone if network not in self._users))
+        self._work()
+
+    # --- children
 
     def add_child(
         self, child_id: Hashable, local_ts: Sequence[TrafficSelector], remote_ts: Sequence[TrafficSelector]
     ) -> None:
         """HostError leaves nothing of this child behind. A trapped child uses its names: it wants its routes without an SA too."""
         addresses = self._addresses()
+        networks = _networks(remote_ts)
+        fresh = {network: _source(network, local_ts, addresses) for network in networks if network not in self._users}
+        self._networks_of[child_id] = networks
+        for network in networks:
+            self._users.setdefault(network, set()).add(child_id)
+        for network in fresh:
+            self._leaving.pop(network, None)
+            self._refused.pop(network, None)
+        self._sources.update(fresh)
         try:
-            for network in _networks(remote_ts):
-                source = next(
-                    (a for ts in local_ts for a in addresses if a.version == network.version and _holds(ts, a)), None
-                )
-                if not self._users.get(network):
-                    if network.version == 6:
-                        self._before_ipv6()
-                    self._table.add(network, self._tun_index, source, _networks(local_ts))
-                self._users.setdefault(network, set()).add(child_id)
+            if any(network.version == 6 for network in fresh):
+                self._before_ipv6()
+            if fresh:
+                self._batches.add_all(fresh, self._tun_index, _networks(local_ts))
         except Exception:
             self.remove_child(child_id)
             raise
 
+    def remove_child(self, child_id: Hashable) -> None:
+        """Costs what the child holds. What the kernel does not take now is done by `handle_timer`."""
+        for network in self._networks_of.pop(child_id, ()):
+            users = self._users[network]
+            users.discard(child_id)
+            if not users:
+                del self._users[network], self._sources[network]
+                self._mtus.pop(network, None)
+                self._leaving[network] = None
+        self._work()
+
     def set_mtus(self, inner: Mapping[int, int]) -> None:
         """Each prefix follows the largest inner packet of the Child SAs (by id) that carry it. HostError."""
+        changed: dict[Network, int] = {}
         for network, users in self._users.items():
             fits = [inner[user] for user in users if isinstance(user, int) and user in inner]
             mtu = max(min(fits), LEAST_MTU[network.version]) if fits else 0
             if mtu and self._mtus.get(network) != mtu:
-                self._table.set_mtu(network, mtu)
-                self._mtus[network] = mtu
+                changed[network] = mtu
+        if changed:
+            self._batches.set_mtus(changed)
+            self._mtus.update(changed)
 
-    def remove_child(self, child_id: Hashable) -> None:
-        for network, users in tuple(self._users.items()):
-            users.discard(child_id)
-            if not users:
-                del self._users[network]
-                self._mtus.pop(network, None)
-                self._table.remove(network, keep_prohibit=network in self._closed)
+    def move(self, tun_index: int) -> None:
+        """The TUN device is another one now, which has no routes yet. HostError; may be repeated."""
+        self._tun_index = tun_index
+        self._mtus.clear()
+        if any(network.version == 6 for network in self._sources):
+            self._before_ipv6()
+        if self._sources:
+            self._batches.add_all(self._sources, tun_index)
+
+    # --- what is left to do
+
+    def begin_turn(self) -> None:
+        """The event loop has been round: one more piece may go."""
+        self._left = PIECE
+
+    def get_timer(self) -> float | None:
+        if self._under_way is not None:
+            return self._look_at
+        if self._leaving:
+            return 0.0
+        return self._again_at if self._refused else None
+
+    def handle_timer(self, now: float) -> None:
+        self.begin_turn()
+        if self._under_way is not None:
+            if not self._under_way.is_done():
+                self._look_at = now + LOOK_EVERY_S
+                return
+            removal, self._under_way = self._under_way, None
+            self._take(removal)
+        tries = bool(self._refused) and now >= self._again_at
+        if tries:
+            self._leaving.update(self._refused)
+            self._refused.clear()
+        self._work()
+        if tries and self._refused:
+            self._again_at = now + self._again_s
+            self._again_s = min(2 * self._again_s, AGAIN_MOST_S)
+
+    def take_reports(self) -> list[str]:
+        """Lines for the log: what the kernel refused to remove, and that it is gone after all."""
+        reports, self._reports = self._reports, []
+        return reports
+
+    def _work(self) -> None:
+        """Pieces of what leaves, as far as this turn may."""
+        while self._leaving and self._left > 0 and self._under_way is None:
+            piece = [network for network, _ in zip(self._leaving, range(self._left), strict=False)]
+            self._left -= len(piece)
+            for network in piece:
+                del self._leaving[network]
+            removal = self._batches.remove_all({network: network in self._closed for network in piece})
+            if removal.is_done(WAIT_S):
+                self._take(removal)
+            else:
+                self._under_way = removal
+        if self._was_refused and not self._refused and not self._leaving and self._under_way is None:
+            self._was_refused.clear()
+            self._again_at, self._again_s = 0.0, AGAIN_S
+            self._reports.append("the routes that the kernel refused to remove are gone now")
+
+    def _take(self, removal: Removal) -> None:
+        """What was refused is tried again at once, and then from time to time, unless somebody wants it again."""
+        refused = {network: why for network, why in removal.refused().items() if network not in self._users}
+        if not refused:
+            return
+        if not self._was_refused:
+            more = f" (and {len(refused) - 1} more)" if len(refused) > 1 else ""
+            self._reports.append(f"{next(iter(refused.values()))}{more}; it is tried again until it is gone")
+        for network in refused:
+            (self._refused if network in self._was_refused else self._leaving)[network] = None
+        self._was_refused.update(refused)
+
+
+class _OneByOne:
+    """A table that takes single prefixes, as one that takes many. A refusal is one prefix's own."""
+
+    def __init__(self, table: RouteTable) -> None:
+        self._table = table
+
+    def prohibit_all(self, networks: Iterable[Network]) -> None:
+        for network in networks:
+            self._table.prohibit(network)
+
+    def add_all(self, sources: Mapping[Network, Address | None], index: int, around: Iterable[Network] = ()) -> None:
+        for network, source in sources.items():
+            self._table.add(network, index, source, around)
+
+    def set_mtus(self, mtus: Mapping[Network, int]) -> None:
+        for network, mtu in mtus.items():
+            self._table.set_mtu(network, mtu)
+
+    def remove_all(self, networks: Mapping[Network, bool]) -> Removal:
+        refused: dict[Network, str] = {}
+        for network, keep_prohibit in networks.items():
+            try:
+                self._table.remove(network, keep_prohibit=keep_prohibit)
+            except HostError as error:
+                refused[network] = str(error)
+        return _Removed(refused)
+
+
+class _Removed:
+    def __init__(self, refused: dict[Network, str]) -> None:
+        self._refused = refused
+
+    def is_done(self, wait_s: float = 0.0) -> bool:
+        return True
+
+    def refused(self) -> dict[Network, str]:
+        return self._refused
 
 
 def _remotes(connections: Iterable[ConnectionConfig]) -> dict[tuple[str, str], Sequence[TrafficSelector]]:
@@ -120,3 +280,7 @@ def _networks(selectors: Iterable[TrafficSelector]) -> list[Network]:
 
 def _holds(ts: TrafficSelector, address: Address) -> bool:
     return ts.version == address.version and int(ts.start) <= int(address) <= int(ts.end)
+
+
+def _source(network: Network, local_ts: Sequence[TrafficSelector], addresses: Sequence[Address]) -> Address | None:
+    return next((a for ts in local_ts for a in addresses if a.version == network.version and _holds(ts, a)), None)

@@ -15,7 +15,10 @@ __all__ = [
 
 @final
 class IkeKeys:
-    """The seven keys of an IKE SA (RFC 7296 section 2.14); `sk_ai` and `sk_ar` have length 0 with an AEAD."""
+    """The seven keys of an IKE SA (RFC 7296 section 2.14): `sk_d`, `sk_ai`, `sk_ar`, `sk_ei`, `sk_er`, `sk_pi`, `sk_pr`.
+
+    `sk_ai` and `sk_ar` have length 0 with an AEAD.
+    """
 
     sk_d: Secret
     sk_ai: Secret
@@ -27,7 +30,8 @@ class IkeKeys:
     def __init__(
         self, sk_d: Secret, sk_ai: Secret, sk_ar: Secret, sk_ei: Secret, sk_er: Secret, sk_pi: Secret, sk_pr: Secret
     ) -> None: ...
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Wipe and free all of them."""
 
 def prf(prf_id: int, key: Secret | bytes, data: bytes) -> bytes:
     """prf(key, data), for output that is no secret: AUTH octets, cookies."""

@@ -14,7 +14,9 @@ class RestKey:
 
     def __init__(self, key: Secret) -> None: ...
     @property
-    def closed(self) -> bool: ...
+    def closed(self) -> bool:
+        """Whether the key is gone."""
+
     def seal(self, aad: bytes, parts: Iterable[bytes | Secret]) -> bytes:
         """The parts one behind the other, sealed; `aad` is bound to them and not in the result."""
 
@@ -24,18 +26,23 @@ class RestKey:
     def tag(self, data: bytes) -> bytes:
         """32 bytes that only a holder of the key can make: for marks that are readable but not to be forged."""
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Wipe the keys; any later use raises StateError."""
 
 @final
 class OpenedRecord:
     """A plaintext inside the arena, taken from front to back; a piece beyond its end is a StateError."""
 
     @property
-    def left(self) -> int: ...
+    def left(self) -> int:
+        """Bytes that were not taken yet."""
+
     def take(self, n: int) -> bytes:
         """The next bytes, which must not be a secret."""
 
-    def take_secret(self, n: int) -> Secret: ...
+    def take_secret(self, n: int) -> Secret:
+        """The next bytes as a secret of their own."""
+
     def close(self) -> None:
         """Wipe the plaintext; what was taken stays."""
 

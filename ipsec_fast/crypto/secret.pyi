@@ -22,7 +22,9 @@ class Secret:
         """A copy of bytes `start` to `stop`, inside the arena."""
 
     @property
-    def closed(self) -> bool: ...
+    def closed(self) -> bool:
+        """Whether the bytes are gone."""
+
     def close(self) -> None:
         """Wipe and free; a second call does nothing, any later use raises StateError."""
 

@@ -36,6 +36,8 @@ cdef struct crew_state:
 cdef class Crew:
     cdef crew_state state
     cdef object _threads
+    cdef uint32_t forks        # of the process whose threads they are
+    cdef int need_threads(self) except -1
     cdef readonly int size
 
 # Runs all `n` operations of `length` bytes, together with the crew where that has been faster of late, otherwise alone; False, and nothing done, if another

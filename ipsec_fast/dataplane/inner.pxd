@@ -6,6 +6,7 @@ Each read gives, and each write takes, one frame: virtio-net header, link header
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcmp, memcpy
 
+from ipsec_fast.dataplane.forks cimport port_users
 from ipsec_fast.dataplane.net_io cimport VNET_NEEDS_CSUM, atomic_get_u64, atomic_set_u64, vnet_header
 
 cdef enum:
@@ -42,6 +43,7 @@ cdef struct inner_head:
 
 cdef class InnerPort:
     cdef inner_port port
+    cdef port_users users
 
 
 cdef inline void inner_learn(inner_port *port, const uint8_t *source) noexcept nogil:

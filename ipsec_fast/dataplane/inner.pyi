@@ -3,6 +3,8 @@ class InnerPort:
 
     fd: int  # -1 once closed
     features: dict[str, bool]
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Twice is fine. StateError while a worker runs on it."""
 
-def stripped(frame: bytes, own: bytes) -> tuple[str, int, bytes]: ...
+def stripped(frame: bytes, own: bytes) -> tuple[str, int, bytes]:
+    """For tests: (what inner_strip says, csum_start then, the peer that was learned) of a frame read by the station `own`."""

@@ -1,1 +1,2 @@
-def library_version() -> str: ...
+def library_version() -> str:
+    """`1.3.0`, of the library that is loaded."""

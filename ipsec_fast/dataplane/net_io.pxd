@@ -76,6 +76,9 @@ cdef extern from "net_io.h" nogil:
     void control_add_tos(msghdr *message, size_t *used, int family, int tos) noexcept
     void control_add_source(msghdr *message, size_t *used, int family, const uint8_t *address) noexcept
     uint64_t monotonic_ns() noexcept
+    void record_write(uint64_t *to, const uint64_t *source, size_t words) noexcept
+    int atomic_get_int_fenced(const int *source) noexcept
+    void atomic_set_int_fenced(int *target, int value) noexcept
     uint64_t atomic_get_u64(const uint64_t *source) noexcept
     void atomic_set_u64(uint64_t *target, uint64_t value) noexcept
     void *atomic_get_pointer(void **source) noexcept

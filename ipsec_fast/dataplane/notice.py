@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import IntEnum
 
-from ..model import Address
+from ..model import Address, TrafficSelector
 
 
 class NoticeKind(IntEnum):
@@ -16,8 +16,8 @@ class NoticeKind(IntEnum):
     GRANT_WANTED = 3  # half of the granted block of an outbound SA is used
     SEQ_EXHAUSTED = 4  # an outbound SA has no number left: nothing leaves any more
     UNKNOWN_SPI = 5  # ESP for an SPI we do not have, at most one a second
-    NO_SA = 6  # a protect policy without an SA, at most one a second and policy; `spi` is the policy's tag
-    TUN_LOST = 7  # the TUN device is gone: nothing is read from it any more
+    NO_SA = 6  # a protect policy without an SA, at most one a second and policy; `spi` is the policy's tag, with the packet's selectors
+    TUN_LOST = 7  # the TUN device is gone: nothing is read from it until Worker.resume_inner
     LIFE_OVER = 8  # an outbound SA reached a hard limit of its lifetime: nothing leaves any more
     IN_REKEY_SOON = 9  # an inbound SA passed a soft limit
     IN_LIFE_OVER = 10  # an inbound SA reached a hard limit: nothing of it is delivered any more
@@ -29,13 +29,17 @@ class NoticeKind(IntEnum):
         13  # the first packet of more than 512 bytes for a second, not ICMP, left on the outbound SA with tag `spi`
     )
     INNER_DOWN = 14  # the interface of a packet socket is down or gone; told once until frames pass again
+    PEER_MOVED = 15  # the newest packet of the inbound SA with tag `spi` came from elsewhere (udp.newest_source, tell_source_again)
 
 
 @dataclass(frozen=True, slots=True)
 class Notice:
     """`spi` as a number in host order (of NO_SA: the `tag` of the policy; of TOO_BIG 0 where the ICMP quotes too little).
 
-    `remote`: of UNKNOWN_SPI, who sent it; of TOO_BIG, where our packet went.
+    `remote`: of UNKNOWN_SPI, who sent it; of TOO_BIG, where our packet went; of NO_SA, where the dropped packet was to go.
+    `local`, `protocol`, `ports` are of NO_SA's packet: (local, remote) port, of ICMP type << 8 | code twice, None where it shows none.
+    `tag`: of what one SA reports (its first packet, limits, grant), the `SA.tag` of it. Go by the tag: an outbound SPI is chosen by the
+    peer, and two peers may choose the same.
     """
 
     kind: NoticeKind
@@ -43,6 +47,21 @@ class Notice:
     remote: Address | None = None
     number: int = 0
     size: int = 0
+    local: Address | None = None
+    protocol: int = 0
+    ports: tuple[int, int] | None = None
+    tag: int = 0
+
+    @property
+    def packet(self) -> tuple[TrafficSelector, TrafficSelector] | None:
+        """Local and remote selector of the packet that NO_SA tells of (RFC 7296 section 2.9); None where it is not told."""
+        if self.local is None or self.remote is None:
+            return None
+        ours, theirs = [(0, 65535)] * 2 if self.ports is None else [(port, port) for port in self.ports]
+        return (
+            TrafficSelector(self.local, self.local, self.protocol, *ours),
+            TrafficSelector(self.remote, self.remote, self.protocol, *theirs),
+        )
 
 
 @dataclass(frozen=True, slots=True)

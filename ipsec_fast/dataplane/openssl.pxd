@@ -4,9 +4,8 @@ from libc.stdint cimport uint8_t, uint32_t
 
 
 # Unpredictable IVs for CBC (RFC 3602 section 3): the keystream of AES-CTR under a random key of this generator's own. One thread. In a child of fork it
-# takes another key; whoever holds keystream of it asks iv_fork_count whether that is still its own.
+# takes another key; whoever holds keystream of it asks fork_count (forks.pxd) whether that is still its own.
 cdef struct iv_generator
 cdef iv_generator *iv_generator_new() noexcept nogil
 cdef void iv_generator_free(iv_generator *generator) noexcept nogil
-cdef const uint32_t *iv_fork_count() noexcept nogil
 cdef bint iv_generator_fill(iv_generator *generator, uint8_t *out, uint32_t length) noexcept nogil

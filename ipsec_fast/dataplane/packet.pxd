@@ -17,9 +17,10 @@ cdef class PacketBatch:
     cdef esp_sa **sas        # with a SAD: those of the call under way
     cdef esp_sa **distinct
     cdef uint32_t distinct_count
+    cdef uint32_t *firsts    # of each of them the first packet; NULL with a SAD
     cdef esp_batch_ctx *ctx
     cdef ah_batch_ctx *ah    # NULL: no SA of AH in it
     cdef object owners       # keeps the SAs alive
     cdef object crew         # and the threads that help
     cdef SAD sad             # None, or where each packet's SA is looked up
-    cdef int busy
+    cdef uint64_t holder     # as of an SA: a thread is inside a call with this batch

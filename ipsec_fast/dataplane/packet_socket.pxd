@@ -11,3 +11,4 @@ cdef class PacketSocket(InnerPort):
     cdef object _socket, _name, _options, _features
     cdef PeerWord _peer
     cdef object _group
+    cdef int _need(self) except -1

@@ -4,7 +4,7 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
 from ipsec_fast.dataplane.ah cimport ah_batch_ctx
 from ipsec_fast.dataplane.esp cimport esp_batch_ctx, esp_packet
-from ipsec_fast.dataplane.sad cimport PROTOCOL_AH, esp_sa, esp_sealed_length, outer_tos
+from ipsec_fast.dataplane.sad cimport PROTOCOL_AH, esp_sa, outer_tos, sa_sealed_length
 from ipsec_fast.dataplane.status cimport VERDICT_SLOTS
 from ipsec_fast.dataplane.udp cimport udp_endpoint, udp_port
 
@@ -84,6 +84,7 @@ cdef struct tx_slot:
     uint32_t first         # of its packets, in tx_queue.packets
     uint8_t tos
     uint8_t closed
+    uint8_t mixed          # its packets are not of one length: no single send may cut it
 
 cdef struct tx_queue
 ctypedef void (*tx_flush_fn)(tx_queue *queue) noexcept nogil
@@ -116,7 +117,7 @@ cdef void tx_send(tx_queue *queue, udp_port **ports, uint32_t port_count, int st
 cdef inline uint8_t *tx_reserve(
     tx_queue *queue, esp_sa *sa, udp_endpoint *to, uint8_t tos, uint32_t inner_length
 ) noexcept nogil:
-    cdef uint32_t length = esp_sealed_length(sa, inner_length)
+    cdef uint32_t length = sa_sealed_length(sa, inner_length)
     cdef tx_slot *slot
     cdef esp_packet *packet
     cdef uint8_t *place
@@ -140,7 +141,7 @@ cdef inline uint8_t *tx_reserve(
         slot.tos = tos
         slot.segment = length
         slot.length = to.front  # then there is one packet to a slot
-        slot.count = slot.closed = 0
+        slot.count = slot.closed = slot.mixed = 0
         slot.first = queue.packet_count
         queue.has_ah = queue.has_ah or sa.protocol == PROTOCOL_AH
     place = slot.base + slot.length + sa.headroom

@@ -9,5 +9,8 @@ class Ring:
     fd: int
     overflows: int
     def __init__(self, size: int, wake: Wake | None = None) -> None: ...
-    def push(self, record: bytes) -> bool: ...
-    def take(self) -> list[bytes]: ...
+    def push(self, record: bytes) -> bool:
+        """The producer's side for who holds the GIL; False if there was no room."""
+
+    def take(self) -> list[bytes]:
+        """All records that are there, oldest first."""

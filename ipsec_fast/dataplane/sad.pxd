@@ -3,6 +3,7 @@
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
 from ipsec_fast.dataplane.engine cimport engine_suite
+from ipsec_fast.dataplane.forks cimport fork_count
 from ipsec_fast.dataplane.status cimport VERDICT_SLOTS
 
 
@@ -14,11 +15,23 @@ cdef extern from *:
     static inline void ipsec_fast_store_u64(uint64_t *p, uint64_t v) { __atomic_store_n(p, v, __ATOMIC_RELEASE); }
     /* a counter that one thread writes and others read: no locked instruction, and no torn read either */
     static inline void ipsec_fast_count_u64(uint64_t *p, uint64_t n) { __atomic_store_n(p, *p + n, __ATOMIC_RELAXED); }
+    /* What one thread counts without atomics, and others may read: a whole word, old or new. ThreadSanitizer is not told of this read, since
+       it would want every counter of the packet path to be atomic. */
+    __attribute__((noinline, no_sanitize("thread"), unused)) static uint64_t ipsec_fast_statistic(const uint64_t *p)
+    {
+        return __atomic_load_n(p, __ATOMIC_RELAXED);
+    }
+    /* identifications are shared by the SAs to one peer, whose threads differ */
+    static inline uint64_t ipsec_fast_take_ids(uint64_t *p, uint64_t n) { return __atomic_fetch_add(p, n, __ATOMIC_RELAXED); }
     /* single fields that control changes while a worker reads them */
     static inline uint16_t ipsec_fast_load_u16(const uint16_t *p) { return __atomic_load_n(p, __ATOMIC_RELAXED); }
     static inline void ipsec_fast_store_u16(uint16_t *p, uint16_t v) { __atomic_store_n(p, v, __ATOMIC_RELAXED); }
-    static inline int ipsec_fast_try_enter(int *busy) { return !__atomic_exchange_n(busy, 1, __ATOMIC_ACQUIRE); }
-    static inline void ipsec_fast_leave(int *busy) { __atomic_store_n(busy, 0, __ATOMIC_RELEASE); }
+    /* 1: swapped, 2: `to` was there already, 0: neither */
+    static inline int ipsec_fast_swap_u64(uint64_t *p, uint64_t from, uint64_t to)
+    {
+        uint64_t found = from;
+        return __atomic_compare_exchange_n(p, &found, to, 0, __ATOMIC_ACQUIRE, __ATOMIC_RELAXED) ? 1 : found == to ? 2 : 0;
+    }
     static inline uint64_t ipsec_fast_coarse_ns(void)
     {
         struct timespec now;
@@ -30,10 +43,11 @@ cdef extern from *:
     uint64_t load_u64 "ipsec_fast_load_u64"(const uint64_t *p) noexcept nogil
     void store_u64 "ipsec_fast_store_u64"(uint64_t *p, uint64_t v) noexcept nogil
     void count_u64 "ipsec_fast_count_u64"(uint64_t *p, uint64_t n) noexcept nogil
+    uint64_t statistic "ipsec_fast_statistic"(const uint64_t *p) noexcept nogil
+    uint64_t take_ids "ipsec_fast_take_ids"(uint64_t *p, uint64_t n) noexcept nogil
     uint16_t load_u16 "ipsec_fast_load_u16"(const uint16_t *p) noexcept nogil
     void store_u16 "ipsec_fast_store_u16"(uint16_t *p, uint16_t v) noexcept nogil
-    bint try_enter "ipsec_fast_try_enter"(int *busy) noexcept nogil
-    void leave "ipsec_fast_leave"(int *busy) noexcept nogil
+    int swap_u64 "ipsec_fast_swap_u64"(uint64_t *p, uint64_t from_, uint64_t to) noexcept nogil
 
 
 cdef enum:
@@ -57,6 +71,13 @@ cdef enum:
     NAT_ADJUST = 1           # by the addresses of the other side
     NAT_RECOMPUTE = 2
 
+# Half of esp_sa.holder; the other half is fork_count where the SA was made. 0: nobody. Calls that look SAs up take numbers between HOLDER_CALL and
+# HOLDER_LEAVING.
+cdef enum:
+    HOLDER_CALL = 1
+    HOLDER_LEAVING = 1 << 29 # with HOLDER_WORKER: tables without this SA are published, the worker may not have seen them yet
+    HOLDER_WORKER = 1 << 30  # and its number, below HOLDER_LEAVING
+
 cdef enum:
     DROP_HEADER_BYTES = 74   # IPv6, UDP, ESP and an IV of 16 need 72
 
@@ -68,6 +89,16 @@ cdef struct drop_record:
     uint8_t verdict          # 0: none was
     uint8_t header_length
     uint8_t header[DROP_HEADER_BYTES]
+
+# Where the newest packet of an inbound SA came from; a whole number of 8 bytes. Written by its worker while it follows the peer.
+cdef struct source_record:
+    uint64_t writes          # odd while it is written
+    uint64_t at_ns           # of the newest packet, wherever it came from; 0: there was none
+    uint64_t address[2]      # as on the wire, IPv4 in the first four bytes
+    uint16_t port
+    uint8_t version
+    uint8_t away             # it is not where the SA's endpoint says that the peer is
+    uint32_t unused
 
 cdef struct esp_sa
 ctypedef void (*sa_release_fn)(esp_sa *sa) noexcept nogil
@@ -91,7 +122,7 @@ cdef struct esp_sa:
     uint16_t headroom        # bytes that esp_outbound writes before the packet
     uint16_t tailroom        # most bytes that it writes behind
     uint8_t salt[4]
-    uint16_t outer_id        # IPv4 identification, counts
+    uint16_t outer_id        # IPv4 identification where DF is always set, counts
     uint8_t mode             # MODE_*
     uint8_t rules            # RULE_*
     uint8_t tos_keep         # the outer TOS is the inner one under this mask, or'ed with tos_set
@@ -122,7 +153,10 @@ cdef struct esp_sa:
     uint16_t max_inner       # 0: no limit; the largest inner packet that fits the path
     uint16_t flags           # free for the I/O side
     uint64_t tag             # free for the control side
-    int busy                 # a thread is inside a batch with this SA (library calls)
+    uint64_t holder          # who numbers with it, or moves its window: HOLDER_* and the process
+    uint64_t held_at         # of a worker: the publication that it holds this SA for
+    uint8_t made             # 1: SA.__init__ is through; half an SA has a key, but no room for what the kernels write
+    uint64_t *ids            # IPv4 outside, where DF may be clear: the counter of identifications to this peer; else NULL
     uint8_t outer_header[48] # template: IPv4 or IPv6, UDP
     uint16_t sport           # of encap
     uint16_t dport
@@ -139,9 +173,44 @@ cdef struct esp_sa:
     uint64_t hard_at_ns
     uint64_t idle_ns         # 0: none
     uint64_t used_packets    # when last_use_ns was set
+    source_record source
+    int source_told          # control knows that the peer is away, and has not asked yet to be told again
     void **spares            # `spare_count` times the key, one for each thread of a crew; NULL: no crew helps with this SA
     uint32_t spare_count
 
+
+# Nobody uses an SA that was made in this process.
+cdef inline uint64_t holder_none() noexcept nogil:
+    return <uint64_t> fork_count[0] << 32
+
+# Before the kernels, once a call: True if the SA is this thread's until sa_leave. False if another thread or a worker has it, or it was made before a
+# fork: the parent process goes on with the same key and the same numbers. Who calls the kernels by cimport asks too.
+cdef inline bint sa_enter(esp_sa *sa) noexcept nogil:
+    return swap_u64(&sa.holder, holder_none(), holder_none() | HOLDER_CALL) == 1
+
+cdef inline void sa_leave(esp_sa *sa) noexcept nogil:
+    store_u64(&sa.holder, holder_none())
+cdef enum:
+    IDS = 65535              # IPv4 identifications that there are: all but 0, which the kernel would replace
+
+# One that no other packet without DF from the same address to the same peer has, whatever its SA, until all were used (RFC 6864 section 4.1).
+cdef inline uint16_t next_shared_id(uint64_t *ids) noexcept nogil:
+    return <uint16_t> (1 + take_ids(ids, 1) % IDS)
+
+# The next IPv4 identification of an outer header. With DF nothing depends on it.
+cdef inline uint16_t sa_next_id(esp_sa *sa) noexcept nogil:
+    if sa.ids != NULL:
+        return next_shared_id(sa.ids)
+    sa.outer_id += 1
+    sa.outer_id += sa.outer_id == 0
+    return sa.outer_id
+
+# The counter of all that goes from one address to another as one protocol without DF. It lives as long as somebody uses it.
+cdef class PeerIds:
+    cdef uint64_t next
+    cdef object __weakref__
+
+cdef PeerIds peer_ids_of(src, dst, int protocol, int start)
 
 # Once a call, before the kernels: an SA whose time is over gets a hard limit of what it has used, so that kernels need no clock.
 cdef inline bint sa_check_time(esp_sa *sa, uint64_t now_ns) noexcept nogil:
@@ -177,6 +246,10 @@ cdef inline uint32_t esp_sealed_length(const esp_sa *sa, uint32_t inner_length) 
     cdef uint32_t payload = esp_filled(sa, inner_length)
     return sa.headroom + payload + esp_padding(sa, payload) + 2 + sa.icv_length
 
+# Tunnel mode, ESP or AH: the length of the packet that leaves, outer headers of the SA included.
+cdef inline uint32_t sa_sealed_length(const esp_sa *sa, uint32_t inner_length) noexcept nogil:
+    return sa.headroom + inner_length if sa.protocol == PROTOCOL_AH else esp_sealed_length(sa, inner_length)
+
 # The largest payload whose ESP (header to ICV) is at most `room` bytes; 0 if none fits.
 cdef inline uint32_t esp_max_payload(const esp_sa *sa, uint32_t room) noexcept nogil:
     cdef uint32_t fixed = 8 + sa.iv_length + sa.icv_length
@@ -185,8 +258,19 @@ cdef inline uint32_t esp_max_payload(const esp_sa *sa, uint32_t room) noexcept n
     return ((room - fixed) & ~<uint32_t> (sa.align - 1)) - 2
 
 
+# As sa_enter, but waits for a worker that is about to let go; StateError says who has the SA.
+cdef int sa_enter_late(esp_sa *sa) except -1
+# Waits until no worker is about to let go of this SA, at most a second; 0 if none was.
+cdef int sa_settle(esp_sa *sa) except -1
+# Raises what sa_enter refuses.
+cdef int sa_refuse(esp_sa *sa) except -1
+# UsageError for what __new__ alone made, or an __init__ that failed.
+cdef int sa_need(SA sa) except -1
+
+
 cdef class SA:
     cdef esp_sa *hot
+    cdef PeerIds peer_ids
     cdef readonly object src
     cdef readonly object dst
     cdef readonly object encap

@@ -12,17 +12,19 @@ class SA:
 
     `key` is cipher key, salt, integrity key (RFC 7296 section 2.17), bytes-like or a Secret; what is kept of it is
     wiped at the end. `seq` is the last number used (out) or the highest received (in: it and all below are refused).
-    `granted` None lets every number be used. `window` is the anti-replay window, 64 to 1048576 packets (in).
+    `granted` None lets every number be used. `window` is the anti-replay window, 32 to 1048576 packets (in).
 
     Modes. "tunnel" seals whole IP packets, IPv4 and IPv6 in either: with `src` and `dst` the kernels write and strip the
     outer header, with `encap` (source port, destination port) UDP too (RFC 3948); without, ESP alone. `header` says how
-    the outer header is made. `tfc`: shorter packets are padded to so many bytes (out).
+    the outer header is made (None outside tunnel mode). `tfc`: shorter packets are padded to so many bytes (out).
     "transport" takes whole IP packets and keeps their header outside; `encap` puts UDP in front of ESP. Behind a NAT
     `original` (in) mends the checksums of TCP and UDP (RFC 3948 section 3.1.2): the addresses (source, destination) that
     the sender's packets had, or "recompute".
     "beet": all packets go from `inner[0]` to `inner[1]`; they travel between `src` and `dst`, without an inner header.
     `crew` is the size of the Crew that may help to seal or open; 0 in the end where the engine is too fast for that (`sa.crew`).
     `protocol` "ah" (RFC 4302): `algorithm` is one such as "sha256" or "aes128gmac"; tunnel (with `src`, `dst`) or transport.
+    One thread uses an SA at a time: a call, or the worker whose tables hold it. An SA made before a fork is the parent process's;
+    in the child `protect` and `unprotect`, workers and crews refuse it with StateError.
     Raises AlgorithmError (unknown algorithm, key of a wrong length), UsageError (everything else that is wrong).
     """
 
@@ -122,3 +124,6 @@ class SA:
 
         `resynchronised`: how often an ESN came back after a gap of 2^32 (RFC 4303 appendix A3), if it ever did.
         """
+
+def next_identification(src: Address, dst: Address, protocol: int) -> int:
+    """The IPv4 identification of a packet without DF: 1 to 65535, shared with all SAs from `src` to `dst` (RFC 6864)."""

@@ -9,7 +9,7 @@ class Policy:
 
     `protect` without `outbound` drops (`policy_no_sa`) and reports `tag` (NoticeKind.NO_SA). What says `bypass` cannot leave
     through a TUN: dropped, counted as `bypass_not_routable`. `owner` is the worker that sends on `outbound`; the others hand
-    their packets to it. None: whichever worker has the tables.
+    their packets to it. None: whichever worker has the tables; of several workers one must be named.
     """
 
     action: str

@@ -1,6 +1,8 @@
 """A UDP socket and an SA's endpoint as the worker sees them. See ext/dataplane/udp.pyx."""
 
-from libc.stdint cimport uint8_t, uint16_t, uint32_t
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+
+from ipsec_fast.dataplane.forks cimport port_users
 
 cdef struct udp_port:
     int fd
@@ -9,6 +11,12 @@ cdef struct udp_port:
     uint8_t udp_gro
     uint8_t wildcard       # the source address of a send must be named
     uint8_t raw            # 50 or 51: a raw socket, whole packets leave (raw_socket.pyx)
+
+# Where a datagram came from.
+cdef struct packet_source:
+    uint8_t address[16]    # as on the wire, IPv4 in the first four bytes
+    uint16_t port          # 0: it was no UDP
+    uint8_t version
 
 cdef struct udp_endpoint
 
@@ -26,8 +34,12 @@ cdef struct udp_endpoint:
     uint8_t local[16]
     udp_endpoint *cut      # for packets that are too long and must not be (IPv6 up to 1280 bytes): a raw one that cuts; NULL: there is none
     uint8_t header[48]
+    packet_source peer
+    uint8_t moved          # raw: the SA writes an address and port where the peer is no more; the driver puts `peer` there
+    uint64_t *ids          # outside: the counter of IPv4 identifications to this peer
 
 cdef class UdpSocket:
     cdef udp_port port_
-    cdef object _socket, _local
+    cdef port_users users
+    cdef object _socket, _local, _mark, _large
     cdef int _number, _version

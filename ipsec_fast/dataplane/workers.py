@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 
+from ..errors import StateError
 from .crew import Crew
 from .notice import Notice, Punted
 from .spd import Tables
@@ -53,9 +54,24 @@ class Workers:
 
     def publish(self, tables: Callable[[int], Tables]) -> None:
         """Each worker gets its own; what is under way between two of them is not lost meanwhile."""
-        fresh = [tables(index) for index in range(len(self.all))]
-        for one, its in zip(self.all, fresh, strict=True):
-            one.publish(its)
+        left = [(one, tables(index)) for index, one in enumerate(self.all)]
+        while left:
+            refused: StateError | None = None
+            again = []
+            for one, its in left:
+                try:
+                    one.publish(its)
+                except StateError as error:  # it takes an SA over from a worker whose turn comes later
+                    refused = error
+                    again.append((one, its))
+            if refused is not None and len(again) == len(left):
+                raise refused
+            left = again
+
+    def resume_inner(self) -> None:
+        """Every TUN queue is attached again."""
+        for one in self.all:
+            one.resume_inner()
 
     def inject(self, owner: int, tag: int, packet: bytes) -> bool:
         """See Worker.inject; the worker must own the SA."""

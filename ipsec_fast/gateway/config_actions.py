@@ -94,11 +94,19 @@ def _parse_per_cpu_sas_max(value: object) -> int:
     return int(word)
 
 
+def _parse_overlap(value: object) -> bool:
+    word = _word(value)
+    if word not in ("allow", "refuse"):
+        raise ValueError('must be "refuse" (a network belongs to the first peer that has it) or "allow"')
+    return word == "allow"
+
+
 StartAction = Annotated[Action, PlainValidator(_parse_start_action)]
 DpdAction = Annotated[Action, PlainValidator(_parse_action)]
 CloseAction = Annotated[Action, PlainValidator(_parse_action)]
 UniquePolicy = Annotated[Unique, PlainValidator(_parse_unique)]
 PerCpuSas = Annotated[bool | None, PlainValidator(_parse_per_cpu_sas)]
 PerCpuSasMax = Annotated[int, PlainValidator(_parse_per_cpu_sas_max)]
+Overlap = Annotated[bool, PlainValidator(_parse_overlap)]
 FragmentationPolicy = Annotated[Fragmentation, PlainValidator(_parse_fragmentation)]
 DpdTimeout = Annotated[float, PlainValidator(_parse_timeout)]

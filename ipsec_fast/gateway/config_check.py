@@ -11,6 +11,7 @@ from ..algorithms import weak_words
 from ..control.children import POLICIES_MAX, ROUTES_MAX
 from ..iana import IdType
 from ..ike.config import Action, ConnectionConfig
+from ..ike.v2.narrow import PAYLOAD_SELECTORS, foldable
 from ..model import Identity
 from .config_lifetimes import check_child_lifetimes, check_ike_lifetimes
 from .config_model import ChildSection, ConnectionSection
@@ -30,6 +31,7 @@ def check_connections(
         connection = section.build(name)
         if all_secrets_known and not _has_secret(connection, secret_ids.values()):
             yield ("connections", name), f"no secret for it; {_wanted_secret(connection)}"
+        yield from _check_who(name, connection)
         yield from check_ike_lifetimes(("connections", name), section)
         for child_name, child in section.children.items():
             where = ("connections", name, "children", child_name)
@@ -43,6 +45,7 @@ def check_connections(
             versions = [{ts.version for ts in side} for side in (child.local_ts, child.remote_ts)]
             if all(versions) and not versions[0] & versions[1]:
                 yield where, "local_ts and remote_ts have no IP version in common"
+            yield from _check_selectors(where, child, trapped=any(action.traps for _, action in _actions(child)))
             policies = max(1, len(child.local_ts)) * max(1, len(child.remote_ts))
             routes = sum(len(ts.networks()) for ts in child.remote_ts)
             if policies > POLICIES_MAX or routes > ROUTES_MAX:
@@ -61,6 +64,22 @@ def check_connections(
     yield from _check_doubles(secret_ids)
 
 
+def _check_who(name: str, connection: ConnectionConfig) -> Iterator[Blame]:
+    """A PSK does not say which of its holders a peer is, so that an identity is left out on purpose only."""
+    local, remote = connection.local_id, connection.remote_id
+    is_own = remote is not None and local is not None and remote.matches(local)
+    if remote is not None and local is None:
+        is_own = any(remote.matches(Identity.of_address(address)) for address in connection.local_addrs)
+    if is_own:
+        yield ("connections", name, "remote", "id"), f"{remote} is our own identity (local.id); write the peer's"
+    if remote is None and not connection.remote_addrs and not connection.any_identity:
+        yield (
+            ("connections", name, "remote"),
+            "without an id and without remote_addrs any holder of any of our secrets could be this peer; "
+            'add id = "peer.example", or remote_addrs = ["192.0.2.2"], or, if that is meant, id = "%any"',
+        )
+
+
 def _check_probed(name: str, section: ConnectionSection) -> Iterator[Blame]:
     """An echo to an address that no child may send to would never leave; `dynamic` may turn out to be any."""
     if isinstance(section.mtu_probe, str) or not all(child.remote_ts for child in section.children.values()):
@@ -72,6 +91,18 @@ def _check_probed(name: str, section: ConnectionSection) -> Iterator[Blame]:
                 ("connections", name, "mtu_probe"),
                 f"{address} lies in no remote_ts of its children; name addresses behind the peer",
             )
+
+
+def _check_selectors(where: Location, child: ChildSection, *, trapped: bool) -> Iterator[Blame]:
+    """What one Child SA can be offered with; neighbours are joined where that makes them few enough."""
+    most = PAYLOAD_SELECTORS - trapped
+    for key, side in (("local_ts", child.local_ts), ("remote_ts", child.remote_ts)):
+        count = len(foldable(side, most))
+        if count > most:
+            joined = f", {count} where neighbours are joined" if count < len(side) else ""
+            place = "; one more place is for the packet that a trap tells of" if trapped else ""
+            text = f"has {len(side)} selectors{joined}; at most {most} fit into one Child SA (RFC 7296 section 3.13){place}"
+            yield (*where, key), f"{text}: split it into several children"
 
 
 def _actions(child: ChildSection) -> Iterator[tuple[str, Action]]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
+from functools import lru_cache
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PlainValidator
@@ -16,12 +17,13 @@ from ..algorithms import default_esp_proposals, default_ike_proposals
 from ..dataplane.offload import Offload
 from ..ike.config import Action, ChildConfig, ConnectionConfig, Fragmentation, Unique
 from ..ike.lifetimes import ChildLifetimes, IkeLifetimes, count_limits, ike_lifetimes, time_limits
-from ..model import Address, Identity
+from ..model import Address, Identity, Proposal
 from .config_actions import (
     CloseAction,
     DpdAction,
     DpdTimeout,
     FragmentationPolicy,
+    Overlap,
     PerCpuSas,
     PerCpuSasMax,
     StartAction,
@@ -238,6 +240,7 @@ class ChildSection(Section):
     copy_df: YesNo = True
     per_cpu_sas: PerCpuSas = None
     per_cpu_sas_max: PerCpuSasMax = 0
+    overlap: Overlap = False
 
     def lifetimes(self) -> ChildLifetimes:
         return ChildLifetimes(
@@ -260,7 +263,14 @@ class ChildSection(Section):
             copy_df=self.copy_df,
             per_resource=self.per_cpu_sas,
             per_resource_max=self.per_cpu_sas_max,
+            overlap=self.overlap,
         )
+
+
+@lru_cache(maxsize=256)
+def _shared(proposals: tuple[Proposal, ...]) -> tuple[Proposal, ...]:
+    """Connections with equal proposals hold the same tuple, so that they can be weighed together (ike.v2.candidates)."""
+    return proposals
 
 
 class ConnectionSection(Section):
@@ -291,7 +301,7 @@ class ConnectionSection(Section):
             name=name,
             local_addrs=self.local_addrs,
             remote_addrs=self.remote_addrs,
-            proposals=self.proposals,
+            proposals=_shared(self.proposals),
             local_id=self.local.id,
             remote_id=self.remote.id,
             encap=self.encap,
@@ -301,6 +311,7 @@ class ConnectionSection(Section):
             dpd_timeout_s=self.dpd_timeout,
             unique=self.unique,
             fragmentation=self.fragmentation,
+            any_identity=self.remote.id is None and "id" in self.remote.model_fields_set,
         )
 
 

@@ -22,7 +22,7 @@ from typing import Any
 
 from ..control.answers import Answers
 from ..control.audit import AuditLog
-from ..control.children import Children, Host
+from ..control.children import POLICIES_MAX, ROUTES_MAX, Children, Host
 from ..control.grants import Grants
 from ..control.keeper import Keeper
 from ..control.liveness import TrafficWatch
@@ -37,6 +37,7 @@ from ..control.spi import SpiPool
 from ..control.store_open import OpenedStore, open_store
 from ..crypto.secret import harden_process
 from ..dataplane.engine import engines
+from ..dataplane.notice import NoticeKind
 from ..dataplane.offload import Offload
 from ..dataplane.spd import Tables
 from ..errors import ConfigError, HostError, IpsecFastError, Problem, StateError
@@ -46,6 +47,7 @@ from ..ike.events import IkeDown, IkeUp, IkeView, Notice, Outer, Outgoing, Probe
 from ..model import Address, Path
 from ..system.links import Links
 from ..system.netlink import Netlink
+from ..system.own_device import OwnDevice
 from ..system.remembered import Remembered
 from ..system.routes import MARK, Routes
 from ..system.watch import RouteWatch
@@ -56,9 +58,12 @@ from .forwarding import Forwarding, worker_count
 from .ike_cut import CutSender
 from .ike_io import KEEPALIVE, NAT_PORT, NON_ESP_MARKER, IkeSockets, listening_addresses
 from .keepalive import Keepalives
-from .log import Log, Narrator, path_line
+from .log import TRACEBACK_S, Cause, Log, Narrator, cause_of, path_line, tell
 from .operations import Operations
 from .starter import Starter
+from .stranger_queue import StrangerQueue, is_sa_init_request
+from .suspend import SuspendWatch
+from .tun_keeper import TunKeeper
 from .vici.control import GatewayStats
 from .vici.server import ViciServer
 from .waiting import Change, Waiting
@@ -127,8 +132,13 @@ class Gateway:
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at: float | None = None
         self._pumping = False
+        self._pump_soon: asyncio.Handle | None = None
+        self._needs_keepalive_plan = False
+        self._resize_failed = False
         self._rereading = False
         self._narrator = Narrator()
+        self._strangers = StrangerQueue(self._take_stranger, self._loop.call_later, self._pump)
+        self._suspend = SuspendWatch()
         self._orderly = False
 
     # --- life
@@ -154,6 +164,9 @@ class Gateway:
         self._links, self._tun_name, self._tun_mtu = Links(netlink), tun, tun_mtu([], DEFAULT_MTU)
         index = self._links.set_up(tun, self._tun_mtu)
         self._route_watch = self._closing.enter_context(contextlib.closing(RouteWatch(index)))
+        device = OwnDevice(index, self._links.addresses_of(index))
+        self._device = self._closing.enter_context(contextlib.closing(device))
+        self._tun_keeper = TunKeeper(tun, self._remake_tun, self._log)
         routes = Routes(netlink, tun)
         self._host = self._closing.enter_context(contextlib.closing(Remembered(self._links, tun, index, MARK)))
         routing = Routing(routes, index, self._host.addresses, self._widen_tun)
@@ -163,10 +176,12 @@ class Gateway:
         vici = ViciServer(settings.socket, self.operations)
         self._closing.push_async_callback(vici.close)
         await vici.start()
-        self._closing.callback(routes.close)
+        # a start that fails leaves closed what a crash has left closed
+        self._closing.callback(lambda: routes.close(keep_adopted=not self._orderly))
         self._waiting.start(config.connections)
         self._restorer.restore(opened.stored, config.connections, self._now())
         self._forwarding.start()
+        self._closing.callback(self._strangers.close)
         self._listen()
         where = ", ".join(str(address) for address in addresses)
         self._log(
@@ -190,7 +205,13 @@ class Gateway:
         config = self._config
         workers = self._workers.count
         fragment_bytes = config.settings.ike_fragment_bytes
-        self._endpoint = Endpoint(EndpointSettings(resources=workers, fragment_bytes=fragment_bytes), os.urandom)
+        settings = EndpointSettings(
+            resources=workers,
+            fragment_bytes=fragment_bytes,
+            policies_per_child=POLICIES_MAX,
+            routes_per_child=ROUTES_MAX,
+        )
+        self._endpoint = Endpoint(settings, os.urandom, self._host.networks)
         spis = SpiPool(os.urandom, workers)
         host = Host(
             self._nat.index_of,
@@ -226,9 +247,13 @@ class Gateway:
             self,
             log=self._log,
             resize=self._resize_tun,
-            acquire=lambda connection, child: self._starter.acquire(connection, child, self._now()),
+            acquire=lambda connection, child, packet=None: self._starter.acquire(
+                connection, child, self._now(), packet
+            ),
             stranger=lambda spi, remote: self._audit.note_unknown_spi(spi, remote, self._now()),
             settle=lambda now: self._paths.sync(now),
+            moved=lambda child_ids, now: self._paths.moved(child_ids, now),
+            view_of=self._endpoint.view_of,
         )
         counters = ExchangeCounters(lambda: self._endpoint.messages, lambda: self._endpoint.counters)
         self.operations = Operations(
@@ -270,8 +295,12 @@ class Gateway:
 
     def _listen(self) -> None:
         self._ike.start(self._loop)
-        self._loop.add_reader(self._route_watch.fd, self._take_route_news)
-        self._closing.callback(self._loop.remove_reader, self._route_watch.fd)
+        for fd, callback in (
+            (self._route_watch.fd, self._take_route_news),
+            (self._device.fd, self._take_device_news),
+        ):
+            self._loop.add_reader(fd, callback)
+            self._closing.callback(self._loop.remove_reader, fd)
         for punt_fd, notify_fd in self._workers.fds:
             for fd, callback in ((punt_fd, self._take_punted), (notify_fd, self._take_notices)):
                 self._loop.add_reader(fd, callback)
@@ -280,7 +309,7 @@ class Gateway:
     async def say_goodbye(self) -> None:
         """Delete every IKE SA, and give the peers a second to say that they heard it."""
         self._stopping = True
-        for view in self._endpoint.views():
+        for view in self._endpoint.views(most_half_open=None):
             self._endpoint.terminate_ike(view.ike_id, self._now())
         self._pump()
         until = self._now() + GOODBYE_S
@@ -290,8 +319,9 @@ class Gateway:
 
     async def close(self) -> None:
         """Undo what `open` did, in the opposite order; what fails is logged and the rest goes on."""
-        if self._timer is not None:
-            self._timer.cancel()
+        for handle in (self._timer, self._pump_soon):
+            if handle is not None:
+                handle.cancel()
         try:
             await self._closing.aclose()
         except Exception as error:
@@ -302,13 +332,13 @@ class Gateway:
     def reload(self) -> None:
         """Read the file again; IpsecFastError, and nothing changed, where that cannot be done."""
         for line in self._configuration.reload():
-            self._log(line)
+            tell(self._log, line, Cause.OPERATOR)
 
     def reload_or_log(self) -> None:
         try:
             self.reload()
         except IpsecFastError as error:
-            self._log(f"reload failed, everything stays as it was: {error}")
+            tell(self._log, f"reload failed, everything stays as it was: {error}", Cause.OPERATOR)
 
     def _check_addresses(self, connection: ConnectionConfig) -> None:
         """The worker's sockets are fixed at the start; a wildcard socket has every address."""
@@ -338,8 +368,22 @@ class Gateway:
         return time.monotonic()
 
     def _receive(self, data: bytes, path: Path) -> None:
+        """Everything that one turn of the loop brings is pumped, and its tables are published, once; a stranger waits his turn."""
+        if is_sa_init_request(data):
+            self._strangers.add(data, path)
+            return
         self._endpoint.receive_datagram(data, path, self._now())
-        self._pump()
+        if self._pump_soon is None:
+            self._pump_soon = self._loop.call_soon(self._pump)
+
+    def _take_stranger(self, data: bytes, path: Path) -> None:
+        """What it costs is spent here; what it has sent leaves with the others of its slice."""
+        self._endpoint.receive_datagram(data, path, self._now())
+        self._pumping = True
+        try:
+            self._manager.drain(self._now())
+        finally:
+            self._pumping = False
 
     def _take_punted(self) -> None:
         for punted in self._workers.take_punted():
@@ -349,7 +393,35 @@ class Gateway:
         notices = self._workers.take_notices()
         self._manager.take_notices(notices, self._now())
         self._paths.take_notices(notices, self._now())
+        if any(notice.kind is NoticeKind.TUN_LOST for notice in notices):
+            self._take_tun_lost()
         self._pump()
+
+    def _take_device_news(self) -> None:
+        self._device.take()
+        if self._device.is_broken:
+            self._tun_keeper.note_lost(self._now())
+            self._pump()
+
+    def _take_tun_lost(self) -> None:
+        """A worker may have noticed late, when it was there again."""
+        if self._forwarding.has_tun:
+            self._workers.resume_inner()
+        else:
+            self._tun_keeper.note_lost(self._now())
+
+    def _remake_tun(self) -> None:
+        """Device, MTU, addresses, routes, queues: as they were. HostError, and the next call goes on."""
+        self._forwarding.remake_tun()
+        index = self._links.set_up(self._tun_name, self._tun_mtu)
+        self._route_watch.ignore(index)
+        self._host.ignore(index)
+        self._device.take()
+        self._device.move(index)
+        for address in self._device.addresses:
+            self._links.add_address(self._tun_name, address)
+        self._children.move_routes(index)
+        self._workers.resume_inner()
 
     def _take_route_news(self) -> None:
         if self._route_watch.take() and not self._rereading:
@@ -366,6 +438,11 @@ class Gateway:
         self._timer, self._timer_at = None, None
         now = self._now()
         try:
+            if slept_s := self._suspend.take():
+                self._log(
+                    f"the host was suspended for {slept_s:.0f} s: what is due is rekeyed, and every peer is asked"
+                )
+                self._endpoint.note_suspended(slept_s, now)
             self._endpoint.handle_timer(now)
             if not self._stopping:
                 self._starter.handle_timer(now)
@@ -375,15 +452,19 @@ class Gateway:
                 self._audit.handle_timer(now)
                 self._restorer.handle_timer(now)
                 self._paths.handle_timer(now)
+                self._tun_keeper.handle_timer(now)
             self._endpoint.change_again(self._keeper.handle_timer(now))
+            self._children.handle_timer(now)
             self._children.retry_grants()
+            if self._resize_failed:
+                self._resize_tun(self._children.max_inner_bytes())
         finally:
             self._pump()
 
     def _hear(self, notice: Notice, view: IkeView | None) -> None:
         line = self._narrator.line(notice, view)
         if line is not None:
-            self._log(line)
+            tell(self._log, line, *cause_of(notice))
         self._starter.tell(notice, view, self._now())
         if isinstance(notice, ProbeAnswered):
             self._paths.take_ike_answer(IkeAnswer(notice.ike_id, notice.answered_bytes, notice.waited_s), self._now())
@@ -391,7 +472,7 @@ class Gateway:
             self._paths.take_ike_answer(IkeAnswer(notice.ike_id, None), self._now())
         self._resources.tell(notice, view, self._now())
         if isinstance(notice, IkeUp | IkeDown):
-            self._keepalives.plan(self._now())
+            self._needs_keepalive_plan = True
 
     # --- output
 
@@ -400,9 +481,15 @@ class Gateway:
         if self._pumping:
             return
         self._pumping = True
+        if self._pump_soon is not None:
+            self._pump_soon.cancel()
+            self._pump_soon = None
         try:
             now = self._now()
             self._manager.drain(now)
+            if self._needs_keepalive_plan:
+                self._needs_keepalive_plan = False
+                self._keepalives.plan(now)
             withheld = self._keeper.store(self._endpoint.changed_records())
             if withheld:
                 self._endpoint.change_again(withheld)
@@ -421,7 +508,8 @@ class Gateway:
                 self._send_one(datagram, path, outgoing.outer)
         except (OSError, HostError) as error:
             if outgoing.outer is not Outer.NEVER:
-                self._log(f"cannot send to {path.remote} port {path.remote_port}: {error}")
+                # a stranger's source address may be one that cannot be reached
+                tell(self._log, f"cannot send to {path.remote} port {path.remote_port}: {error}", Cause.STRANGER)
             return
         self._keepalives.note_sent(path, now)
 
@@ -448,6 +536,7 @@ class Gateway:
             self._keeper,
             self._restorer,
             self._paths,
+            self._tun_keeper,
         )
         at = min((t for part in parts if (t := part.get_timer()) is not None), default=None)
         if at == self._timer_at:
@@ -482,11 +571,13 @@ class Gateway:
 
     def _resize_tun(self, inner: list[int]) -> None:
         wanted = tun_mtu(inner, DEFAULT_MTU, self._children.has_ipv6())
+        self._resize_failed = False
         try:
             if wanted != self._tun_mtu:
                 self._set_tun_mtu(wanted)
             self._children.route_mtus()
-        except HostError as error:
+        except HostError as error:  # tried again with the next timer, once a second
+            self._resize_failed = True
             self._log(str(error))
 
     def _widen_tun(self) -> None:
@@ -503,6 +594,7 @@ class Gateway:
             **self._workers.counters(),
             **self._paths.counters,
             **{f"ike_{name}": n for name, n in self._endpoint.counters.items()},
+            "ike_requests_displaced": self._strangers.displaced,
         }
         return {
             "state": "stopping" if self._stopping else "running",
@@ -510,6 +602,7 @@ class Gateway:
             "workers": self._workers.count,
             "state_store": self._keeper.keeps,
             "uptime_s": self._now() - self._started_at,
+            "half_open": self._endpoint.half_open_count,
             "counters": counters,
         }
 
@@ -534,11 +627,15 @@ def _logging_to(log: Callable[[str], None]) -> Any:
     """Whatever the parts tell Python's logging, warnings and worse, comes out as our lines."""
 
     class Handler(logging.Handler):
+        told_at = -TRACEBACK_S
+
         def emit(self, record: logging.LogRecord) -> None:
-            log(record.getMessage())
-            if record.exc_info:  # never for what a peer or an operator can do, only for a mistake of ours
+            tell(log, record.getMessage(), Cause.FAULT)
+            # never for what a peer or an operator can do, only for a mistake of ours; which may be made again and again
+            if record.exc_info and record.created - self.told_at >= TRACEBACK_S:
+                self.told_at = record.created
                 for line in logging.Formatter().formatException(record.exc_info).splitlines():
-                    log(line)
+                    tell(log, line, Cause.FAULT)
 
     handler, root = Handler(logging.WARNING), logging.getLogger("ipsec_fast")
     root.addHandler(handler)

@@ -55,7 +55,7 @@ class Forwarding:
         if self._count > 1:
             for one in nat.sockets:
                 steer_by_spi(one.socket, self._count)
-        queues = [self._open_queue(tun, exclusive=index == 0) for index in range(self._count)]
+        queues = self._queues = [self._open_queue(tun, exclusive=index == 0) for index in range(self._count)]
         self.tun_name = queues[0].name
         self.workers = Workers(
             self._count,
@@ -70,6 +70,18 @@ class Forwarding:
             ),
         )
         self._steering = TunSteering(queues[0].fd, self._count)
+
+    @property
+    def has_tun(self) -> bool:
+        """Whether the device is there for each of its queues."""
+        return all(queue.is_attached for queue in self._queues)
+
+    def remake_tun(self) -> None:
+        """The TUN device is gone: make it again with all its queues. HostError; may be repeated."""
+        for index, queue in enumerate(self._queues):
+            if not queue.is_attached:
+                queue.reattach(exclusive=index == 0)
+        self._steering.forget()
 
     def start(self) -> None:
         self._closing.callback(self.workers.stop)

@@ -7,12 +7,12 @@ are needed; they take CAP_NET_RAW, and HostError says so. Called by ike_io.
 
 from __future__ import annotations
 
-import os
 import socket
 import struct
 
 from ..dataplane.fragment import fragment_packet
 from ..dataplane.ip import checksum
+from ..dataplane.sad import next_identification
 from ..errors import HostError
 from ..model import Address, Path
 from ..system.routes import MARK
@@ -69,7 +69,7 @@ def packet_of(payload: bytes, path: Path) -> bytes:
     udp = udp[:6] + _udp_checksum(udp, path.local, path.remote) + udp[8:]
     if path.remote.version == 6:
         return struct.pack("!IHBB", 6 << 28, len(udp), _UDP, _TTL) + path.local.packed + path.remote.packed + udp
-    ident = int.from_bytes(os.urandom(2), "big") or 1
+    ident = next_identification(path.local, path.remote, _UDP)
     head = struct.pack("!BBHHHBBH", 0x45, 0, 20 + len(udp), ident, 0, _TTL, _UDP, 0)
     head += path.local.packed + path.remote.packed
     return head[:10] + _inverted(checksum(head)) + head[12:] + udp

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
+from enum import Enum
 
 from ..control.paths import PathNews
 from ..ike.events import (
@@ -15,21 +17,47 @@ from ..ike.events import (
     IkeUp,
     IkeView,
     Notice,
+    PathMoved,
     PeerBack,
     PeerSilent,
     Progress,
 )
+from ..ike.fair import Bucket, Rate
 from ..model import selectors_text
 
 BURST, PER_S = 50, 10.0
-TOLD_LINES = 8
+TOLD_LINES, TOLD_SAS = 8, 256
 SAME_LINE_S, RECENT_LINES = 20.0, 64
+LINE_CHARACTERS = 4096
+FRESH_S, KEYS = 30.0, 1024
+TRACEBACK_S = 10.0
+
+
+class Cause(Enum):
+    """Whose doing a line is. Each has a budget of its own, so that nobody uses up another's."""
+
+    OPERATOR = "operator"  # a command or a reload: told even if it is the same line again
+    HOST = "host"  # this gateway and the host that it runs on
+    PEER = "peer"  # an IKE or Child SA of a connection of ours
+    STRANGER = "stranger"  # who has not proved who he is; the endpoint itself lets few of these through
+    FAULT = "fault"  # a mistake of ours
+
+
+_RATES = {
+    Cause.OPERATOR: Rate(BURST, PER_S),
+    Cause.HOST: Rate(BURST, PER_S),
+    Cause.PEER: Rate(3, 3),  # of what is not fresh
+    Cause.STRANGER: Rate(6, 4),
+    Cause.FAULT: Rate(60, 1),
+}
 
 
 class Log:
-    """A token bucket before stderr; lines that found none are counted and told of with the next one.
+    """Token buckets before stderr, one for each cause; lines that found none are counted and told of with the next one.
 
-    The same line again within 20 s is left out: a peer's retransmissions to a responder that keeps no state of a refusal.
+    A line about a peer that has a `key` which was not told of for 30 s is told in any case: so the first line of each kind about each
+    connection always comes, and what one peer repeats in a loop is left out. The same line again within 20 s is left out too: a peer's
+    retransmissions to a responder that keeps no state of a refusal.
     """
 
     def __init__(
@@ -37,21 +65,20 @@ class Log:
     ) -> None:
         self._write = write
         self._clock = clock
-        self._tokens = float(BURST)
-        self._at = clock()
+        self._budgets = {cause: Bucket(rate, clock()) for cause, rate in _RATES.items()}
         self._lost = 0
         self._recent: dict[str, float] = {}
+        self._told: OrderedDict[Hashable, float] = OrderedDict()  # when each key was told last
 
-    def __call__(self, line: str) -> None:
+    def __call__(self, line: str, cause: Cause = Cause.HOST, key: Hashable = None) -> None:
         now = self._clock()
-        if now - self._recent.get(line, now - SAME_LINE_S) < SAME_LINE_S:
+        line = cut(line)
+        if cause is not Cause.OPERATOR and now - self._recent.get(line, now - SAME_LINE_S) < SAME_LINE_S:
             return
-        self._tokens = min(BURST, self._tokens + (now - self._at) * PER_S)
-        self._at = now
-        if self._tokens < 1:
+        is_fresh = cause is Cause.PEER and self._is_fresh(key, now)
+        if not self._budgets[cause].take(now) and not is_fresh:
             self._lost += 1
             return
-        self._tokens -= 1
         self._recent[line] = now
         while len(self._recent) > RECENT_LINES:
             del self._recent[next(iter(self._recent))]
@@ -59,6 +86,29 @@ class Log:
             line, self._lost = f"({self._lost} lines left out) {line}", 0
         self._write(f"{time.strftime('%H:%M:%S')} {printable(line)}\n")
         sys.stderr.flush()
+
+    def _is_fresh(self, key: Hashable, now: float) -> bool:
+        """Whether this key was not told of lately; from now on it was."""
+        if key is None or now - self._told.get(key, now - FRESH_S) < FRESH_S:
+            return False
+        self._told[key] = now
+        self._told.move_to_end(key)
+        if len(self._told) > KEYS:
+            self._told.popitem(last=False)
+        return True
+
+
+def tell(log: Callable[[str], None], line: str, cause: Cause, key: Hashable = None) -> None:
+    """To a log that knows causes, or to any other."""
+    if isinstance(log, Log):
+        log(line, cause, key)
+    else:
+        log(line)
+
+
+def cut(line: str) -> str:
+    more = len(line) - LINE_CHARACTERS
+    return line if more <= 0 else f"{line[:LINE_CHARACTERS]}... ({more} characters more)"
 
 
 def printable(line: str) -> str:
@@ -70,7 +120,7 @@ class Narrator:
     """The line of a notice, unless the same reason was told of the same IKE SA already: one clear line per failure."""
 
     def __init__(self) -> None:
-        self._told: dict[int, list[str]] = {}
+        self._told: OrderedDict[int, list[str]] = OrderedDict()  # of the IKE SAs that were told of last
         self._up: set[int] = set()
 
     def line(self, notice: Notice, view: IkeView | None) -> str | None:
@@ -81,10 +131,18 @@ class Narrator:
         if isinstance(notice, IkeDown):
             self._told.pop(ike_id, None)
             self._up.discard(ike_id)
-        elif line is not None:
-            self._told.setdefault(ike_id, []).append(_reason(notice) or line)
-            del self._told[ike_id][:-TOLD_LINES]
+        elif (
+            line is not None and cause_of(notice)[0] is not Cause.STRANGER
+        ):  # of a stranger's nothing more is ever told
+            self._remember(ike_id, _reason(notice) or line)
         return line
+
+    def _remember(self, ike_id: int, reason: str) -> None:
+        self._told.setdefault(ike_id, []).append(reason)
+        self._told.move_to_end(ike_id)
+        del self._told[ike_id][:-TOLD_LINES]
+        if len(self._told) > TOLD_SAS:
+            self._told.popitem(last=False)
 
     def _repeats(self, notice: Notice, ike_id: int) -> bool:
         """A state change of its own (an IKE SA that was up and goes down) is told in any case."""
@@ -98,6 +156,15 @@ class Narrator:
 
 def _reason(notice: Notice) -> str:
     return notice.text if isinstance(notice, Progress) else getattr(notice, "reason", "")
+
+
+def cause_of(notice: Notice) -> tuple[Cause, Hashable]:
+    """Whose line the line of a notice is, and what it is about: which kind of news, of which connection and child."""
+    connection = getattr(notice, "connection", "")
+    if not connection:
+        return Cause.STRANGER, None
+    is_rekey = getattr(notice, "replaces", None) is not None
+    return Cause.PEER, (connection, getattr(notice, "name", ""), type(notice).__name__, is_rekey)
 
 
 def line_of(notice: Notice, view: IkeView | None) -> str | None:
@@ -114,10 +181,17 @@ def line_of(notice: Notice, view: IkeView | None) -> str | None:
             return f"{notice.connection}: {notice.reason} (IKE SA {notice.ike_id})"
         case PeerBack():
             return f"{notice.connection}: the peer is there again (IKE SA {notice.ike_id})"
+        case PathMoved():
+            before, path = notice.before, notice.path
+            return (
+                f"{notice.connection}: the NAT of the peer has moved it from {before.remote}[{before.remote_port}] "
+                f"to {path.remote}[{path.remote_port}] (IKE SA {notice.ike_id})"
+            )
         case ChildUp():
             child = next((c for c in view.children if c.child_id == notice.child_id), None) if view else None
             what = (
                 f": {child.suite.name}, {selectors_text(child.local_ts)} === {selectors_text(child.remote_ts)}"
+                + (f", narrowed {child.narrowed}" if child.narrowed else "")
                 if child
                 else ""
             )

@@ -18,7 +18,7 @@ from ..control.views import child_counters, child_mtu, child_path
 from ..errors import StateError, UsageError
 from ..ike.config import ChildConfig, ConnectionConfig
 from ..ike.events import ChildDown, ChildFailed, ChildUp, ChildView, IkeDown, IkeUp, IkeView, Notice, Progress
-from ..model import Address, Path
+from ..model import Address, Path, TrafficSelector
 from .configuration import Configuration
 from .exchange_counters import ExchangeCounters
 from .ike_io import IKE_PORT, source_for
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from ..ike.endpoint import Endpoint
 
 LIVE = ("ESTABLISHED", "REKEYING")
-DEAD_CHILD = ("DELETING", "DELETED", "REKEYED")
+Packet = tuple[TrafficSelector, TrafficSelector]  # its local and its remote selector
 
 
 class Waiter:
@@ -167,26 +167,22 @@ class Operations:
         return self._now()
 
     def is_up(self, connection: str, child: str) -> bool:
-        return any(
-            one.name == child and one.resource is None and one.state not in DEAD_CHILD
-            for view in self.views()
-            if view.connection == connection and view.silent_since is None
-            for one in view.children
-        )
+        return self._endpoint.has_child(connection, child)
 
     def is_up_or_rising(self, connection: str, child: str) -> bool:
         """Whether it stands, or has been asked for and neither came nor failed yet."""
         if self.is_up(connection, child) or (connection, child) in self._creating:
             return True
         rising = {ike_id for ike_id, names in self._asked.items() if child in names}
-        return bool(rising) and any(v.ike_id in rising and v.connection == connection for v in self.views())
+        return bool(rising) and any(view.ike_id in rising for view in self._endpoint.views(connection))
 
     # --- doing
 
     async def initiate(self, ike: str | None, child: str | None, log: ControlLog) -> None:
         connection, children = self._peers.find(ike, child)
         missing = [one.name for one in children if not self.is_up(connection.name, one.name)]
-        if not missing and (children or any(v.connection == connection.name and v.state in LIVE for v in self.views())):
+        views = self._endpoint.views(connection.name)
+        if not missing and (children or any(view.state in LIVE for view in views)):
             return
         waiter = Waiter(log)
         waiter.children = {(connection.name, name) for name in missing}
@@ -200,10 +196,10 @@ class Operations:
         if waiter.errors:
             raise StateError("; ".join(waiter.errors))
 
-    def start(self, connection_name: str, child: str) -> None:
-        """Begin and do not wait."""
+    def start(self, connection_name: str, child: str, packet: Packet | None = None) -> None:
+        """Begin and do not wait. `packet`: the selectors of the one that asked for it."""
         connection, _ = self._peers.find(connection_name, child)
-        self._begin(connection, [child], None)
+        self._begin(connection, [child], None, packet)
         self._pump()
 
     async def terminate(self, selection: Selection, force: bool, log: ControlLog) -> int:
@@ -279,43 +275,51 @@ class Operations:
 
     # --- beginning
 
-    def _begin(self, connection: ConnectionConfig, names: list[str], waiter: Waiter | None) -> None:
+    def _begin(
+        self, connection: ConnectionConfig, names: list[str], waiter: Waiter | None, packet: Packet | None = None
+    ) -> None:
         """On the connection's IKE SA if it has one, with the one that is being set up if there is one, otherwise with a new one."""
         now = self._now()
-        views = [view for view in self.views() if view.connection == connection.name]
+        views = self._endpoint.views(connection.name)
         # a silent peer's IKE SA is asked for nothing more: another one takes its place, or it comes back by itself
         live = next((view for view in reversed(views) if view.state in LIVE and view.silent_since is None), None)
         if live is not None:
-            self._begin_children(live.ike_id, connection, names)
+            self._begin_children(live.ike_id, connection, names, packet)
         else:
             rising = next((v for v in views if v.ike_id in self._asked), None)
             ike_id = (
                 rising.ike_id
                 if rising
-                else self._endpoint.initiate(connection, tuple(names), self._path(connection), now)
+                else self._endpoint.initiate(connection, tuple(names), self._path(connection), now, packet)
             )
             late = [name for name in names if name not in self._asked.get(ike_id, names)]
             self._asked.setdefault(ike_id, set()).update(names)
             if late:
-                self._begin_when_up(ike_id, connection, late)
+                self._begin_when_up(ike_id, connection, late, packet)
             if waiter is not None and not names:
                 waiter.going.add(("up", ike_id))
         if waiter is not None:
             waiter.ike_ids.add(live.ike_id if live else ike_id)
 
-    def _begin_children(self, ike_id: int, connection: ConnectionConfig, names: Sequence[str]) -> None:
+    def _begin_children(
+        self, ike_id: int, connection: ConnectionConfig, names: Sequence[str], packet: Packet | None = None
+    ) -> None:
         for name in names:
             child = connection.child(name)
-            if child is not None:
+            if (
+                child is not None and self._creating.get((connection.name, name)) != ike_id
+            ):  # or it is asked for already
                 self._creating[connection.name, name] = ike_id
-                self._endpoint.initiate_child(ike_id, child, self._now())
+                self._endpoint.initiate_child(ike_id, child, self._now(), packet)
 
-    def _begin_when_up(self, ike_id: int, connection: ConnectionConfig, names: Sequence[str]) -> None:
+    def _begin_when_up(
+        self, ike_id: int, connection: ConnectionConfig, names: Sequence[str], packet: Packet | None
+    ) -> None:
         def hear(notice: Notice, view: IkeView | None) -> None:
             if isinstance(notice, IkeUp | IkeDown) and notice.ike_id == ike_id:
                 unsubscribe()
                 if isinstance(notice, IkeUp):
-                    self._begin_children(ike_id, connection, names)
+                    self._begin_children(ike_id, connection, names, packet)
 
         unsubscribe = self._manager.subscribe(hear)
 

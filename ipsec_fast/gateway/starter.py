@@ -16,13 +16,16 @@ from dataclasses import dataclass
 from ..errors import IpsecFastError
 from ..ike.config import Action, ChildConfig, ConnectionConfig
 from ..ike.events import ChildDown, ChildFailed, ChildUp, IkeDown, IkeView, Notice, PeerBack, PeerSilent
+from ..model import TrafficSelector
 
 FIRST_S, MOST_S, FACTOR = 1.0, 60.0, 2.0
 JITTER = 0.25
 STOOD_S = 60.0  # a tunnel that stood that long was a good one
+TRAP_AGAIN_S = 5.0  # after the host refused it
 LOOK_AGAIN_S = 2.0  # a child that went without anybody's fault may come back by the peer
 
 Key = tuple[str, str]  # connection, child
+Packet = tuple[TrafficSelector, TrafficSelector]  # its local and its remote selector
 
 
 @dataclass(slots=True)
@@ -35,6 +38,7 @@ class _Child:
     began_at: float | None = None
     wait_s: float = FIRST_S
     up_since: float | None = None
+    trap_at: float | None = None  # when to trap it again, after the host refused it
 
     @property
     def key(self) -> Key:
@@ -42,14 +46,14 @@ class _Child:
 
 
 class Starter:
-    """`initiate` starts one child and raises if that cannot even begin; `is_up` says whether it stands or is being set up;
-    `trap` makes its packets begin it from now on; `chance` gives 0..1.
+    """`initiate` starts one child, for a packet if one is named, and raises if that cannot even begin; `is_up` says whether it
+    stands or is being set up; `trap` makes its packets begin it from now on; `chance` gives 0..1.
     """
 
     def __init__(
         self,
         connections: Iterable[ConnectionConfig],
-        initiate: Callable[[str, str], None],
+        initiate: Callable[..., None],
         is_up: Callable[[str, str], bool],
         log: Callable[[str], None],
         *,
@@ -62,6 +66,7 @@ class Starter:
         self._trap = trap
         self._chance = chance
         self._children: dict[Key, _Child] = {}
+        self._names: dict[str, list[Key]] = {}  # by connection
         for connection in connections:
             self.load(connection)
 
@@ -70,10 +75,11 @@ class Starter:
         self.unload(connection.name)
         for config in connection.children:
             self._children[connection.name, config.name] = _Child(connection, config)
+        self._names[connection.name] = [(connection.name, config.name) for config in connection.children]
 
     def unload(self, connection: str) -> None:
-        for child in list(self._of(connection)):
-            del self._children[child.key]
+        for key in self._names.pop(connection, ()):
+            self._children.pop(key, None)
 
     def start(self, now: float, connection: str | None = None) -> None:
         """Begin what start_action starts: of one connection, or of all."""
@@ -90,19 +96,22 @@ class Starter:
     # --- time
 
     def get_timer(self) -> float | None:
-        return min((child.due for child in self._children.values() if child.due is not None), default=None)
+        times = (at for child in self._children.values() for at in (child.due, child.trap_at) if at is not None)
+        return min(times, default=None)
 
     def handle_timer(self, now: float) -> None:
         for child in tuple(self._children.values()):
+            if child.trap_at is not None and child.trap_at <= now:
+                self._trap_or_wait(child, now)
             if child.due is not None and child.due <= now:
                 child.due = None
                 if child.is_wanted and not child.is_held and not self._is_up(*child.key):
                     self._begin(child, now)
 
-    def _begin(self, child: _Child, now: float) -> None:
+    def _begin(self, child: _Child, now: float, packet: Packet | None = None) -> None:
         child.began_at = now
         try:
-            self._initiate(*child.key)
+            self._initiate(*child.key, *([packet] if packet else []))
         except IpsecFastError as error:
             self._log(f"{child.key[0]} {child.key[1]} failed: {error}")
             self._plan_retry(child, now)
@@ -141,8 +150,8 @@ class Starter:
             case _:
                 pass
 
-    def acquire(self, connection: str, name: str, now: float) -> None:
-        """A packet for a child without an SA was dropped."""
+    def acquire(self, connection: str, name: str, now: float, packet: Packet | None = None) -> None:
+        """A packet for a child without an SA was dropped; its selectors, if they were told, are offered first."""
         child = self._children.get((connection, name))
         if child is None or child.due is not None or self._is_up(connection, name):
             return
@@ -150,7 +159,7 @@ class Starter:
             return
         if child.began_at is None or now - child.began_at >= child.wait_s:
             child.wait_s = min(child.wait_s * FACTOR, MOST_S)
-            self._begin(child, now)
+            self._begin(child, now, packet)
             child.due = child.due if child.is_wanted else None  # the next packet will do
 
     def forget(self, connection: str, name: str | None = None) -> int:
@@ -159,7 +168,7 @@ class Starter:
         for child in self._of(connection):
             if name in (None, child.config.name):
                 count += child.due is not None
-                child.is_held, child.due = True, None
+                child.is_held, child.due, child.trap_at = True, None, None
         return count
 
     # --- one by one
@@ -200,19 +209,24 @@ class Starter:
                 self._plan_retry(child, now)
 
     def _act(self, child: _Child, action: Action, now: float) -> None:
-        if self._is_up(*child.key):
+        if not (action.starts or action.traps) or self._is_up(*child.key):
             return
         if action.starts:
             child.is_wanted = True
             self._plan_retry(child, now)
         elif action.traps:
-            try:
-                self._trap(child.connection, child.config)
-            except IpsecFastError as error:
-                self._log(f"{child.key[0]} {child.key[1]}: {error}")
+            self._trap_or_wait(child, now)
+
+    def _trap_or_wait(self, child: _Child, now: float) -> None:
+        child.trap_at = None
+        try:
+            self._trap(child.connection, child.config)
+        except IpsecFastError as error:
+            child.trap_at = now + TRAP_AGAIN_S
+            self._log(f"{child.key[0]} {child.key[1]}: {error}")
 
     def _of(self, connection: str) -> Iterator[_Child]:
-        return (child for key, child in tuple(self._children.items()) if key[0] == connection)
+        return (self._children[key] for key in tuple(self._names.get(connection, ())))
 
     def _standing(self, connection: str, view: IkeView | None) -> Iterator[_Child]:
         """The configured children that an IKE SA had."""

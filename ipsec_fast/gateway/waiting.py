@@ -43,6 +43,7 @@ class Waiting:
         """Before the worker runs: adopt what a crash left, close what is started or trapped. HostError."""
         self._connections = tuple(connections)
         self._routing.start(connections, self._closed())
+        self._children.arrange(connections)
         self._children.expect(connections, _keys(connections, "start"))
         self._trap_all(connections)
 
@@ -56,6 +57,7 @@ class Waiting:
         self._uninstalled = {key for key in self._uninstalled if key[0] not in names}
         self._connections = tuple(change.all)
         self._routing.expect(self._connections, self._closed())
+        self._children.arrange(self._connections)
         self._children.expect(change.fresh, _keys(change.fresh, "start"))
         self._trap_all(change.fresh)
 

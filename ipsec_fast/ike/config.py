@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import Enum
+from functools import lru_cache
 from hashlib import sha256
 
 from ..algorithms import default_esp_proposals, default_ike_proposals
@@ -72,6 +73,13 @@ class ChildConfig:
     copy_df: bool = True  # False: no DF outside, and what is too long then leaves in outer fragments
     per_resource: bool | None = None  # RFC 9611 is offered and answered; None: where we have more than one resource
     per_resource_max: int = 0  # how many per-resource SAs both sides together may have for it; 0: by our resources
+    overlap: bool = False  # selectors of two of its peers may overlap; else the first that has them keeps them
+
+
+@lru_cache(maxsize=1024)
+def _shared(proposals: tuple[Proposal, ...]) -> tuple[Proposal, ...]:
+    """The first one of all that are equal."""
+    return proposals
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +101,11 @@ class ConnectionConfig:
     dpd_timeout_s: float = 4.0  # how long a request may stay unanswered until the peer counts as silent
     unique: Unique = Unique.NO
     fragmentation: Fragmentation = Fragmentation.YES
+    any_identity: bool = False  # `remote_id` is None on purpose: any holder of any secret, also at a named address
+
+    def __post_init__(self) -> None:
+        # what many connections share is looked at once for each offer of a peer (v2/offer.py)
+        object.__setattr__(self, "proposals", _shared(self.proposals))
 
     def child(self, name: str) -> ChildConfig | None:
         return next((child for child in self.children if child.name == name), None)
@@ -120,7 +133,12 @@ class EndpointSettings:
     cookie_from_half_open: int = (
         64  # so many half-open IKE SAs: from now on state only for who answers from its address
     )
+    cookie_from_requests_per_s: int = 500  # so many IKE_SA_INIT requests: the same
+    cookie_from_refusals_per_s: int = 10  # so many that are refused, for a while: the same
     keepalive_s: float = 20.0
     resources: int = 1  # workers, of which each may have a Child SA of its own (RFC 9611)
     fragment_bytes: int = 1280  # the largest IP datagram of a message that may be fragmented, with all its headers
+    policies_per_child: int = 0  # pairs of selectors that a responder lets one Child SA have, 0: any number
+    routes_per_child: int = 0  # prefixes of its remote selectors
     ike_sas_per_peer: int = 32  # of one pair of identities, so that nobody fills our memory with what it may have
+    ike_sas_per_connection: int = 4096  # of a connection whose peers may have any identity

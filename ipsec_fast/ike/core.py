@@ -6,21 +6,27 @@
 from __future__ import annotations
 
 import logging
-from collections import Counter, OrderedDict, deque
-from collections.abc import Callable, Collection
+from collections import Counter, deque
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from ipaddress import IPv4Network, IPv6Network
 from typing import TYPE_CHECKING, Any
 
 from ..errors import LocalError
 from ..model import Path
+from .answer_types import check_answer
 from .asks import MakeAsk, Steps
 from .budget import Budget
 from .config import EndpointSettings
 from .cookie import CookieIssuer
-from .events import Event, Outer, Outgoing
+from .events import Ask, Event, Outer, Outgoing
+from .half_open import ByHolder
 from .limiter import Limiter
 from .records import IkeGone, IkeRecord
+from .shown import Shown
+from .strangers import Strangers
 from .timers import TimerKey, TimerKind, Timers
+from .tombstones import REST_S, Tombstone, Tombstones
 
 if TYPE_CHECKING:
     from .v2.ike_sa import IkeSA
@@ -32,8 +38,6 @@ MessageKind = tuple[str, int, bool, bool]  # connection ("": not known yet), exc
 HalfOpenKey = tuple[Any, int, bytes]  # remote address, remote port, SPIi
 
 ASK_DEADLINE_S = 30.0
-TOMBSTONE_S = 30.0
-TOMBSTONES_MAX = 1024
 HALF_OPEN_MAX = 4096
 FRAGMENTS_BYTES = 8 << 20  # pieces of messages that are not whole yet, over all IKE SAs
 HALF_OPEN_FRAGMENTS_BYTES = (
@@ -41,27 +45,28 @@ HALF_OPEN_FRAGMENTS_BYTES = (
 )  # and those of peers that are not authenticated, so that they displace nobody else's
 
 
+_TOMBSTONES = TimerKey(0, TimerKind.TOMBSTONE)
+
+
 @dataclass(slots=True)
 class Resting:
-    """Steps that asked, and the IKE SA they belong to."""
+    """Steps that asked, what they asked, and the IKE SA they belong to."""
 
     sa: IkeSA
     steps: Steps[None]
-
-
-@dataclass(frozen=True, slots=True)
-class Tombstone:
-    """A deleted IKE SA answers its last request again if the response was lost."""
-
-    peer_spi: bytes
-    digest: bytes
-    datagrams: Datagrams
+    ask: Ask
 
 
 class Core:
-    def __init__(self, settings: EndpointSettings, random: Callable[[int], bytes]) -> None:
+    def __init__(
+        self,
+        settings: EndpointSettings,
+        random: Callable[[int], bytes],
+        connected: Callable[[], Sequence[IPv4Network | IPv6Network]] = tuple,
+    ) -> None:
         self.settings = settings
         self.random = random
+        self.connected = connected
         self.now = 0.0
         self.counters: Counter[str] = Counter(internal_errors=0)
         self.messages: Counter[MessageKind] = Counter()
@@ -74,16 +79,24 @@ class Core:
         self.half_open_fragments = Budget(HALF_OPEN_FRAGMENTS_BYTES)
         self.sas: dict[int, IkeSA] = {}
         self.by_spi: dict[bytes, IkeSA] = {}  # by our own SPI
+        self.shown = Shown()  # by our own attempts, so that nobody shows it to us
         self.half_open: dict[HalfOpenKey, IkeSA] = {}  # kept while a copy of the first request may still arrive
-        self.half_open_count = 0
+        self.half_open_sas: ByHolder[IkeSA] = ByHolder()  # not authenticated yet
+        self.strangers = Strangers(settings)
         self.owners: dict[int, IkeSA] = {}  # of each Child SA
-        self.tombstones: OrderedDict[bytes, Tombstone] = OrderedDict()
+        self._peers: dict[tuple[int, bytes], dict[int, IkeSA]] = {}  # authenticated IKE SAs by the peer's identity
+        self._anybody: dict[str, set[int]] = {}  # those of connections that take any identity
+        self.tombstones = Tombstones()
         self._events: deque[Event] = deque()
         self._outbox: list[tuple[int, Outgoing]] = []  # with the IKE SA whose state it needs, or 0
         self._resting: dict[int, Resting] = {}
         self._changed: dict[int, IkeSA] = {}
         self._gone: list[IkeGone] = []
         self._ids: Counter[str] = Counter()
+
+    @property
+    def half_open_count(self) -> int:
+        return len(self.half_open_sas)
 
     # --- numbers
 
@@ -142,6 +155,12 @@ class Core:
         """Drive an exchange's steps until they end or ask."""
         self._advance(sa, steps, lambda: next(steps))
 
+    def check_answer(self, ticket: int, answer: object) -> None:
+        """UsageError where the shell answers with something else than was asked for."""
+        resting = self._resting.get(ticket)
+        if resting is not None:
+            check_answer(resting.ask, answer)
+
     def answer(self, ticket: int, answer: object) -> None:
         resting = self._resting.pop(ticket, None)
         if resting is None:  # its IKE SA has vanished, or the deadline has passed
@@ -171,9 +190,10 @@ class Core:
             steps.close()
             return
         ticket = self.new_id("ticket")
-        self._resting[ticket] = Resting(sa, steps)
+        ask = make_ask(ticket)
+        self._resting[ticket] = Resting(sa, steps, ask)
         self.timers.set(TimerKey(sa.ike_id, TimerKind.ASK, ticket), self.now + ASK_DEADLINE_S)
-        self.emit(make_ask(ticket))
+        self.emit(ask)
 
     def count_message(self, connection: str, exchange: int, *, inbound: bool, response: bool) -> None:
         """One that was sound (its ICV too), or that we made; repetitions are not counted again."""
@@ -189,9 +209,33 @@ class Core:
         self.sas[sa.ike_id] = sa
         self.by_spi[sa.own_spi] = sa
 
+    def note_peer(self, sa: IkeSA) -> None:
+        """It is authenticated: `with_peer` finds it from now on, until it is forgotten."""
+        if sa.remote_id is not None:
+            self._peers.setdefault(sa.remote_id.folded, {})[sa.ike_id] = sa
+        if sa.connection is not None and sa.connection.remote_id is None:
+            self._anybody.setdefault(sa.name, set()).add(sa.ike_id)
+
+    def count_anybody(self, connection: str) -> int:
+        """Authenticated IKE SAs of a connection that takes any identity."""
+        return len(self._anybody.get(connection, ()))
+
+    def with_peer(self, sa: IkeSA) -> list[IkeSA]:
+        """Where the others with its peer are to be looked for; without an identity that could be anywhere."""
+        if sa.remote_id is None:
+            return list(self.sas.values())
+        return list(self._peers.get(sa.remote_id.folded, {}).values())
+
     def forget(self, sa: IkeSA) -> None:
         """Out of every table; what rests for it is dropped. Its stored response, if any, stays for a while."""
         self.sas.pop(sa.ike_id, None)
+        if sa.remote_id is not None and (same := self._peers.get(sa.remote_id.folded)) is not None:
+            same.pop(sa.ike_id, None)
+            if not same:
+                del self._peers[sa.remote_id.folded]
+        if sa.name in self._anybody:
+            self._anybody[sa.name].discard(sa.ike_id)
+        self.shown.forget(sa.ike_id)
         self._changed.pop(sa.ike_id, None)
         if self.by_spi.get(sa.own_spi) is sa:
             del self.by_spi[sa.own_spi]
@@ -203,12 +247,19 @@ class Core:
         self._gone.append(IkeGone(sa.ike_id))
 
     def bury(self, sa: IkeSA) -> None:
-        """Keep the last response of a deleted IKE SA, for the peer whose copy of it was lost."""
+        """Keep the last response of a deleted IKE SA, for the peer whose copy of it was lost. One to IKE_SA_INIT is of no use."""
         window = sa.window
-        if window.last_response and len(self.tombstones) < TOMBSTONES_MAX:
-            self.tombstones[sa.own_spi] = Tombstone(sa.peer_spi, window.last_digest, window.last_response)
-            self.timers.set(TimerKey(0, TimerKind.TOMBSTONE, self.new_id("tombstone")), self.now + TOMBSTONE_S)
+        is_init_only = sa.init is not None and window.expected <= 1
+        if window.last_response and not is_init_only:
+            stone = Tombstone(sa.peer_spi, window.last_digest, window.last_response, self.now + REST_S)
+            self.tombstones.add(sa.own_spi, stone, authenticated=sa.established_at is not None)
+            self._plan_tombstones()
 
-    def drop_oldest_tombstone(self) -> None:
-        if self.tombstones:
-            self.tombstones.popitem(last=False)
+    def drop_old_tombstones(self) -> None:
+        self.tombstones.expire(self.now)
+        self._plan_tombstones()
+
+    def _plan_tombstones(self) -> None:
+        at = self.tombstones.next_at()
+        if at is not None and self.timers.at(_TOMBSTONES) is None:
+            self.timers.set(_TOMBSTONES, at)

@@ -7,7 +7,9 @@ answers what needs no IKE SA; the rest is v2/. No datagram makes it raise: one g
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+import itertools
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from ipaddress import IPv4Network, IPv6Network
 
 from ..errors import RemoteError, StateError, UsageError
 from ..iana import ExchangeType, NotifyType
@@ -18,8 +20,9 @@ from .events import Event, IkeView, Outgoing
 from .header import FLAG_RESPONSE, IkeHeader
 from .records import IkeGone, IkeRecord
 from .timers import TimerKey, TimerKind
-from .v2 import hints, inbound, liveness, outbound, reauth, resources, restore, sa_init, sa_init_answer, unique
+from .v2 import hints, inbound, liveness, moves, outbound, reauth, resources, restore, sa_init, sa_init_answer, unique
 from .v2.child_sa import ChildSA, switch_outbound
+from .v2.child_setup import Packet
 from .v2.create_child import CreateChild
 from .v2.create_resource import CreateResourceChild
 from .v2.expire import expire_child
@@ -36,14 +39,27 @@ from .v2.rekey_ike import RekeyIke
 from .v2.states import ChildState, State
 from .v2.window import digest_of
 
+SHOWN_HALF_OPEN = 64  # there may be thousands, which would make every look at the IKE SAs dear
+LIFE_LEFT_S = 10.0
+RENEWALS = frozenset((TimerKind.REKEY, TimerKind.REAUTH, TimerKind.CHILD_REKEY, TimerKind.CHILD_IDLE))
+ENDS = frozenset((TimerKind.LIFE, TimerKind.CHILD_LIFE))
+ENDING_CHILD = frozenset((ChildState.DELETING, ChildState.DELETED, ChildState.REKEYED))
 VERSION_REPLY_MIN_BYTES = 36  # the reply is never longer than what it answers
 
 
 class Endpoint:
-    """`random(n)` gives n bytes, for nonces, SPIs, IVs and jitter. Times are the caller's clock in seconds, any origin."""
+    """`random(n)` gives n bytes, for nonces, SPIs, IVs and jitter. Times are the caller's clock in seconds, any origin.
 
-    def __init__(self, settings: EndpointSettings, random: Callable[[int], bytes]) -> None:
-        self._core = Core(settings, random)
+    `connected` lists the networks of this host's interfaces, which no peer may pick out of a wider remote_ts.
+    """
+
+    def __init__(
+        self,
+        settings: EndpointSettings,
+        random: Callable[[int], bytes],
+        connected: Callable[[], Sequence[IPv4Network | IPv6Network]] = tuple,
+    ) -> None:
+        self._core = Core(settings, random, connected)
 
     @property
     def counters(self) -> dict[str, int]:
@@ -65,8 +81,18 @@ class Endpoint:
         except Exception:
             self._core.count_internal_error("receive_datagram")
 
-    def initiate(self, connection: ConnectionConfig, child_names: Sequence[str], path: Path, now: float) -> int:
-        """A new IKE SA with these children (the first of the connection where none is named); its number."""
+    def initiate(
+        self,
+        connection: ConnectionConfig,
+        child_names: Sequence[str],
+        path: Path,
+        now: float,
+        packet: Packet | None = None,
+    ) -> int:
+        """A new IKE SA with these children (the first of the connection where none is named); its number.
+
+        `packet`: the local and the remote selector of the packet that asked for the first child; they are offered first.
+        """
         names = tuple(child_names) or tuple(child.name for child in connection.children[:1])
         if not names:
             raise UsageError(f"connection {connection.name} has no children; an IKE SA starts with one")
@@ -78,6 +104,7 @@ class Endpoint:
         core.now = now
         sa = IkeSA(core, core.new_id("ike"), True, core.new_spi(), path, connection=connection)
         sa.was_announced = True
+        sa.packets = {names[0]: packet} if packet is not None else {}
         sa.stands_in_for = liveness.silent_twins(sa)
         core.add(sa)
         core.run(sa, sa_init.start(sa, names))
@@ -97,8 +124,9 @@ class Endpoint:
         sa = restore.make(core, record, connection)
         core.run(sa, restore.resume(sa, record))
 
-    def initiate_child(self, ike_id: int, child: ChildConfig, now: float) -> None:
-        outbound.submit(self._sa(ike_id, now), CreateChild(child))
+    def initiate_child(self, ike_id: int, child: ChildConfig, now: float, packet: Packet | None = None) -> None:
+        """`packet` as in `initiate`."""
+        outbound.submit(self._sa(ike_id, now), CreateChild(child, packet))
 
     def initiate_resource(self, child_id: int, resource: int, now: float) -> None:
         """One more Child SA for the traffic of this fallback, for one resource of ours (RFC 9611). Nothing where it has one.
@@ -131,7 +159,7 @@ class Endpoint:
         """By a DELETE, which waits for the outstanding request; `force` does not wait for an answer, nor do we where the peer is silent."""
         sa = self._sa(ike_id, now)
         if sa.established_at is None:
-            sa.close("given up by us", failed=True)
+            sa.close(f"taken down by us before it was set up with {sa.path.remote}", failed=False)
         elif not any(isinstance(exchange, DeleteIke) for exchange in (sa.active, *sa.queue)):
             outbound.submit(sa, DeleteIke())
         if force or sa.silent_since is not None:
@@ -213,6 +241,10 @@ class Endpoint:
         sa.fragment_bytes = datagram_bytes
         self._core.mark_changed(sa)
 
+    def view_of(self, ike_id: int) -> IkeView | None:
+        sa = self._core.sas.get(ike_id)
+        return sa.view() if sa is not None else None
+
     def owner_of(self, child_id: int) -> int | None:
         """The IKE SA that a Child SA belongs to now."""
         sa = self._core.owners.get(child_id)
@@ -224,6 +256,33 @@ class Endpoint:
         sa = self._core.sas.get(ike_id)
         if sa is not None:
             liveness.note_traffic(sa, sent_at, received_at)
+
+    def children_beside(self, child_id: int) -> tuple[int, ...]:
+        """The Child SAs of its IKE SA, this one among them; none where it is gone."""
+        sa = self._core.owners.get(child_id)
+        return tuple(sa.children) if sa is not None else ()
+
+    def path_rests(self, child_id: int) -> bool:
+        """Its IKE SA has followed the peer a moment ago: CheckSource will come when it may do so again."""
+        sa = self._core.owners.get(child_id)
+        return sa is not None and sa.path_rests
+
+    def packet_came_from(self, child_id: int, remote: Address, port: int, at: float, now: float) -> None:
+        """The newest authentic packet of this child and its siblings came in UDP from there, then. Silent where it is gone."""
+        self._core.now = now
+        sa = self._core.owners.get(child_id)
+        if sa is not None:
+            moves.note_packet(sa, remote, port, at)
+
+    def source_checked(self, ike_id: int, source: tuple[Address, int, float] | None, now: float) -> None:
+        """The answer to CheckSource: address, port and time of the newest packet; None where there was none."""
+        self._core.now = now
+        sa = self._core.sas.get(ike_id)
+        if sa is None or not sa.asks_source:
+            return
+        if source is not None:
+            moves.note_packet(sa, *source)
+        moves.decide(sa)
 
     def note_unknown_spi(self, spi: int, remote: Address, now: float) -> None:
         """ESP came for an SPI that nobody has here."""
@@ -239,8 +298,25 @@ class Endpoint:
             except Exception:
                 self._core.count_internal_error(f"timer {key}")
 
+    def note_suspended(self, seconds: float, now: float) -> None:
+        """The host slept for so long, and `now` knows nothing of it: lifetimes went on, and the peer may be gone.
+
+        What was to be rekeyed meanwhile is rekeyed at once. What was to end has LIFE_LEFT_S for that. Every peer is asked.
+        """
+        core = self._core
+        core.now = now
+        core.timers.advance(RENEWALS, seconds, now)
+        core.timers.advance(ENDS, seconds, now + LIFE_LEFT_S)
+        for sa in tuple(core.sas.values()):
+            self._ask(sa)
+
     def answer(self, ticket: int, value_or_error: object, now: float) -> None:
+        """The answer to an ask, of the type that the ask names, or an Exception instance. It is ignored where the SA has vanished.
+
+        UsageError for any other value: nothing has happened then, and the ask still waits.
+        """
         self._core.now = now
+        self._core.check_answer(ticket, value_or_error)
         try:
             self._core.answer(ticket, value_or_error)
         except Exception:
@@ -272,8 +348,30 @@ class Endpoint:
     def get_timer(self) -> float | None:
         return self._core.timers.next_at()
 
-    def views(self) -> list[IkeView]:
-        return [sa.view() for sa in self._core.sas.values()]
+    def views(self, connection: str | None = None, *, most_half_open: int | None = SHOWN_HALF_OPEN) -> list[IkeView]:
+        """All of them, or those of one connection.
+
+        Of those that strangers have begun and not authenticated at most so many, the oldest; None: all.
+        """
+        sas: Iterable[IkeSA] = self._core.sas.values()
+        if most_half_open is not None:
+            begun = itertools.islice(self._core.half_open_sas, most_half_open)
+            sas = itertools.chain((sa for sa in sas if not sa.is_half_open), begun)
+        return [sa.view() for sa in sas if connection in (None, sa.name)]
+
+    @property
+    def half_open_count(self) -> int:
+        """IKE SAs that strangers have begun and not authenticated."""
+        return self._core.half_open_count
+
+    def has_child(self, connection: str, name: str) -> bool:
+        """Whether such a Child SA stands or is being made, on an IKE SA whose peer is not silent. No view is made for it."""
+        return any(
+            child.name == name and child.resource is None and child.state not in ENDING_CHILD
+            for sa in self._core.sas.values()
+            if sa.name == connection and sa.silent_since is None
+            for child in sa.children.values()
+        )
 
     # --- finding things
 
@@ -348,6 +446,9 @@ class Endpoint:
         """Section 2.5: the highest version we speak, in clear, to requests only."""
         if len(data) < VERSION_REPLY_MIN_BYTES or data[19] & FLAG_RESPONSE:
             return
+        if not self._core.strangers.may_refuse(path.remote, self._core.now):
+            self._core.counters["answers_left_out"] += 1
+            return
         message_id = int.from_bytes(data[20:24], "big")
         header = IkeHeader.make(data[:8], data[8:16], data[18], message_id, initiator=False, response=True)
         self._core.send(path, (encode_message(header, (NotifyPayload(NotifyType.INVALID_MAJOR_VERSION),)),))
@@ -357,7 +458,7 @@ class Endpoint:
     def _fire(self, key: TimerKey) -> None:
         core = self._core
         if key.kind is TimerKind.TOMBSTONE:
-            core.drop_oldest_tombstone()
+            core.drop_old_tombstones()
             return
         if key.kind is TimerKind.ASK:
             core.expire_ask(key.child)
@@ -392,6 +493,8 @@ class Endpoint:
             outbound.submit(sa, DeleteIke("its lifetime is over", failed=True))
         elif kind is TimerKind.RETRY:
             outbound.submit_put_off(sa)
+        elif kind is TimerKind.MOVE:
+            moves.rest_is_over(sa)
         elif kind is TimerKind.FRAGMENTS:
             expire(sa)
         elif kind is TimerKind.CHILDLESS and not sa.children:

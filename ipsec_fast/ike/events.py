@@ -91,6 +91,9 @@ class AskInstallChild:
     `key_in` and `key_out` are handles in KEYMAT order (cipher key, salt, integrity key). `replaces` is the child this one rekeys.
     `limits` hold for each direction by itself; the shell reports them by `Endpoint.rekey_child` and `Endpoint.child_expired`.
     `resource`: of ours, the one that shall send on it (RFC 9611); None for an ordinary or a fallback Child SA.
+    `peer`: who has proved that identity. Unless `overlap`, answer with a NegotiationError (TS_UNACCEPTABLE) where another peer of
+    this child has selectors that overlap.
+    `follows_peer`: the peer is behind a NAT and we are not; the shell calls `Endpoint.packet_came_from` when its ESP comes from elsewhere.
     """
 
     ticket: int
@@ -113,12 +116,18 @@ class AskInstallChild:
     replaces: int | None = None
     limits: TrafficLimits = NO_LIMITS
     resource: int | None = None
+    peer: Identity | None = None
+    overlap: bool = False
+    follows_peer: bool = False
 
 
 Ask = AskConfig | AskConnection | AskCredential | AskKeyPair | AskSharedSecret | AskSpi | AskInstallChild
 
 
 # --- notices
+
+
+NO_ANSWER = "no answer from "  # how the text of a Progress begins that tells why an attempt takes so long
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,6 +255,25 @@ class CheckIdle:
 
 
 @dataclass(frozen=True, slots=True)
+class PathMoved:
+    """The peer, which is behind a NAT, is elsewhere now: everything for it goes there, of these Child SAs too (RFC 7296 section 2.23)."""
+
+    ike_id: int
+    connection: str
+    before: Path
+    path: Path
+    child_ids: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class CheckSource:
+    """Where did the newest ESP packet of these Child SAs come from? To be told by `Endpoint.source_checked`, best at once."""
+
+    ike_id: int
+    child_ids: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class ProbeAnswered:
     """`Endpoint.probe` was answered after `waited_s`, when it had last gone out in datagrams of up to `answered_bytes` each.
 
@@ -283,6 +311,8 @@ Notice = (
     | ChildFailed
     | ResourceFailed
     | CheckIdle
+    | PathMoved
+    | CheckSource
     | ProbeAnswered
     | ProbeFailed
 )
@@ -328,6 +358,7 @@ class ChildView:
     initiator: bool = False  # of the exchange that made it
     in_group: bool = False  # both sides speak RFC 9611 of it
     resource: int | None = None  # of ours, that alone sends on it; None: the fallback, or no group
+    narrowed: str = ""  # `by the peer from 10.1.0.0/16`, `by us from ...`: what was offered and is not in it
 
 
 @dataclass(frozen=True, slots=True)

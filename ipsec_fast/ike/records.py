@@ -46,6 +46,7 @@ class ChildRecord:
     life_at: float | None
     in_group: bool
     resource: int | None
+    narrowed: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ A key is (IKE SA, kind, Child SA or 0). Setting a key again moves it. Called by 
 from __future__ import annotations
 
 import heapq
+from collections.abc import Collection
 from enum import Enum, auto
 from typing import NamedTuple
 
@@ -28,6 +29,7 @@ class TimerKind(Enum):
     CHILD_LIFE = auto()  # the hard limit of a Child SA
     CHILD_SWITCH = auto()  # the peer has not used the child of a reauthentication yet
     CHILD_IDLE = auto()  # a Child SA may have carried nothing for too long
+    MOVE = auto()  # the peer was found elsewhere, and may be followed again
     FRAGMENTS = auto()  # pieces of a message that never became whole
     ASK = auto()  # an ask that nobody answered
     TOMBSTONE = auto()  # the stored response of a deleted IKE SA
@@ -68,6 +70,12 @@ class Timers:
 
     def at(self, key: TimerKey) -> float | None:
         return self._deadlines.get(key)
+
+    def advance(self, kinds: Collection[TimerKind], seconds: float, not_before: float) -> None:
+        """The clock stood still for so long: these are due sooner by that, though not before `not_before`."""
+        for key, at in list(self._deadlines.items()):
+            if key.kind in kinds and at > not_before:
+                self.set(key, max(at - seconds, not_before))
 
     def next_at(self) -> float | None:
         while self._heap and self._deadlines.get(self._heap[0][2]) != self._heap[0][0]:

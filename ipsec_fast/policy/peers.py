@@ -5,32 +5,56 @@ Called by control.answers for AskConfig and AskConnection.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from ..errors import NegotiationError, UsageError
 from ..iana import NotifyType
 from ..ike.config import ChildConfig, ConnectionConfig
-from ..model import Identity, Path
+from ..model import Address, Identity, Path
+
+SHOWN = 6  # connections, or addresses of one, in the text of a refusal
+LOCALS_MAX = 256  # local addresses whose connections are remembered
 
 
 class Peers:
     """The connections of a gateway, in the order of its configuration."""
 
     def __init__(self, connections: Iterable[ConnectionConfig]) -> None:
-        self.connections = tuple(connections)
+        self.replace(connections)
 
     def replace(self, connections: Iterable[ConnectionConfig]) -> None:
         """From now on these; an IKE SA goes on with the one that it was made with."""
         self.connections = tuple(connections)
+        self._named: dict[
+            Address, list[ConnectionConfig]
+        ] = {}  # by remote address, so that a stranger's datagram walks
+        self._any_remote: list[ConnectionConfig] = []  # no more connections than may be meant
+        for one in self.connections:
+            for address in dict.fromkeys(one.remote_addrs):
+                self._named.setdefault(address, []).append(one)
+            if not one.remote_addrs:
+                self._any_remote.append(one)
+        self._of_local: dict[Address, tuple[ConnectionConfig, ...]] = {}  # for remote addresses that none names
+        self._own = {one.local_id.folded for one in self.connections if one.local_id is not None}
 
     def by_path(self, path: Path) -> tuple[ConnectionConfig, ...]:
         """Those whose addresses allow this path, best first: a named remote address weighs more than a named local one."""
-        fitting = [one for one in self.connections if _allows(one, path)]
+        named = [one for one in self._named.get(path.remote, ()) if _allows(one, path)]
+        fitting = (*sorted(named, key=lambda one: -_address_score(one)), *self._for_any_remote(path))
         if not fitting:
             raise NegotiationError(
                 f"no connection for {path.local} with {path.remote}; {self._addresses()}", NotifyType.NO_PROPOSAL_CHOSEN
             )
-        return tuple(sorted(fitting, key=lambda one: -_address_score(one)))
+        return fitting
+
+    def _for_any_remote(self, path: Path) -> tuple[ConnectionConfig, ...]:
+        fitting = self._of_local.get(path.local)
+        if fitting is None:
+            allowed = [one for one in self._any_remote if _allows(one, path)]
+            fitting = tuple(sorted(allowed, key=lambda one: -_address_score(one)))
+            if len(self._of_local) < LOCALS_MAX:
+                self._of_local[path.local] = fitting
+        return fitting
 
     def by_identity(
         self, path: Path, candidates: Sequence[ConnectionConfig], remote_id: Identity, local_id: Identity | None
@@ -40,12 +64,13 @@ class Peers:
             one
             for one in candidates
             if _allows(one, path)  # IKE_AUTH may come from another address than IKE_SA_INIT did
-            and (one.remote_id is None or one.remote_id.matches(remote_id))
+            and self._expects(one, remote_id)
             and (local_id is None or own_identity(one, path).matches(local_id))
         ]
         if not fitting:
-            wanted = "; ".join(
-                f"{one.name} wants {one.remote_id or 'anybody'} and is {own_identity(one, path)}" for one in candidates
+            wanted = _shown(
+                candidates,
+                lambda one: f"{one.name} wants {one.remote_id or 'anybody'} and is {own_identity(one, path)}",
             )
             said = f"{remote_id}, who asks for {local_id}," if local_id is not None else f"{remote_id}"
             raise NegotiationError(
@@ -68,12 +93,27 @@ class Peers:
         connection = matching[0]
         return connection, tuple(one for one in connection.children if child is None or one.name == child)
 
+    def _expects(self, connection: ConnectionConfig, remote_id: Identity) -> bool:
+        """Where any identity will do, none of ours does: the peer's proof would be our own message, come back."""
+        if connection.remote_id is None:
+            return remote_id.folded not in self._own
+        return connection.remote_id.matches(remote_id)
+
     def _addresses(self) -> str:
-        rows = [
-            f"{one.name} is {' '.join(map(str, one.local_addrs)) or 'any'} with {' '.join(map(str, one.remote_addrs)) or 'any'}"
-            for one in self.connections
-        ]
-        return "; ".join(rows) or "none is configured"
+        return _shown(
+            self.connections, lambda one: f"{one.name} is {_any_of(one.local_addrs)} with {_any_of(one.remote_addrs)}"
+        )
+
+
+def _any_of(addresses: Sequence[Address]) -> str:
+    """The first few: a stranger may make us write this."""
+    more = f" and {len(addresses) - SHOWN} more" if len(addresses) > SHOWN else ""
+    return " ".join(map(str, addresses[:SHOWN])) + more or "any"
+
+
+def _shown(connections: Sequence[ConnectionConfig], row: Callable[[ConnectionConfig], str]) -> str:
+    more = f"; and {len(connections) - SHOWN} more" if len(connections) > SHOWN else ""
+    return "; ".join(row(one) for one in connections[:SHOWN]) + more or "none is configured"
 
 
 def own_identity(connection: ConnectionConfig, path: Path) -> Identity:

@@ -52,6 +52,15 @@ class Links:
             f"give {interface} to {name}", lambda ip: ip.addr("replace", index=index, address=address, prefixlen=length)
         )
 
+    def addresses_of(self, index: int) -> list[ipaddress.IPv4Interface | ipaddress.IPv6Interface]:
+        """Those of one device, but for link-local ones, which the kernel makes."""
+        rows = self._netlink.call("list the addresses of a device", lambda ip: list(ip.get_addr(index=index)))
+        found = [
+            ipaddress.ip_interface(f"{row.get_attr('IFA_LOCAL') or row.get_attr('IFA_ADDRESS')}/{row['prefixlen']}")
+            for row in rows or ()
+        ]
+        return [one for one in found if not one.is_link_local]
+
     def addresses(self, but: str = "") -> list[Address]:
         """Every address of this host that others may see, except those of the device `but`."""
 
@@ -65,6 +74,22 @@ class Links:
 
         found = [ipaddress.ip_address(text) for text in self._netlink.call("list the addresses", dump) or ()]
         return [address for address in found if not address.is_link_local]
+
+    def networks(self, but: str = "") -> list[ipaddress.IPv4Network | ipaddress.IPv6Network]:
+        """What is connected here: of every address its network, or the other end of a point-to-point link; not of the device `but`."""
+
+        def dump(ip: Any) -> list[str]:
+            names = {link["index"]: link.get_attr("IFLA_IFNAME") for link in ip.get_links()}
+            return [
+                f"{row.get_attr(name)}/{row['prefixlen']}"
+                for row in ip.get_addr()
+                for name in ("IFA_LOCAL", "IFA_ADDRESS")
+                if row.get_attr(name) and row["scope"] != RT_SCOPE_HOST and names.get(row["index"]) != but
+            ]
+
+        texts = self._netlink.call("list the networks", dump) or ()
+        found = dict.fromkeys(ipaddress.ip_network(text, strict=False) for text in texts)
+        return [network for network in found if network.prefixlen and not network.is_link_local]
 
     def path_mtu(self, remote: Address, mark: int, default: int = 1500) -> int:
         """The MTU of the way to `remote`: of the route if somebody set one there, otherwise of its device.

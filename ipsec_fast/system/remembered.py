@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from ..model import Address
 from .links import Links
+from .routes import Network
 from .watch import RouteWatch
 
 REMEMBERED_MAX = 4096  # ways; more are asked for each time
@@ -21,6 +22,7 @@ class Remembered:
         self._links, self._tun, self._mark = links, tun, mark
         self._watch = RouteWatch(index)
         self._addresses: list[Address] | None = None
+        self._networks: list[Network] | None = None
         self._path_mtus: dict[Address, int] = {}
 
     def addresses(self) -> list[Address]:
@@ -29,6 +31,13 @@ class Remembered:
         if self._addresses is None:
             self._addresses = self._links.addresses(but=self._tun)
         return list(self._addresses)
+
+    def networks(self) -> list[Network]:
+        """As Links.networks, without those of our own device."""
+        self._hear()
+        if self._networks is None:
+            self._networks = self._links.networks(but=self._tun)
+        return list(self._networks)
 
     def path_mtu(self, remote: Address, default: int) -> int:
         """As Links.path_mtu."""
@@ -40,10 +49,14 @@ class Remembered:
                 self._path_mtus[remote] = found
         return found
 
+    def ignore(self, index: int) -> None:
+        """Our own device has this index now."""
+        self._watch.ignore(index)
+
     def close(self) -> None:
         self._watch.close()
 
     def _hear(self) -> None:
         if self._watch.take():
-            self._addresses = None
+            self._addresses = self._networks = None
             self._path_mtus.clear()

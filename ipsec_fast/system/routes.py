@@ -15,20 +15,27 @@ would cut off the connected networks. A network of ours inside a peer's larger o
 A crash takes the TUN and its routes away, the rest stays and fails closed: `adopt` at the next start keeps what is still
 configured, `close` at an orderly stop removes all.
 
+What stands in the kernel because of us is in books of ours, and only `adopt` (once, at the start) and `close` ask the kernel for it.
+Changes go out in batches; a deletion may be repeated, since what is gone already is no refusal.
+
 Left out: packets that arrive in clear from outside are no matter of routes; strict rp_filter on the outer device drops them.
 Called by control.manager and the gateway.
 """
 
 from __future__ import annotations
 
-import errno
 import ipaddress
 import zlib
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from concurrent.futures import Future
+from dataclasses import dataclass
 from typing import Any
 
+from ..errors import HostError
 from ..model import Address
 from .netlink import Netlink
+from .route_messages import FAMILY, PROHIBIT, THROW, UNICAST, Message, refusal, route_message, rule_message
 
 TABLE = 4500
 MAIN_TABLE = 254
@@ -38,10 +45,6 @@ MARK = 0x49505346  # "IPSF"
 TUN_METRIC = 0x1000
 FIRST_PRIORITY = 4500
 PROHIBIT_METRIC = 0x49500000
-_FAMILY = {4: 2, 6: 10}
-_UNICAST, _PROHIBIT, _THROW, _LOOKUP = 1, 8, 9, 1
-_KIND_TEXT = {_UNICAST: "", _PROHIBIT: "prohibit ", _THROW: "throw "}
-_FIB_RULE_INVERT = 2
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
@@ -51,18 +54,58 @@ def tag_of(tun: str) -> int:
     return zlib.crc32(tun.encode()) & 0xFFF
 
 
+@dataclass(frozen=True, slots=True)
+class _Step:
+    """A change, and the prefix that it is for; `thrown` where it deletes a throw route, `closes` where it makes a prohibit route."""
+
+    message: Message
+    network: Network
+    thrown: Network | None = None
+    closes: bool = False
+
+
+class Removal:
+    """Prefixes on their way out of the kernel's tables."""
+
+    def __init__(self, routes: Routes, steps: list[_Step], answers: Future[list[int]]) -> None:
+        self._routes, self._steps, self._answers = routes, steps, answers
+
+    def is_done(self, wait_s: float = 0.0) -> bool:
+        """Whether the kernel has answered, after at most `wait_s`."""
+        try:
+            self._answers.exception(wait_s)
+        except TimeoutError:
+            return self._answers.done()
+        return True
+
+    def refused(self) -> dict[Network, str]:
+        """The prefixes that are not wholly gone, each with the reason; they may be removed again. Only after `is_done`."""
+        try:
+            codes = self._answers.result(0)
+        except HostError as error:
+            return {step.network: str(error) for step in self._steps}
+        bad = [(step, code) for step, code in zip(self._steps, codes, strict=True) if code]
+        for step, _ in bad:
+            if step.thrown is not None:
+                self._routes.note_throw(step.thrown, step.network)
+        return {step.network: refusal(step.message, code) for step, code in reversed(bad)}
+
+
 class Routes:
     """The routes and rules of one gateway. `add` and `remove` of a prefix may be repeated."""
 
     def __init__(self, netlink: Netlink, tun: str, *, mark: int = MARK) -> None:
         self._netlink = netlink
-        self._tun = tun
         self._mark = mark
         self._tag = tag_of(tun)
         self._priority = FIRST_PRIORITY + 3 * self._tag
         self._metric = PROHIBIT_METRIC | self._tag
         self._prohibited: set[Network] = set()
+        self._adopted: set[Network] = set()  # of these, what an earlier run left
+        self._lengths: Counter[tuple[int, bool]] = Counter()  # of these, by version and whether it is a /0
         self._routed: dict[Network, tuple[int, Address | None]] = {}  # TUN, source
+        self._thrown: dict[Network, set[Network]] = {}  # throw routes, and the prefixes that each lies in
+        self._throws_of: dict[Network, set[Network]] = {}
 
     @property
     def prefixes(self) -> frozenset[Network]:
@@ -72,136 +115,227 @@ class Routes:
     def adopt(self, wanted: Iterable[Network]) -> list[Network]:
         """Take over what an earlier run left: kept where it lies in a wanted prefix, removed elsewhere. Returns what was kept."""
         wanted = list(wanted)
-        for network in self._left_behind():
-            if any(_lies_in(network, one) for one in wanted):
-                self._prohibited.add(network)
-                self._ensure_rules(network)
-            else:
-                self._route("del", network, _PROHIBIT)
-        self._drop_unneeded_rules()
+        left = self._left_behind()
+        kept = [network for network in left[PROHIBIT] if any(_lies_in(network, one) for one in wanted)]
+        self._adopted.update(kept)
+        self._note_prohibited(kept)
+        steps = [_Step(rule, network) for network in kept for rule in self._rules("add", network)]
+        for thrown in left[THROW]:
+            around = [network for network in kept if _lies_in(thrown, network)]
+            for network in around:
+                self.note_throw(thrown, network)
+            if not around:
+                steps.append(_Step(self._route("del", thrown, THROW), thrown))
+        for network in left[PROHIBIT]:
+            if network not in self._prohibited:
+                steps.append(_Step(self._route("del", network, PROHIBIT), network))
+        steps += self._unneeded_rules(left[PROHIBIT])
+        self._carry_out(steps)
         return sorted(self._prohibited, key=str)
+
+    # --- one prefix
 
     def prohibit(self, network: Network) -> None:
         """From now on nothing for this prefix leaves in clear."""
-        if network not in self._prohibited:
-            self._route("replace", network, _PROHIBIT)
-            self._prohibited.add(network)
-        self._ensure_rules(network)
+        self.prohibit_all([network])
 
     def add(self, network: Network, index: int, source: Address | None = None, around: Iterable[Network] = ()) -> None:
         """Route the prefix into the TUN (by its index).
 
         `source` is what this host's own packets should come from, `around` our own networks: those inside the prefix stay out of the TUN.
         """
-        self.prohibit(network)
-        self._route("replace", network, _UNICAST, index, source)
-        self._routed[network] = index, source
-        for one in around:
-            if network.prefixlen and _lies_in(one, network) and one != network:
-                self._route("replace", one, _THROW)
+        self.add_all({network: source}, index, around)
 
     def set_mtu(self, network: Network, mtu: int) -> None:
         """What this host sends through the TUN for the prefix, or forwards to it, is at most so long."""
-        if network in self._routed:
-            index, source = self._routed[network]
-            self._route("replace", network, _UNICAST, index, source, mtu)
+        self.set_mtus({network: mtu})
 
     def remove(self, network: Network, *, keep_prohibit: bool) -> None:
         """Take the prefix out of the TUN; with `keep_prohibit` its packets are refused, otherwise they go where they went before us."""
-        if network in self._routed:
-            self._route("del", network, _UNICAST)
-            del self._routed[network]
-        if not keep_prohibit and network in self._prohibited:
-            self._route("del", network, _PROHIBIT)
-            self._prohibited.discard(network)
-            for thrown in self._left_behind(_THROW):
-                if not any(_lies_in(thrown, other) for other in self._prohibited):
-                    self._route("del", thrown, _THROW)
-            self._drop_unneeded_rules()
+        self._carry_out(self._removal_of({network: keep_prohibit}))
 
-    def close(self) -> None:
-        """An orderly stop: everything of ours goes, also what an earlier run left."""
-        for network in tuple(self._routed):
-            self.remove(network, keep_prohibit=True)
-        for network in {*self._prohibited, *self._left_behind()}:
-            self._route("del", network, _PROHIBIT)
-        for network in self._left_behind(_THROW):
-            self._route("del", network, _THROW)
-        self._prohibited.clear()
-        self._drop_unneeded_rules()
+    # --- many at once
+
+    def prohibit_all(self, networks: Iterable[Network]) -> None:
+        """HostError names the first that the kernel refused; the others are done."""
+        self._carry_out(self._prohibition_of(list(networks)))
+
+    def add_all(self, sources: Mapping[Network, Address | None], index: int, around: Iterable[Network] = ()) -> None:
+        """As `add`, for prefixes with their sources. HostError where one is refused: remove them all then."""
+        steps = self._prohibition_of(list(sources))
+        for network, source in sources.items():
+            steps.append(_Step(self._route("replace", network, UNICAST, index=index, source=source), network))
+            self._routed[network] = index, source
+        for one in around:
+            for network in sources:
+                if network.prefixlen and _lies_in(one, network) and one != network:
+                    steps.append(_Step(self._route("replace", one, THROW), network))
+                    self.note_throw(one, network)
+        self._carry_out(steps)
+
+    def set_mtus(self, mtus: Mapping[Network, int]) -> None:
+        """As `set_mtu`; nothing for a prefix that is not routed into the TUN."""
+        steps = []
+        for network, mtu in mtus.items():
+            if network in self._routed:
+                index, source = self._routed[network]
+                route = self._route("replace", network, UNICAST, index=index, source=source, mtu=mtu)
+                steps.append(_Step(route, network))
+        self._carry_out(steps)
+
+    def remove_all(self, networks: Mapping[Network, bool]) -> Removal:
+        """As `remove`, for prefixes with their `keep_prohibit`, and without waiting for the kernel."""
+        steps = self._removal_of(networks)
+        return Removal(self, steps, self._netlink.post([step.message for step in steps]))
+
+    def close(self, *, keep_adopted: bool = False) -> None:
+        """An orderly stop: everything of ours goes, also what an earlier run left, unless a start that failed is to keep that."""
+        kept = self._adopted if keep_adopted else set()
+        left = self._left_behind()
+        networks = dict.fromkeys((*self._routed, *self._prohibited, *left[PROHIBIT]))
+        steps = [
+            _Step(self._route("del", thrown, THROW), thrown)
+            for thrown in left[THROW]
+            if not any(_lies_in(thrown, network) for network in kept)
+        ]
+        steps += self._removal_of({network: network in kept for network in networks})
+        self._carry_out(steps)
+
+    # --- the books
+
+    def note_throw(self, thrown: Network, network: Network) -> None:
+        """There is a throw route for `thrown`, because it lies in `network`."""
+        self._thrown.setdefault(thrown, set()).add(network)
+        self._throws_of.setdefault(network, set()).add(thrown)
+
+    def _note_prohibited(self, networks: Iterable[Network]) -> None:
+        for network in networks:
+            if network not in self._prohibited:
+                self._prohibited.add(network)
+                self._lengths[_length(network)] += 1
+
+    def _forget_prohibited(self, network: Network) -> None:
+        if network in self._prohibited:
+            self._prohibited.discard(network)
+            self._lengths[_length(network)] -= 1
+
+    def _prohibition_of(self, networks: list[Network]) -> list[_Step]:
+        steps = [
+            _Step(self._route("replace", network, PROHIBIT), network, closes=True)
+            for network in networks
+            if network not in self._prohibited
+        ]
+        self._note_prohibited(networks)
+        kinds = {_length(network): network for network in networks}  # the rules of each kind once
+        return steps + [_Step(rule, network) for network in kinds.values() for rule in self._rules("add", network)]
+
+    def _removal_of(self, networks: Mapping[Network, bool]) -> list[_Step]:
+        """Whatever the books say: what is not there is no refusal, and what was refused before may be there."""
+        steps: list[_Step] = []
+        for network, keep_prohibit in networks.items():
+            self._routed.pop(network, None)
+            steps.append(_Step(self._route("del", network, UNICAST), network))
+            if keep_prohibit:
+                continue
+            steps.append(_Step(self._route("del", network, PROHIBIT), network))
+            steps += self._without_throws(network)
+            self._adopted.discard(network)
+            self._forget_prohibited(network)
+        return steps + self._unneeded_rules(network for network, keep in networks.items() if not keep)
+
+    def _without_throws(self, network: Network) -> list[_Step]:
+        steps = []
+        for thrown in self._throws_of.pop(network, ()):
+            users = self._thrown[thrown]
+            users.discard(network)
+            if not users:
+                del self._thrown[thrown]
+                steps.append(_Step(self._route("del", thrown, THROW), network, thrown))
+        return steps
+
+    def _unneeded_rules(self, networks: Iterable[Network]) -> list[_Step]:
+        """Of the kinds that these prefixes are of, if there is no prefix left."""
+        kinds = {_length(network): network for network in networks}
+        unneeded = [network for kind, network in kinds.items() if not self._lengths[kind]]
+        return [_Step(rule, network) for network in unneeded for rule in self._rules("del", network)]
 
     # --- the kernel's side
 
-    def _left_behind(self, kind: int = _PROHIBIT) -> list[Network]:
-        def dump(ip: Any) -> list[Network]:
-            return [
-                _network(route)
-                for family in _FAMILY.values()
-                for table in (TABLE, DEFAULT_TABLE)
-                for route in ip.get_routes(family=family, table=table)
-                if route["proto"] == PROTOCOL
-                and route["type"] == kind
-                and route.get_attr("RTA_PRIORITY") == self._metric
-            ]
+    def _carry_out(self, steps: list[_Step]) -> None:
+        if not steps:
+            return
+        try:
+            codes = self._netlink.batch([step.message for step in steps])
+        except HostError:
+            self._note_open(steps)
+            raise
+        refused = [(step, code) for step, code in zip(steps, codes, strict=True) if code]
+        self._note_open([step for step, _ in refused])
+        bad = [refusal(step.message, code) for step, code in refused]
+        if bad:
+            raise HostError(bad[0] if len(bad) == 1 else f"{bad[0]} ({len(bad) - 1} more were refused)")
 
-        return self._netlink.call("list our routes", dump) or []
+    def _note_open(self, steps: list[_Step]) -> None:
+        """What was not closed is closed at the next attempt."""
+        for step in steps:
+            if step.closes:
+                self._forget_prohibited(step.network)
+
+    def _left_behind(self) -> dict[int, list[Network]]:
+        """By kind: everything of ours that stands in the kernel's tables."""
+
+        def dump(ip: Any) -> dict[int, list[Network]]:
+            found: dict[int, list[Network]] = {PROHIBIT: [], THROW: []}
+            for family in FAMILY.values():
+                for table in (TABLE, DEFAULT_TABLE):
+                    for route in ip.get_routes(family=family, table=table):
+                        is_ours = route["proto"] == PROTOCOL and route.get_attr("RTA_PRIORITY") == self._metric
+                        if is_ours and route["type"] in found:
+                            found[route["type"]].append(_network(route))
+            return found
+
+        return self._netlink.call("list our routes", dump) or {PROHIBIT: [], THROW: []}
 
     def _route(
         self,
         verb: str,
         network: Network,
         kind: int,
+        *,
         index: int | None = None,
         source: Address | None = None,
         mtu: int | None = None,
-    ) -> None:
-        request: dict[str, Any] = {
-            "dst": str(network),
-            "family": _FAMILY[network.version],
-            "table": TABLE if network.prefixlen else DEFAULT_TABLE,
-            "proto": PROTOCOL,
-            "type": kind,
-            "priority": (TUN_METRIC | self._tag) if kind == _UNICAST else self._metric,
-        }
-        if index is not None:
-            request["oif"] = index
-        if source is not None:
-            request["prefsrc"] = str(source)
-        if mtu is not None:
-            request["metrics"] = {"mtu": mtu}
-        gone = (errno.ESRCH, errno.ENOENT, errno.ENODEV) if verb == "del" else ()
-        what = f"{verb} the {_KIND_TEXT[kind]}route of {network}"
-        self._netlink.call(what, lambda ip: ip.route(verb, **request), ignore=gone)
-
-    def _ensure_rules(self, network: Network) -> None:
-        for step in (0,) if network.prefixlen else (1, 2):
-            self._rule("add", network.version, step)
-
-    def _drop_unneeded_rules(self) -> None:
-        for version in (4, 6):
-            lengths = [one.prefixlen for one in self._prohibited | self._routed.keys() if one.version == version]
-            for step in (0, 1, 2):
-                if not any((length > 0) == (step == 0) for length in lengths):
-                    self._rule("del", version, step)
-
-    def _rule(self, verb: str, version: int, step: int) -> None:
-        """Add or delete the rule of priority p + step; the kernel tells us by EEXIST and ENOENT that there was nothing to do."""
-        request: dict[str, Any] = {
-            "family": _FAMILY[version],
-            "priority": self._priority + step,
-            "table": (TABLE, MAIN_TABLE, DEFAULT_TABLE)[step],
-            "fwmark": self._mark,
-            "fwmask": 0xFFFFFFFF,
-            "flags": _FIB_RULE_INVERT,
-            "action": _LOOKUP,
-            "protocol": PROTOCOL,
-        }
-        if step == 1:
-            request["suppress_prefixlen"] = 0
-        ignore = (errno.EEXIST,) if verb == "add" else (errno.ENOENT, errno.EAFNOSUPPORT)
-        self._netlink.call(
-            f"{verb} the rule for table {request['table']}", lambda ip: ip.rule(verb, **request), ignore=ignore
+    ) -> Message:
+        return route_message(
+            verb,
+            network,
+            kind,
+            table=TABLE if network.prefixlen else DEFAULT_TABLE,
+            protocol=PROTOCOL,
+            metric=(TUN_METRIC | self._tag) if kind == UNICAST else self._metric,
+            index=index,
+            source=source,
+            mtu=mtu,
         )
+
+    def _rules(self, verb: str, network: Network) -> list[Message]:
+        """The rule of priority p + step, or the two of a /0."""
+        return [
+            rule_message(
+                verb,
+                network.version,
+                table=(TABLE, MAIN_TABLE, DEFAULT_TABLE)[step],
+                protocol=PROTOCOL,
+                priority=self._priority + step,
+                unmarked=self._mark,
+                suppress=step == 1,
+            )
+            for step in ((0,) if network.prefixlen else (1, 2))
+        ]
+
+
+def _length(network: Network) -> tuple[int, bool]:
+    return network.version, network.prefixlen == 0
 
 
 def _lies_in(inner: Network, outer: Network) -> bool:
@@ -209,5 +343,5 @@ def _lies_in(inner: Network, outer: Network) -> bool:
 
 
 def _network(route: Any) -> Network:
-    address = route.get_attr("RTA_DST") or ("0.0.0.0" if route["family"] == _FAMILY[4] else "::")
+    address = route.get_attr("RTA_DST") or ("0.0.0.0" if route["family"] == FAMILY[4] else "::")
     return ipaddress.ip_network(f"{address}/{route['dst_len']}")

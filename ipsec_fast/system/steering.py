@@ -79,6 +79,10 @@ class TunSteering:
             return
         self.works = False
 
+    def forget(self) -> None:
+        """The device is another one, without a program."""
+        self._rules = None
+
     def _attach(self, code: bytes) -> None:
         fd = _load(code)
         try:

@@ -38,6 +38,10 @@ class RouteWatch:
     def fd(self) -> int:
         return self._socket.fileno()
 
+    def ignore(self, index: int) -> None:
+        """Our own device has this index now."""
+        self._ignored = index
+
     def take(self) -> bool:
         """Whether anything changed since the last call."""
         changed = False
@@ -51,7 +55,7 @@ class RouteWatch:
                     break
                 changed = True
                 continue
-            changed = any(self._counts(kind, body) for kind, body in _messages(data)) or changed
+            changed = any(self._counts(kind, body) for kind, body in messages_of(data)) or changed
         return changed
 
     def _counts(self, kind: int, body: bytes) -> bool:
@@ -67,7 +71,7 @@ class RouteWatch:
         self._socket.close()
 
 
-def _messages(data: bytes) -> Iterator[tuple[int, bytes]]:
+def messages_of(data: bytes) -> Iterator[tuple[int, bytes]]:
     """(type, body) of each netlink message."""
     at = 0
     while at + HEADER.size <= len(data):

@@ -118,7 +118,7 @@ def test_check_config(run: Run, tmp_path: Path) -> None:
     secret.chmod(0o600)
     file = tmp_path / "x.toml"
     file.write_text(
-        '[connections.a]\nlocal = { auth = "psk" }\nremote = { auth = "psk" }\n[secrets.ike]\nfile = "a.psk"\n'
+        '[connections.a]\nlocal = { auth = "psk" }\nremote = { auth = "psk", id = "%any" }\n[secrets.ike]\nfile = "a.psk"\n'
     )
     status, out, err = run("check-config", str(file))
     assert (status, out) == (0, f"{file}: ok, 1 connection, 0 children, 1 secret\n")
@@ -160,6 +160,16 @@ def test_status_for_people(run: Run, gateway: tuple[FakeControl, str], tmp_path:
         "inner MTU 1430, MSS 1390 (IPv4) 1370 (IPv6)",
     ):
         assert text in out
+
+
+def test_status_says_what_was_narrowed(run: Run, gateway: tuple[FakeControl, str]) -> None:
+    control, path = gateway
+    narrowed = replace(child_view(), narrowed="by the peer from 10.1.0.0/16")
+    control.sas[0] = ike_view(children=(narrowed, child_view(8)))
+    first, second = json.loads(run("status", "--json", "--socket", path)[1])["ike_sas"][0]["child-sas"]
+    assert first["narrowed"] == "by the peer from 10.1.0.0/16"
+    assert "narrowed" not in second
+    assert run("status", "--socket", path)[1].count("    narrowed by the peer from 10.1.0.0/16\n") == 1
 
 
 def test_status_says_whose_a_child_sa_is_and_how_the_cores_are_used(run: Run, gateway: tuple[FakeControl, str]) -> None:

@@ -156,6 +156,11 @@ def ask(
     )  # fmt: skip
 
 
+def told(kind: NoticeKind, child_id: int) -> Notice:
+    """What a worker reports of this child's SAs, here with an SPI that every child has."""
+    return Notice(kind, 2001, tag=child_id)
+
+
 def test_what_cannot_be_answered_becomes_an_error_of_that_ask_alone():
     site = Site()
     nobody = Identity.parse("rome.example")
@@ -264,7 +269,7 @@ def test_a_deferred_child_receives_at_once_and_sends_when_told():
     site.hear(ask(1), ask(2, deferred=True, replaces=1))
     assert site.inbound() == {1001, 1002}
     assert site.policies() == [("10.2.0.0/24", 2001)]
-    site.manager.take_notices([Notice(NoticeKind.FIRST_INBOUND, 1002), Notice(NoticeKind.FIRST_INBOUND, 9)], 1.0)
+    site.manager.take_notices([told(NoticeKind.FIRST_INBOUND, 2), told(NoticeKind.FIRST_INBOUND, 9)], 1.0)
     assert site.endpoint.seen == [2]
     site.hear(SwitchOutbound(2))
     assert site.policies()[0] == ("10.2.0.0/24", 2002)
@@ -324,10 +329,10 @@ def test_narrow_selectors_come_before_wide_ones_and_an_sa_before_none():
 def test_numbers_used_up_bring_grants_and_a_rekey():
     site = Site()
     site.hear(ask(1), ChildUp(1, 1, "paris", "net"))
-    site.manager.take_notices([Notice(NoticeKind.GRANT_WANTED, 2001), Notice(NoticeKind.GRANT_WANTED, 77)], 0.0)
+    site.manager.take_notices([told(NoticeKind.GRANT_WANTED, 1), told(NoticeKind.GRANT_WANTED, 77)], 0.0)
     assert site.children.get(1).sa_out.granted == 2 * BLOCK == site.store.ends[1]
-    site.manager.take_notices([Notice(NoticeKind.REKEY_SOON, 2001)], 0.0)
-    site.manager.take_notices([Notice(NoticeKind.SEQ_EXHAUSTED, 2001)], 0.0)
+    site.manager.take_notices([told(NoticeKind.REKEY_SOON, 1)], 0.0)
+    site.manager.take_notices([told(NoticeKind.SEQ_EXHAUSTED, 1)], 0.0)
     assert site.endpoint.rekeyed == [1, 1]
     assert "no sequence number left" in site.lines[-1]
 
@@ -338,12 +343,29 @@ def test_lifetimes_reach_both_sas_and_come_back_as_rekeys_and_ends():
     child = site.children.get(1)
     assert [(sa.soft_limit, sa.hard_limit) for sa in (child.sa_in, child.sa_out)] == [(3, 4), (3, 4)]
     kinds = (NoticeKind.REKEY_SOON, NoticeKind.LIFE_OVER), (NoticeKind.IN_REKEY_SOON, NoticeKind.IN_LIFE_OVER)
-    for spi, (soft, hard) in zip((2001, child.sa_in.spi), kinds, strict=True):
-        site.manager.take_notices([Notice(soft, spi), Notice(hard, spi), Notice(soft, 77), Notice(hard, 77)], 0.0)
+    for soft, hard in kinds:
+        site.manager.take_notices([told(soft, 1), told(hard, 1), told(soft, 77), told(hard, 77)], 0.0)
     assert site.endpoint.rekeyed == site.endpoint.expired == [1, 1]
     site.hear(ChildDown(1, 1, "paris", "net", "replaced", 5.0))
-    site.manager.take_notices([Notice(soft, child.sa_in.spi)], 0.0)
+    site.manager.take_notices([told(soft, 1)], 0.0)
     assert site.endpoint.rekeyed == [1, 1], "a child in its grace is not rekeyed"
+
+
+@pytest.mark.parametrize(
+    "kind", [one for one in NoticeKind if one.name.endswith(("REKEY_SOON", "LIFE_OVER", "EXHAUSTED", "GRANT_WANTED"))]
+)
+def test_a_peer_that_chose_the_spi_of_another_one_ends_and_rekeys_nothing_of_it(kind):
+    """The outbound SPI can be seen on the wire, and is whatever the peer says."""
+    site = Site()
+    theirs = replace(ask(2), spi_out=2001, remote_ts=(TrafficSelector.parse("10.66.0.0/24"),))
+    site.hear(ask(1), theirs, ChildUp(1, 1, "paris", "net"), ChildUp(2, 2, "paris", "net"))
+    assert {child.sa_out.spi for child in site.children.all()} == {2001}
+    before = site.children.get(1).sa_out.granted
+    site.manager.take_notices([Notice(kind, 2001, tag=2)], 0.0)
+    assert {*site.endpoint.rekeyed, *site.endpoint.expired} <= {2}
+    assert site.children.get(1).sa_out.granted == before
+    assert site.endpoint.rekeyed or site.endpoint.expired or site.children.get(2).sa_out.granted > before
+    assert all(site.children.get(child_id).sa_in.tag == child_id for child_id in (1, 2))
 
 
 def test_the_endpoint_is_told_when_a_child_was_used():

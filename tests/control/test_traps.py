@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from ipaddress import ip_address
 
 import pytest
 from control.test_manager import LOCAL, REMOTE, SITE, THEM, US, Site, ask
@@ -70,6 +71,24 @@ def test_a_dropped_packet_names_the_child_that_it_wanted():
     assert sorted(wanted) == [("paris", "host"), ("paris", "net")]
     site.manager.take_notices([Notice(NoticeKind.NO_SA, 99), Notice(NoticeKind.NO_SA, 0)], 0.0)
     assert len(wanted) == 2
+
+
+def test_the_selectors_of_the_dropped_packet_go_with_it():
+    site = Site()
+    wanted: list[tuple] = []
+    site.manager._acquire = lambda *what: wanted.append(what)
+    site.children.expect([PARIS], [("paris", "net")])
+    site.manager.drain(0.0)
+    (policy,) = site.tables[-1].policies
+    local, remote = ip_address("10.1.0.7"), ip_address("10.2.0.5")
+    for ports in ((50000, 443), None):
+        told = Notice(NoticeKind.NO_SA, policy.tag, remote, local=local, protocol=6, ports=ports)
+        site.manager.take_notices([told], 0.0)
+    texts = [(connection, child, *map(str, packet)) for connection, child, packet in wanted]
+    assert texts == [
+        ("paris", "net", "10.1.0.7/32[tcp/50000]", "10.2.0.5/32[tcp/443]"),
+        ("paris", "net", "10.1.0.7/32[tcp]", "10.2.0.5/32[tcp]"),
+    ]
 
 
 def test_esp_for_an_unknown_spi_is_told_of_with_its_address():

@@ -99,6 +99,33 @@ def test_beet_takes_packets_of_its_own_addresses_only():
     assert out.seq == 0
 
 
+@pytest.mark.parametrize("options", [b"", bytes([1, 1, 1, 0])])
+@pytest.mark.parametrize("mode", [{"mode": "transport"}, BEET])
+def test_next_header_59_is_not_sealed_where_the_header_stays_outside(mode, options):
+    """The receiver would take the packet for a dummy and drop it (RFC 4303 section 2.6)."""
+    out, _ = pair(**mode)
+    header = ipv4_header(*V4, 59)
+    header = bytes([0x45 + len(options) // 4]) + header[1:] + options
+    packet = header[:2] + struct.pack("!H", len(header) + 8) + header[4:] + bytes(8)
+    slots = Slots([packet], out, out.headroom, out.tailroom)
+    from ipsec_fast import protect
+
+    assert protect(slots.batch) == 0
+    assert slots.names == ["bad_inner"]
+    assert (out.seq, out.counters()["bad_inner"]) == (0, 1)
+
+
+def test_next_header_59_of_ipv6_is_not_sealed_in_transport_mode():
+    out, _ = pair(mode="transport")
+    plain = ipv6(60, protocol=59)
+    behind_options = ipv6(60, protocol=0)[:40] + bytes([59, 0, 1, 4, 0, 0, 0, 0]) + bytes(12)
+    slots = Slots([plain, behind_options], out, out.headroom, out.tailroom)
+    from ipsec_fast import protect
+
+    assert protect(slots.batch) == 0
+    assert slots.names == ["bad_inner"] * 2
+
+
 @pytest.mark.parametrize("filler", [1, 2, 3, 8, 255])
 def test_a_beet_pseudo_header_that_lies_is_dropped(filler):
     out, _ = pair("null-sha256", mode="transport")

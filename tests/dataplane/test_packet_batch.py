@@ -7,9 +7,9 @@ import threading
 
 import numpy as np
 import pytest
-from kernel_packets import SUITES, Slots, ipv4, key_of, open_batch, pair, seal
+from kernel_packets import SUITES, Slots, ipv4, key_of, open_batch, pair, seal, verdicts_of
 
-from ipsec_fast import SA, PacketBatch, protect, unprotect
+from ipsec_fast import SA, SAD, PacketBatch, protect, protect_dummies, unprotect
 from ipsec_fast.algorithms import esp_suite
 from ipsec_fast.crypto.secret import secret_from_buffer
 from ipsec_fast.dataplane import status
@@ -48,8 +48,8 @@ def test_a_key_of_the_wrong_length_is_refused_with_the_right_one(algorithm):
         ({"spi": 0}, "1 to 4294967295"),
         ({"spi": 1 << 32}, "1 to 4294967295"),
         ({"mode": "iptfs"}, "tunnel, transport, beet"),
-        ({"window": 63}, "64 to 1048576"),
-        ({"window": 1048577}, "64 to 1048576"),
+        ({"window": 31}, "32 to 1048576"),
+        ({"window": 1048577}, "32 to 1048576"),
         ({"seq": -1}, "0 to 4294967295 without ESN"),
         ({"seq": 1 << 32}, "0 to 4294967295 without ESN"),
         ({"seq": 1 << 64, "esn": True}, "with ESN"),
@@ -141,6 +141,161 @@ def test_offsets_of_another_type_are_refused(kind):
     buffer, offsets, lengths, verdicts = arrays()
     with pytest.raises(UsageError, match=r"offsets .* u32"):
         PacketBatch(buffer, offsets.astype(kind), lengths, SA("out", 0x1001, key=KEY), verdicts)
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [
+        (np.int64, "int64"),
+        (np.uint64, "uint64"),
+        (np.int16, "int16"),
+        (np.float64, "float64"),
+        (np.bool_, "bool"),
+        (np.complex128, "complex128"),
+        (">u4", "big-endian uint32"),
+        ("M8[s]", r"datetime64\[s\]"),
+    ],
+)
+def test_a_wrong_dtype_is_named_with_the_right_one(kind, name):
+    buffer, offsets, lengths, verdicts = arrays()
+    sa = SA("out", 0x1001, key=KEY)
+    for which, wanted in ((1, "uint32"), (2, "uint32"), (3, "uint8"), (0, "uint8")):
+        if kind is np.bool_ and wanted == "uint8":
+            name = "bool"
+        given = [buffer, offsets, lengths, verdicts]
+        given[which] = given[which].astype(kind)
+        what = ("buffer", "offsets", "lengths", "verdicts")[which]
+        with pytest.raises(UsageError, match=rf"{what} is {name}; make it np\.{wanted}"):
+            PacketBatch(*given[:3], sa, given[3])
+
+
+def test_a_batch_says_what_it_is():
+    buffer, offsets, lengths, verdicts = arrays()
+    out, into = pair()
+    assert (
+        repr(PacketBatch(buffer, offsets, lengths, out, verdicts))
+        == f"<PacketBatch of 2 packets in 400 bytes, {out!r}>"
+    )
+    other = SA("out", 0x1002, key=KEY)
+    assert "2 SAs" in repr(PacketBatch(buffer, offsets, lengths, [out, other], verdicts))
+    sad = SAD(bare=True)
+    sad.add(into)
+    assert "SAs of <SAD of 1 SAs>" in repr(PacketBatch(buffer, offsets, lengths, sad, verdicts))
+
+
+# --- partly filled batches ----------------------------------------------------------------------------------------------------
+
+
+def filled(n: int, sas) -> Slots:
+    return Slots([ipv4(60 + i) for i in range(n)], sas, 64, 64)
+
+
+def test_only_the_first_packets_are_sealed():
+    out, into = pair()
+    slots = filled(6, out)
+    before = slots.offsets.copy(), slots.lengths.copy(), slots.buffer.copy()
+    assert protect(slots.batch, 4) == 4
+    assert slots.verdicts.tolist() == [0, 0, 0, 0, 0xFF, 0xFF]
+    assert (slots.offsets[4:] == before[0][4:]).all()
+    assert (slots.lengths[4:] == before[1][4:]).all()
+    assert (slots.buffer[int(before[0][4]) - 64 :] == before[2][int(before[0][4]) - 64 :]).all()
+    assert (out.seq, out.counters()) == (4, {"packets": 4, "bytes": 60 + 61 + 62 + 63})
+    assert protect(slots.batch, 0) == 0
+    sealed = Slots(slots.packets[:4], into)
+    assert unprotect(sealed.batch, 3) == 3
+    assert sealed.packets[:3] == [ipv4(60 + i) for i in range(3)]
+    assert sealed.packets[3] == slots.packets[3]
+    assert into.seq == 3
+
+
+def test_a_sad_opens_only_the_first_packets():
+    out, into = pair()
+    sad = SAD(bare=True)
+    sad.add(into)
+    sealed = Slots(seal([ipv4(60)] * 3, out), sad)
+    assert unprotect(sealed.batch, 2) == 2
+    assert sealed.verdicts.tolist() == [0, 0, 0xFF]
+    assert into.seq == 2
+
+
+def test_an_sa_behind_the_first_packets_is_not_taken():
+    first, second = SA("out", 0x1001, key=KEY), SA("in", 0x1002, key=KEY)
+    buffer, offsets, lengths, verdicts = arrays()
+    buffer[50:110] = np.frombuffer(ipv4(60), np.uint8)
+    batch = PacketBatch(buffer, offsets, lengths, [first, second], verdicts)
+    assert protect(batch, 1) == 1
+    offsets[0], lengths[0] = 50, 60
+    with pytest.raises(UsageError, match="outbound"):
+        protect(batch)
+
+
+def test_only_the_first_dummies_are_made():
+    out, into = pair()
+    slots = filled(3, out)
+    assert protect_dummies(slots.batch, 2) == 2
+    assert verdicts_of(slots.packets[:2], into) == ["dummy", "dummy"]
+    assert slots.packets[2] == ipv4(62)
+
+
+@pytest.mark.parametrize("n", [-1, 7, 1.0, "2", 1 << 40])
+def test_a_number_of_packets_that_the_batch_has_not_is_refused(n):
+    slots = filled(6, pair()[0])
+    with pytest.raises(UsageError, match="0 to 6 of this batch"):
+        protect(slots.batch, n)
+
+
+@pytest.mark.parametrize("kind", ["esp", "ah", "transport"])
+def test_empty_slots_are_not_counted(kind):
+    """Counters, last_drop and numbers are those of the packets that are there."""
+    more = {"esp": {}, "ah": {"protocol": "ah"}, "transport": {"mode": "transport"}}[kind]
+    ends = {"src": "192.0.2.1", "dst": "192.0.2.2"} if kind != "transport" else {}
+    algorithm, key = ("sha256", bytes(32)) if kind == "ah" else ("aes128gcm16", KEY)
+    out, into = (SA(way, 0x1001, algorithm, key, **ends, **more) for way in ("out", "in"))
+    slots = filled(8, out)
+    slots.lengths[[0, 3, 4, 7]] = 0
+    assert protect(slots.batch) == 4
+    assert (slots.verdicts != 0).tolist() == [True, False, False, True, True, False, False, True]
+    assert out.counters() == {"packets": 4, "bytes": 61 + 62 + 65 + 66}
+    assert (out.seq, out.last_drop) == (4, None)
+    opening = Slots(slots.packets, into)
+    assert unprotect(opening.batch) == 4
+    assert into.counters() == {"packets": 4, "bytes": 61 + 62 + 65 + 66}
+    assert into.last_drop is None
+    sad = SAD()
+    fresh = SA("in", 0x1001, algorithm, key, **ends, **more)
+    sad.add(fresh)
+    assert unprotect(Slots(slots.packets, sad).batch) == 4
+    assert fresh.counters()["packets"] == 4
+    assert fresh.last_drop is None
+
+
+def test_a_batch_of_empty_slots_is_fine():
+    out, into = pair()
+    slots = filled(4, out)
+    slots.lengths[:] = 0
+    assert protect(slots.batch) == 0
+    assert unprotect(Slots([b""] * 4, into).batch) == 0
+    assert out.counters() == into.counters() == {"packets": 0, "bytes": 0}
+
+
+def test_which_refused_packets_are_zeroed():
+    """docs/library.md: what fails behind its decryption is zeros, what is refused before stays as it was."""
+    out, into = pair()
+    first, second, third = seal([ipv4(60)] * 3, out)
+    forged = second[:-1] + bytes([second[-1] ^ 1])
+    stranger = b"\x77" * 4 + third[4:]
+    slots = Slots([first, first, forged, stranger], into)
+    assert unprotect(slots.batch) == 1
+    assert slots.names == ["ok", "replay_seen", "bad_icv", "wrong_spi"]
+    at = [0, len(first), 2 * len(first), 3 * len(first)]
+    whole = bytes(slots.buffer)
+    assert whole[at[1] : at[2]] == bytes(len(first)), "opened, then found to be there already"
+    assert whole[at[2] : at[3]] == bytes(len(first))
+    assert whole[at[3] :] == stranger
+    assert unprotect(again := Slots([first], into).batch) == 0, again
+    refused = Slots([b"\x45" + bytes(59)], out, 64, 64)
+    assert protect(refused.batch) == 0
+    assert bytes(refused.buffer[64:124]) == b"\x45" + bytes(59)
 
 
 def test_strided_buffers_are_refused():

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from ipsec_fast.gateway.log import BURST, Log, Narrator, line_of
-from ipsec_fast.ike.events import ChildFailed, IkeDown, IkeUp, PeerBack, PeerSilent, Progress
+from ipsec_fast.ike.events import ChildFailed, ChildUp, IkeDown, IkeUp, PeerBack, PeerSilent, Progress
+from tests.support.fake_control import child_view, ike_view
 
 
 def test_text_that_a_peer_chose_cannot_write_a_second_line_or_move_the_cursor():
@@ -33,6 +36,12 @@ def test_failures_have_a_line_and_progress_has_none():
     assert line_of(PeerSilent(1, "paris", "192.0.2.2 is silent"), None) == "paris: 192.0.2.2 is silent (IKE SA 1)"
     assert line_of(PeerBack(1, "paris"), None) == "paris: the peer is there again (IKE SA 1)"
     assert line_of(Progress(1, "paris", "sending IKE_SA_INIT"), None) is None
+
+
+def test_the_line_of_a_child_says_what_was_narrowed():
+    one = replace(child_view(), narrowed="by the peer from 10.1.0.0/16")
+    lines = [line_of(ChildUp(1, c.child_id, "paris", "net"), ike_view(children=(c,))) for c in (child_view(), one)]
+    assert lines[1] == f"{lines[0]}, narrowed by the peer from 10.1.0.0/16"
 
 
 def told(*notices) -> list[str]:

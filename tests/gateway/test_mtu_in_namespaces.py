@@ -50,6 +50,14 @@ def ping(pair: SitePair, length: int, inner: str) -> str:
     return sh(f"ip netns exec {pair.netns('a')} {words}", check=False)
 
 
+def is_refused_above(pair: SitePair, largest: int, inner: str) -> bool:
+    """The kernel knows the largest size and refuses one byte more. Not every version of ping prints the size, so the route is asked."""
+    target = INNER_ADDRESS[inner].format(2)
+    refused = "message too long" in ping(pair, largest + 1, inner).lower()
+    route = sh(f"ip -n {pair.netns('a')} -j route get {target}")
+    return refused and json.loads(route)[0]["metrics"][0]["mtu"] == largest
+
+
 def tun_mtu(pair: SitePair, side: str = "a") -> int:
     return int(json.loads(sh(f"ip -n {pair.netns(side)} -j link show ipsec0"))[0]["mtu"])
 
@@ -82,7 +90,7 @@ def test_ipv6_packets_of_1280_bytes_pass_a_path_of_1280(
     assert tun_mtu(pair) == tun_mtu(pair, "b") == 1280
     for inner, length in (("4", largest), ("6", largest), ("6", largest + 1), ("6", 1280)):
         assert " 0% packet loss" in ping(pair, length, inner), (inner, length)
-    assert f"mtu={largest}" in ping(pair, largest + 1, "4").replace(" ", "")
+    assert is_refused_above(pair, largest, "4")
     assert transfer(pair, "6") > 500_000
     assert transfer(pair, "4") > 500_000
     document = json.loads(a.command("mtu", "net", "--json"))["children"][0]
@@ -132,7 +140,7 @@ def test_tun_goes_below_1280_without_ipv6_and_back_before_it_comes(pair: SitePai
     assert tun_mtu(pair) == tun_mtu(pair, "b") == 1280
     assert " 0% packet loss" in ping(pair, 1280, "6")
     assert " 0% packet loss" in ping(pair, 938, "4")
-    assert "mtu=938" in ping(pair, 939, "4").replace(" ", "")
+    assert is_refused_above(pair, 938, "4")
     a.command("down", "six")
     wait_until("the TUN is small again", lambda: tun_mtu(pair) == tun_mtu(pair, "b") == 938, 15.0)
     assert " 0% packet loss" in ping(pair, 938, "4")

@@ -11,6 +11,7 @@ from ipsec_fast.errors import HostError
 from ipsec_fast.gateway.starter import FIRST_S, LOOK_AGAIN_S, MOST_S, STOOD_S, Starter
 from ipsec_fast.ike.config import Action, ChildConfig, ConnectionConfig
 from ipsec_fast.ike.events import ChildDown, ChildFailed, ChildUp, IkeDown, IkeView, PeerBack, PeerSilent
+from ipsec_fast.model import TrafficSelector
 
 KEY = ("paris", "net")
 NONE, TRAP, START = Action.NONE, Action.TRAP, Action.START
@@ -255,6 +256,15 @@ def test_the_first_packet_begins_it_and_the_next_ones_wait_for_the_interval():
     assert len(site.calls) == 3, "at 0, 2 and 6 s"
 
 
+def test_the_packet_that_begins_a_trap_is_named_to_whoever_initiates_it():
+    site, packet = Site(start=TRAP), (TrafficSelector.parse("10.1.0.7"), TrafficSelector.parse("10.2.0.5"))
+    site.starter.acquire(*KEY, 0.0, packet)
+    assert site.calls == [(*KEY, packet)]
+    for tenth in range(1, 19):
+        site.starter.acquire(*KEY, tenth / 10, packet)
+    assert len(site.calls) == 1, "the interval holds for every packet"
+
+
 def test_a_trap_whose_negotiation_is_under_way_is_not_begun_again():
     site = Site(start=TRAP)
     site.up.add(KEY)
@@ -282,3 +292,30 @@ def test_what_happens_to_the_sa_of_a_single_worker_is_not_about_the_child():
     assert site.starter.get_timer() is not None
     site.starter.tell(ChildUp(1, 9, *KEY, resource=1), SA, 20.5)
     assert site.starter.get_timer() is not None, "the fallback is still missing"
+
+
+def test_a_trap_that_the_host_refuses_is_tried_again_until_it_stands() -> None:
+    tries: list[float] = []
+    lines: list[str] = []
+    now = 0.0
+
+    def trap(connection: ConnectionConfig, child: ChildConfig) -> None:
+        tries.append(now)
+        if len(tries) < 3:
+            raise HostError("cannot replace the route of 10.2.0.0/24: No buffer space available")
+
+    child = ChildConfig("net", dpd_action=Action.TRAP)
+    starter = Starter(
+        [ConnectionConfig("paris", children=(child,))],
+        lambda connection, name: None,
+        lambda connection, name: False,
+        lines.append,
+        trap=trap,
+    )
+    starter.tell(IkeDown(1, "paris", "does not answer", failed=True), ike_view(children=(child_view(),)), now)
+    while (at := starter.get_timer()) is not None:
+        now = at
+        starter.handle_timer(now)
+    assert len(tries) == 3
+    assert tries == sorted(set(tries))
+    assert len(lines) == 2

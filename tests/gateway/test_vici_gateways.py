@@ -150,7 +150,7 @@ def test_a_changed_connection_leaves_its_sas_and_an_unloaded_one_is_not_brought_
     one.wait_for("installed")
     (before,) = one.sas()
     assert "loaded connection 'site'" in load_all(
-        pair, "a", start="none", more="other { local { auth = psk } \n remote { auth = psk } }"
+        pair, "a", start="none", more="other { local { auth = psk } \n remote { auth = psk \n id = %any } }"
     )
     assert one.sas()[0]["initiator-spi"] == before["initiator-spi"]
     (pair.directory / "a.swanctl" / "swanctl.conf").write_text("")

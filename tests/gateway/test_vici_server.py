@@ -8,6 +8,7 @@ import random
 import socket
 import stat
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from ipaddress import ip_address
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from ipsec_fast.errors import HostError
 from ipsec_fast.gateway.vici import channel as channel_module
 from ipsec_fast.gateway.vici import config_commands as config_commands_module
 from ipsec_fast.gateway.vici import server as server_module
+from ipsec_fast.gateway.vici.announce import Announcer
 from ipsec_fast.gateway.vici.codec import (
     MAX_SEGMENT_BYTES,
     Packet,
@@ -30,6 +32,7 @@ from ipsec_fast.gateway.vici.codec import (
 )
 from ipsec_fast.gateway.vici.server import ViciServer
 from ipsec_fast.ike.events import ChildDown, ChildUp, IkeDown, IkeUp, Progress
+from ipsec_fast.model import Identity
 from tests.support.fake_control import FakeControl, child_view, ike_view
 
 
@@ -260,7 +263,7 @@ async def test_a_client_that_leaves_ends_its_waiting(host: Host) -> None:
 
 async def test_a_client_that_leaves_in_a_stream_holds_up_nobody_and_leaves_nothing(host: Host) -> None:
     child = {f"child-with-a-long-name-{n}": {"remote_ts": ["10.9.0.0/24"]} for n in range(200)}
-    sides = {"local": {"auth": "psk"}, "remote": {"auth": "psk"}}
+    sides = {"local": {"auth": "psk"}, "remote": {"auth": "psk", "id": "%any"}}
     slow, other = await host.connect(), await host.connect()
     for number in range(15):
         assert await other.command("load-conn", {f"c{number}": {**sides, "children": child}}) == {"success": b"yes"}
@@ -435,3 +438,71 @@ async def test_paths_are_probed_for_who_is_named(
 
 async def test_probing_wants_a_name(host: Host) -> None:
     assert (await (await host.connect()).command("probe-mtu"))["success"] == b"no"
+
+
+# --- one bad SA
+
+
+@pytest.mark.parametrize(
+    "identity", [Identity(11, b"k" * 1024), Identity(2, b"\x00" * 1024), Identity(2, b"\x00" * 60000)]
+)
+async def test_long_identities_fit_a_list_of_sas(host: Host, identity: Identity) -> None:
+    host.control.sas[0] = replace(host.control.sas[0], remote_id=identity)
+    client = await host.connect()
+    await client.register("list-sa")
+    client.send(PacketType.CMD_REQUEST, "list-sas")
+    _, first = await client.event()
+    assert len(first["paris"]["remote-id"]) < 600
+    assert (await client.event())[1].keys() == {"rome"}
+    assert (await client.receive()).type == PacketType.CMD_RESPONSE
+
+
+@pytest.mark.parametrize(
+    "broken", [{"tasks_active": ("q" * 65536,)}, {"tasks_queued": ("q" * 70000,)}, {"spi_i": None}]
+)
+async def test_one_bad_sa_never_makes_list_sas_fail(host: Host, broken: dict[str, object]) -> None:
+    """It says so in its place; the others are listed."""
+    host.control.sas[0] = replace(host.control.sas[0], **broken)
+    client = await host.connect()
+    await client.register("list-sa")
+    client.send(PacketType.CMD_REQUEST, "list-sas")
+    _, first = await client.event()
+    assert first["paris"]["uniqueid"] == b"1"
+    assert first["paris"]["state"] == b"ESTABLISHED"
+    assert first["paris"]["error"]
+    assert (await client.event())[1].keys() == {"rome"}
+    response = await client.receive()
+    assert response.type == PacketType.CMD_RESPONSE
+    assert b"success" not in decode_message(response.body)
+
+
+async def test_a_key_id_cannot_pass_for_a_name(host: Host) -> None:
+    host.control.sas = [
+        replace(host.control.sas[0], remote_id=Identity.parse("paris.example")),
+        replace(host.control.sas[0], remote_id=Identity(11, b"paris.example")),
+    ]
+    client = await host.connect()
+    await client.register("list-sa")
+    client.send(PacketType.CMD_REQUEST, "list-sas")
+    sections = [(await client.event())[1]["paris"] for _ in range(2)]
+    assert [one["remote-id"] for one in sections] == [b"paris.example", b"keyid:paris.example"]
+    assert [one["remote-id-type"] for one in sections] == [b"FQDN", b"KEY_ID"]
+
+
+async def test_half_open_ike_sas_of_strangers_are_counted_where_they_are_not_shown(host: Host) -> None:
+    stats = host.control.stats()
+    host.control.stats = lambda: {**stats, "half_open": 4000}  # type: ignore[method-assign]
+    answer = await (await host.connect()).command("stats")
+    assert answer["ikesas"] == {"total": b"4002", "half-open": b"4000"}
+
+
+async def test_a_child_that_goes_after_its_ike_sa_leaves_no_view(host: Host) -> None:
+    announcer = Announcer(host.control, lambda event, build: None)
+    view = host.control.sas[0]
+    for number in range(1, 50):
+        one = replace(view, ike_id=number)
+        announcer.hear(IkeUp(number, "paris"), one)
+        announcer.hear(IkeDown(number, "paris", "gone", False), one)
+        announcer.hear(ChildDown(number, number, "paris", "net", "deleted while it was being installed"), one)
+    assert not announcer._last_seen
+    assert not announcer._up

@@ -162,7 +162,9 @@ def test_reload_tells_what_changed_and_a_bad_file_changes_nothing(tmp_path: Path
     configuration = Configuration(
         load_config(file), Surroundings(lambda one: None, changes.append, lambda change: None)
     )
-    loaded = configuration.parse_connection("three", {"local": {"auth": "psk"}, "remote": {"auth": "psk"}})
+    loaded = configuration.parse_connection(
+        "three", {"local": {"auth": "psk"}, "remote": {"auth": "psk", "id": "%any"}}
+    )
     configuration.load_connection(loaded)
     write(tmp_path, "one", more="nonsense = 1")
     with pytest.raises(ConfigError, match="nonsense"):

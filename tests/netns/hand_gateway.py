@@ -4,8 +4,9 @@ argv[1] is a JSON document: tun, mtu, inner (addresses with prefix of the TUN), 
 spi_out, spi_in; if wanted: algorithm, offload, mss, max_inner, port, wildcard, grant, traps, bypass, spares (so many SAs each way, of the
 SPIs that follow, for `switch`), raw (50 or 51: ESP or AH without UDP), outer_mtu (outer fragments, DF clear),
 outside_mtu (outer fragments for what must pass and does not fit), mss6, workers (how many; the SPI
-says which of them owns the SAs), steer (the kernel is told of that). A command is {"do": ...} with "counters" | "notices" |
-"news" (notices in full) | "echo" | "punted" | "publish" | "switch" | "grant" | "sendto" | "set mtu" | "stop" | "quit".
+says which of them owns the SAs), steer (the kernel is told of that). A command is {"do": ...} with "counters" | "notices" | "tags" |
+"news" (notices in full) | "packets" (their selectors) | "echo" | "punted" | "publish" | "switch" | "grant" | "sendto" |
+"set mtu" | "stop" | "quit".
 """
 
 from __future__ import annotations
@@ -183,6 +184,10 @@ class HandGateway:
             }
         if do == "notices":
             return [[notice.kind.name, notice.spi] for notice in self.workers.take_notices()]
+        if do == "tags":
+            return [[notice.kind.name, notice.tag] for notice in self.workers.take_notices()]
+        if do == "packets":
+            return [[str(ts) for ts in notice.packet or ()] for notice in self.workers.take_notices()]
         if do == "news":
             return [[n.kind.name, n.spi, str(n.remote), n.number, n.size] for n in self.workers.take_notices()]
         if do == "echo":

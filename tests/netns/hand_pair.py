@@ -15,6 +15,8 @@ from typing import Any
 
 HELPER = Path(__file__).with_name("hand_gateway.py")
 ROOT = Path(__file__).resolve().parents[2]
+# `./run asan` and `./run tsan` have a build of their own
+LIBRARY = os.environ["PYTHONPATH"] if os.environ.get("IPSEC_FAST_SANITIZED") else str(ROOT)
 INNER = {"a": ("10.1.0.1", "fd01::1"), "b": ("10.2.0.1", "fd02::1")}
 OUTER = {4: {"a": "192.0.2.1", "b": "192.0.2.2"}, 6: {"a": "2001:db8::1", "b": "2001:db8::2"}}
 
@@ -34,7 +36,7 @@ class Gateway:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            env={**os.environ, "PYTHONPATH": LIBRARY},
         )
         assert self.process.stdout is not None
         assert self.process.stdout.readline().strip() == '"ready"'

@@ -7,6 +7,7 @@ import os
 import socket
 import struct
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -127,6 +128,31 @@ def test_outbound_policies_discard_bypass_and_trap() -> None:
         assert pair.a.do("notices") == [["NO_SA", 77]]
 
 
+def test_a_packet_that_wants_an_sa_is_told_of_with_its_selectors() -> None:
+    """RFC 7296 section 2.9: addresses, protocol and ports; type and code of ICMP on both sides; one a second and policy."""
+    traps = [["10.1.0.1", f"10.2.0.{last}"] for last in range(2, 8)]
+    more = {"routes": ["10.2.0.0/16"], "traps": traps}
+    code = (
+        "import socket;"
+        "s=socket.socket(socket.AF_INET,socket.SOCK_DGRAM);s.bind(('10.1.0.1',4000));s.sendto(b'x',('10.2.0.3',53));"
+        "t=socket.socket();t.bind(('10.1.0.1',4001));t.setblocking(False);t.connect_ex(('10.2.0.4',443));"
+        "r=socket.socket(socket.AF_INET,socket.SOCK_RAW,47);r.bind(('10.1.0.1',0));r.sendto(bytes(4),('10.2.0.5',0));"
+    )
+    with Pair(4, a=more) as pair:
+        ping(pair.a, "10.2.0.2", "-c 2 -i 0.1 -W 0.2")
+        told: list[list[str]] = []
+        for _ in range(2):
+            subprocess.run(["ip", "netns", "exec", pair.names["a"], sys.executable, "-c", code], check=True)
+        wait_for(lambda: told.extend(pair.a.do("packets")) or len(told) >= 4)
+        assert told[:4] == [
+            ["10.1.0.1/32[icmp/2048]", "10.2.0.2/32[icmp/2048]"],
+            ["10.1.0.1/32[udp/4000]", "10.2.0.3/32[udp/53]"],
+            ["10.1.0.1/32[tcp/4001]", "10.2.0.4/32[tcp/443]"],
+            ["10.1.0.1/32[gre]", "10.2.0.5/32[gre]"],
+        ]
+        assert pair.a.counters()["drop_policy_no_sa"] >= 8, "dropped all the same"
+
+
 def raw_sender(pair: Pair, datagrams: list[bytes], segment: int = 0, times: int = 1) -> None:
     """From namespace a, port 4501, to gateway b; `segment`: all in one UDP_SEGMENT send, which arrives joined."""
     code = (
@@ -233,6 +259,13 @@ def test_publish_and_endpoint_changes_under_traffic_lose_nothing() -> None:
                 gateway.do("publish", times=25)
         assert " 0% packet loss" in client.communicate(timeout=20)[0]
         assert pair.a.do("counters")["retired"] == pair.b.do("counters")["retired"] == 0
+
+
+def test_what_is_told_of_an_sa_carries_its_tag() -> None:
+    """Not only its SPI: that of an outbound SA is the peer's choice, and may be another peer's too."""
+    with Pair(4, a={"grant": 20}) as pair:
+        ping(pair.a, "10.2.0.1", "-c 15 -i 0.02 -w 2")
+        assert sorted(pair.a.do("tags")) == [["FIRST_INBOUND", 7], ["GRANT_WANTED", 7]]
 
 
 def test_grant_is_asked_for_at_half_and_its_end_stops_traffic() -> None:

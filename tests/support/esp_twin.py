@@ -84,6 +84,8 @@ class Twin:
         if head is None:
             return "bad_inner"
         whole = packet[: head.total]
+        if not head.is_fragment and self._next_header(whole, head) == 59:  # it would be a dummy
+            return "bad_inner"
         if self.mode == "beet":
             assert self.inner is not None
             if head.version != ip_address(self.inner[0]).version:
@@ -105,6 +107,11 @@ class Twin:
             return "outer_fragment"
         at, named = split_of(whole, head)
         return whole[:at], whole[at:], whole[named]
+
+    def _next_header(self, packet: bytes, head: Head) -> int:
+        if self.mode == "transport":
+            return packet[split_of(packet, head)[1]]
+        return packet[9] if head.version == 4 else packet[6]
 
     def _tunnel_inner(self, packet: bytes) -> str | tuple[bytes, bytes, int]:
         """The inner packet tells its own length; what stands behind it is TFC padding."""

@@ -13,6 +13,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from ipaddress import ip_address
 
+from secret_scan import register
+
 from ipsec_fast.algorithms import parse_esp_proposal, parse_ike_proposal
 from ipsec_fast.crypto.exchange import generate
 from ipsec_fast.crypto.secret import secret_from_buffer
@@ -41,7 +43,7 @@ from ipsec_fast.model import Identity, Path, TrafficSelector
 
 ADDRESS_A, ADDRESS_B = ip_address("192.0.2.1"), ip_address("192.0.2.2")
 LATENCY_S = 0.01
-PSK = b"correct horse battery staple"
+PSK = register(b"correct horse battery staple")
 
 
 def child(name: str = "net", *, local: str = "10.1.0.0/24", remote: str = "10.2.0.0/24", **options) -> ChildConfig:

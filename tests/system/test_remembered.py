@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_network
 
 import pytest
 
@@ -80,3 +80,18 @@ def test_our_own_device_is_no_news(host) -> None:
     shell("ip link set own0 mtu 1280; ip route add 10.9.0.0/24 dev own0 protocol 73")
     assert remembered.addresses() == [ip_address("192.0.2.1")]
     assert links.asked == 1
+
+
+def test_the_networks_that_are_connected_here_follow_the_addresses(
+    host: tuple[Remembered, CountingLinks, Shell],
+) -> None:
+    remembered, _, shell = host
+    assert remembered.networks() == [ip_network("192.0.2.0/24")]
+    shell(
+        "ip addr add 10.9.0.1/30 dev out0; ip addr add 2001:db8:5::1/64 dev out0 nodad; ip addr add 10.66.0.1/24 dev own0"
+    )
+    shell("ip addr add 198.51.100.1 peer 198.51.100.2/32 dev out0")
+    found = {str(network) for network in remembered.networks()}
+    assert found == {"192.0.2.0/24", "10.9.0.0/30", "2001:db8:5::/64", "198.51.100.1/32", "198.51.100.2/32"}
+    shell("ip addr del 10.9.0.1/30 dev out0")
+    assert ip_network("10.9.0.0/30") not in remembered.networks()

@@ -42,7 +42,8 @@ class Announcer:
                 self._keep(notice, view)
                 message = self._child_updown(notice, view, notice.child_id, None)
                 self._broadcast("child-updown", message)
-        if view is not None and not isinstance(notice, IkeDown):
+        is_over = isinstance(notice, ChildDown) and notice.ike_id not in self._up  # its IKE SA may be gone already
+        if view is not None and not isinstance(notice, IkeDown) and not is_over:
             self._last_seen[view.ike_id] = view
 
     def hear_path(self, news: PathNews) -> None:

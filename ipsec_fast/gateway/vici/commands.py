@@ -10,16 +10,17 @@ import asyncio
 import logging
 import platform
 import time
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from ... import __version__
 from ...errors import IpsecFastError, StateError, UsageError
-from ...ike.events import Progress
+from ...ike.events import NO_ANSWER, ChildView, IkeView, Progress
 from .codec import Decoded, Encodable, flag, number, text
 from .config_commands import ConfigCommands
 from .control import ControlLog, GatewayControl, Handler, Selection, Session
-from .views import connection_section, mtu_section, sa_section
+from .views import broken_section, connection_section, mtu_section, sa_section
 
 log = logging.getLogger("ipsec_fast.cfg")
 DEFAULT_LOGLEVEL = 1
@@ -27,11 +28,21 @@ MAX_ERRMSG = 8192
 NOT_ESTABLISHED = ("CREATED", "CONNECTING")
 
 
+@dataclass(frozen=True, slots=True)
+class _Initiation:
+    """What is being set up, where its lines go to, and what keeps it waiting."""
+
+    task: asyncio.Task[None]
+    posts: list[ControlLog]
+    hindrance: list[str]
+
+
 class Commands:
     def __init__(self, control: GatewayControl) -> None:
         self._control = control
         self._started = time.time()
         self._background: set[asyncio.Task[None]] = set()
+        self._initiating: dict[tuple[str | None, str | None], _Initiation] = {}
         self.table: dict[str, Handler] = {
             "version": self.version,
             "stats": self.stats,
@@ -72,7 +83,7 @@ class Commands:
 
     async def stats(self, request: Decoded, session: Session) -> Encodable:
         stats = self._control.stats()
-        views = self._control.views()
+        up, half_open = _count_ike_sas(self._control.views(), stats.get("half_open"))
         workers = stats.get("workers", 0)
         uptime_s = stats.get("uptime_s", time.time() - self._started)
         none = {"critical": 0, "high": 0, "medium": 0, "low": 0}
@@ -84,7 +95,7 @@ class Commands:
             "workers": {"total": workers, "idle": 0, "active": none | {"critical": workers}},
             "queues": none,
             "scheduled": stats.get("scheduled", 0),
-            "ikesas": {"total": len(views), "half-open": sum(view.state in NOT_ESTABLISHED for view in views)},
+            "ikesas": {"total": up + half_open, "half-open": half_open},
             "plugins": ["ipsec-fast", stats.get("engine", "")],
             "gateway": {
                 "state": stats.get("state", "running"),
@@ -98,8 +109,19 @@ class Commands:
     async def list_sas(self, request: Decoded, session: Session) -> Encodable:
         # noblock: charon skips SAs that are busy; nothing here ever waits for an SA
         for view, children in _selection(request).pick(self._control.views()):
-            await session.send_event("list-sa", {view.connection: sa_section(view, self._control, children)})
+            await self._send_sa(view, children, session)
         return {}
+
+    async def _send_sa(self, view: IkeView, children: Sequence[ChildView], session: Session) -> None:
+        """One that cannot be shown says so in its place, and the others are shown."""
+        try:
+            await session.send_event("list-sa", {view.connection: sa_section(view, self._control, children)})
+        except OSError:  # the client went away
+            raise
+        except Exception as error:
+            log.error("IKE SA %d cannot be shown: %s", view.ike_id, error)
+            section = broken_section(view, _one_line(str(error)))
+            await session.send_event("list-sa", {view.connection: section})
 
     async def list_mtus(self, request: Decoded, session: Session) -> Encodable:
         """Ours: how each Child SA of the selection wraps its packets, and what is known of its path."""
@@ -121,10 +143,33 @@ class Commands:
         ike, child = text(request, "ike"), text(request, "child")
         self._check_configured(ike, child)
         timeout_ms = number(request, "timeout")
-        work = self._control.initiate(ike, child, _control_log(request, session))
         what = f"CHILD_SA '{child}'" if child is not None else f"IKE_SA '{ike}'"
-        await self._wait(work, timeout_ms, f"{what} not established")
+        initiation = self._join_initiation(ike, child)
+        post = _control_log(request, session)
+        initiation.posts.append(post)
+        try:
+            await self._wait(initiation.task, timeout_ms, f"{what} not established", initiation.hindrance)
+        finally:
+            initiation.posts.remove(post)
         return {"success": "yes"}
+
+    def _join_initiation(self, ike: str | None, child: str | None) -> _Initiation:
+        """Who asks for what is being set up waits for the same work, so that any number of requests costs no more than one."""
+        known = self._initiating.get((ike, child))
+        if known is None or known.task.done():
+            posts: list[ControlLog] = []
+            hindrance: list[str] = []  # the newest one, if any
+
+            def post_to_all(progress: Progress) -> None:
+                if progress.text.startswith(NO_ANSWER):
+                    hindrance[:] = [progress.text]
+                for post in tuple(posts):
+                    post(progress)
+
+            work = self._control.initiate(ike, child, post_to_all)
+            known = self._initiating[ike, child] = _Initiation(asyncio.ensure_future(work), posts, hindrance)
+            known.task.add_done_callback(lambda task: self._initiating.pop((ike, child), None))
+        return known
 
     async def terminate(self, request: Decoded, session: Session) -> Encodable:
         selection = _required(_selection(request), "terminate")
@@ -181,22 +226,39 @@ class Commands:
             names = ", ".join(c.name for connection in candidates for c in connection.children) or "none"
             raise StateError(f"CHILD_SA config '{child}' not found; there are: {names}")
 
-    async def _wait(self, work: Coroutine[Any, Any, None], timeout_ms: int | None, what: str) -> None:
-        """timeout in ms: 0 or left out waits for ever, a negative one does not wait. The work goes on in any case."""
+    async def _wait(
+        self,
+        work: Coroutine[Any, Any, None] | asyncio.Task[None],
+        timeout_ms: int | None,
+        what: str,
+        hindrance: Sequence[str] = (),
+    ) -> None:
+        """timeout in ms: 0 or left out waits for ever, a negative one does not wait. The work goes on in any case.
+
+        `hindrance` may say at that time what it waits for.
+        """
         task = asyncio.ensure_future(work)
-        self._background.add(task)
-        task.add_done_callback(self._forget)
+        if task not in self._background:
+            self._background.add(task)
+            task.add_done_callback(self._forget)
         if timeout_ms is not None and timeout_ms < 0:
             return
         try:
             await asyncio.wait_for(asyncio.shield(task), timeout_ms / 1000 if timeout_ms else None)
         except TimeoutError:
-            raise StateError(f"{what} after {timeout_ms}ms") from None
+            raise StateError(": ".join([f"{what} after {timeout_ms}ms", *hindrance])) from None
 
     def _forget(self, task: asyncio.Task[None]) -> None:
         self._background.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None and not isinstance(error, IpsecFastError):
             log.error("a command's work failed: %r", error)
+
+
+def _count_ike_sas(views: Sequence[IkeView], strangers: int | None) -> tuple[int, int]:
+    """Those that are up, and those that are half open: of strangers there may be more than `views` holds."""
+    rising = [view for view in views if view.state in NOT_ESTABLISHED]
+    ours = [view for view in rising if view.initiator]
+    return len(views) - len(rising), len(rising) if strangers is None else len(ours) + strangers
 
 
 def _one_line(text: str) -> str:

@@ -1,7 +1,7 @@
 """SAs and connections as list-sas and list-conns show them: charon's keys, charon's values, absent numbers left out.
 
-`mtu`, `mss_ipv4`, `mss_ipv6`, `path-mtu*`, `worker` and `cores` of a child are ours; so is `silent` of an IKE SA: seconds since its
-peer was found silent. `per-cpu-sas` and `cpu` (RFC 9611) are charon's keys; a CPU of theirs is a worker of ours.
+`mtu`, `mss_ipv4`, `mss_ipv6`, `path-mtu*`, `worker`, `cores` and `narrowed` of a child are ours; so is `silent` of an IKE SA:
+seconds since its peer was found silent. `per-cpu-sas` and `cpu` (RFC 9611) are charon's keys; a CPU of theirs is a worker of ours.
 Called by commands.py and announce.py.
 """
 
@@ -15,7 +15,7 @@ from ...control.spi import worker_of
 from ...iana import Encr, Group, IdType, Integ, Prf, TransformType, name_of
 from ...ike.config import Action, ChildConfig, ConnectionConfig
 from ...ike.events import ChildView, IkeView
-from ...model import Identity, Proposal, TrafficSelector
+from ...model import IDENTITY_TEXT, Identity, Proposal, TrafficSelector
 from .control import ChildCounters, ChildPath, GatewayControl
 
 Section = dict[str, Any]
@@ -30,6 +30,23 @@ def sa_section(view: IkeView, control: GatewayControl, children: Iterable[ChildV
     return section
 
 
+def broken_section(view: IkeView, reason: str) -> Section:
+    """In the place of one whose values cannot be shown: what has numbers and addresses only, and why."""
+    return {
+        "uniqueid": view.ike_id,
+        "version": 2,
+        "state": view.state,
+        "local-host": str(view.path.local),
+        "local-port": view.path.local_port,
+        "local-id": "%any",
+        "remote-host": str(view.path.remote),
+        "remote-port": view.path.remote_port,
+        "remote-id": "%any",
+        "error": reason,
+        "child-sas": {},
+    }
+
+
 def ike_section(view: IkeView, now: float) -> Section:
     nat = view.nat_local or view.nat_remote or view.nat_fake
     return {
@@ -39,9 +56,11 @@ def ike_section(view: IkeView, now: float) -> Section:
         "local-host": str(view.path.local),
         "local-port": view.path.local_port,
         "local-id": _identity_text(view.local_id),
+        "local-id-type": _identity_type(view.local_id),
         "remote-host": str(view.path.remote),
         "remote-port": view.path.remote_port,
         "remote-id": _identity_text(view.remote_id),
+        "remote-id-type": _identity_type(view.remote_id),
         "initiator": True if view.initiator else None,
         "initiator-spi": view.spi_i.hex(),
         "responder-spi": view.spi_r.hex(),
@@ -91,6 +110,7 @@ def child_section(child: ChildView, control: GatewayControl, siblings: Iterable[
         "install-time": _seconds_since(child.installed_at, now),
         "local-ts": _selector_texts(child.local_ts),
         "remote-ts": _selector_texts(child.remote_ts),
+        "narrowed": child.narrowed or None,
         "per-cpu-sas": True if child.in_group else None,
         "cpu": child.resource,
         "worker": worker_of(child.spi_in, control.workers),
@@ -204,10 +224,14 @@ def _proposal_keys(proposal: Proposal) -> Section:
 def _identity_text(identity: Identity | None) -> str:
     if identity is None:
         return "%any"
-    # charon prints a KEY_ID as text where it is text
+    # charon prints a KEY_ID as text where it is text; with its type before it, it cannot pass for a name
     if identity.type == IdType.KEY_ID and identity.data.isascii() and identity.data.decode("ascii").isprintable():
-        return identity.data.decode("ascii")
+        return f"keyid:{identity.data[:IDENTITY_TEXT].decode('ascii')}"
     return str(identity)
+
+
+def _identity_type(identity: Identity | None) -> str | None:
+    return None if identity is None else name_of(IdType, identity.type)
 
 
 def _selector_texts(selectors: Iterable[TrafficSelector]) -> list[str]:

@@ -77,10 +77,12 @@ class ChildSA:
     own_rekey: RekeyChild | None = None
     peer_rekey: PeerChildRekey | None = None
     rekey_failures: int = 0
+    narrowed_in_rekey: bool = False  # by the peer: the next try is a new Child SA, which may be narrower
     rekey_at: float | None = None  # by its time, without the retries of a rekey that failed
     life_at: float | None = None
     quiet_since: float = 0.0  # nothing is known to have passed since; a rekey is no traffic
     place: Place = ORDINARY
+    narrowed: str = ""  # `by the peer from 10.1.0.0/16`, `by us from ...`: what was offered and is not in it
 
     @property
     def name(self) -> str:
@@ -136,6 +138,7 @@ class ChildSA:
             initiator=self.initiator,
             in_group=self.place.in_group,
             resource=self.resource,
+            narrowed=self.narrowed,
         )
 
     def record(self) -> ChildRecord:
@@ -163,6 +166,7 @@ class ChildSA:
             life_at=self.life_at,
             in_group=self.place.in_group,
             resource=self.resource,
+            narrowed=self.narrowed,
         )
 
 
@@ -195,6 +199,9 @@ def install_child(sa: IkeSA, child: ChildSA) -> Steps[None]:
             replaces=child.replaces,
             limits=limits,
             resource=child.resource,
+            peer=sa.remote_id,
+            overlap=child.config.overlap,
+            follows_peer=child.encap and sa.follows_peer,
         )
 
     try:
@@ -215,6 +222,8 @@ def install_child(sa: IkeSA, child: ChildSA) -> Steps[None]:
     spis = f"SPIs {child.spi_in:08x}_i {child.spi_out:08x}_o"
     whose = "" if child.resource is None else f" for resource {child.resource}"
     sa.progress(f"CHILD SA {child.name}{{{child.child_id}}}{whose} established with {spis} and {ts}")
+    if child.narrowed:
+        sa.progress(f"CHILD SA {child.name}{{{child.child_id}}} narrowed {child.narrowed}", group="chd")
 
 
 def switch_outbound(sa: IkeSA, child: ChildSA) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from ...algorithms import suite_of
 from ...crypto.secret import Secret
-from ...errors import NegotiationError, RemoteError
+from ...errors import NegotiationError, RemoteError, UsageError
 from ...iana import Group, NotifyType, PayloadType, TransformType
 from ...model import Proposal, TrafficSelector
 from ..asks import Steps, ask_spi
@@ -22,16 +22,37 @@ from .collide import Nonces
 from .exchange import Payloads
 from .ike_sa import IkeSA
 from .message import Message
-from .negotiate import check_chosen, check_narrowed, choose_proposal, narrow, numbered, uses_esn, without_ke
+from .narrow import (
+    PAYLOAD_SELECTORS,
+    Common,
+    covers,
+    drop_unpaired,
+    foldable,
+    lead_with,
+    narrow_both,
+    not_covered,
+    reduced,
+    shown,
+    volume,
+)
+from .negotiate import check_chosen, check_narrowed, choose_proposal, numbered, uses_esn, without_ke
 from .payloads import SaPayload, TsPayload
-from .resources import admit, alike, fallback_of, is_alike, shown, speaks
+from .reserved import without_reserved
+from .resources import admit, alike, fallback_of, is_alike, speaks
+from .resources import shown as shown_resource
+from .states import ChildState
+from .unique import same_peer
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
 Selectors = tuple[TrafficSelector, ...]
+Packet = tuple[TrafficSelector, TrafficSelector]  # local and remote side of one packet
 CHILDREN_MAX = 64
 RESOURCE_CHILDREN_MAX = 256  # beside those: of all groups together, with those that a rekey has replaced
+CHILDREN_PER_PEER = 256  # over all its IKE SAs, those of a reauthentication among them
+RESOURCE_CHILDREN_PER_PEER = 1024
+REPLACED_ROOM = 3  # so many times as many exist while a peer leaves what its rekeys have replaced
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +64,7 @@ class ChildOffer:
     proposals: tuple[Proposal, ...]
     local_ts: Selectors
     remote_ts: Selectors
+    packet: Packet | None = None  # its selectors come first in the two lists
 
     @property
     def sa_payload(self) -> SaPayload:
@@ -55,19 +77,20 @@ class ChildOffer:
 
 @dataclass(frozen=True, slots=True)
 class ChildChoice:
-    """What we choose as responder of the exchange; its SPI is the peer's until ours has been asked for."""
+    """What was chosen; its SPI is the peer's until ours, as responder, has been asked for. `narrowed` as in ChildSA."""
 
     config: ChildConfig
     proposal: Proposal
     local_ts: Selectors
     remote_ts: Selectors
+    narrowed: str = ""
 
 
 def selectors_of(sa: IkeSA, config: ChildConfig) -> tuple[Selectors, Selectors]:
     """(local, remote); an empty list of the configuration is the IKE SA's own address on that side."""
     local = config.local_ts or (TrafficSelector.host(sa.path.local),)
     remote = config.remote_ts or (TrafficSelector.host(sa.path.remote),)
-    return local, remote
+    return foldable(local), foldable(remote)
 
 
 def groups_of(proposals: Iterable[Proposal]) -> tuple[int, ...]:
@@ -87,12 +110,31 @@ def make_offer(
     selectors: tuple[Selectors, Selectors] | None = None,
     resource: int | None = None,
     replaces: int | None = None,
+    packet: Packet | None = None,
 ) -> Steps[ChildOffer]:
-    """`resource` and `replaces` as in AskSpi."""
+    """`resource` and `replaces` as in AskSpi; `packet`: the one that asked for this Child SA. UsageError for what cannot be offered."""
+    local, remote = lead_with(packet, *(selectors or selectors_of(sa, config)))
+    _check_offer(config, local, remote)
     spi = yield from ask_spi(resource, replaces)
     proposals = config.proposals if with_ke else without_ke(config.proposals)
-    local, remote = selectors or selectors_of(sa, config)
-    return ChildOffer(config, spi, numbered(proposals, spi.to_bytes(4, "big")), local, remote)
+    return ChildOffer(config, spi, numbered(proposals, spi.to_bytes(4, "big")), local, remote, packet)
+
+
+def _check_offer(config: ChildConfig, local: Selectors, remote: Selectors) -> None:
+    longest = max(len(local), len(remote))
+    if longest > PAYLOAD_SELECTORS:
+        text = (
+            f"child {config.name} has {longest} selectors on one side, at most {PAYLOAD_SELECTORS} fit into a Child SA"
+        )
+        raise UsageError(f"{text} (RFC 7296 section 3.13); split it into several children")
+    if not all(drop_unpaired(local, remote)):
+        text = f"child {config.name}: no packet can match both {shown(local)} and {shown(remote)}"
+        raise UsageError(f"{text}; both sides need one IP version and protocol")
+
+
+def offered_text(offer: ChildOffer) -> str:
+    """All of an offer, for the reason why it came to nothing."""
+    return f"{', '.join(map(str, offer.proposals))} for {shown(offer.local_ts)} === {shown(offer.remote_ts)}"
 
 
 def check_answer(offer: ChildOffer, message: Message) -> ChildChoice:
@@ -102,36 +144,81 @@ def check_answer(offer: ChildOffer, message: Message) -> ChildChoice:
     if answer is None or tsi is None or tsr is None:
         raise NegotiationError("the response has no SA, TSi or TSr payload", NotifyType.INVALID_SYNTAX)
     proposal = check_chosen(offer.proposals, answer.proposals)
-    local = check_narrowed(offer.local_ts, tsi.selectors, side="TSi")
-    remote = check_narrowed(offer.remote_ts, tsr.selectors, side="TSr")
-    return ChildChoice(offer.config, proposal, local, remote)
+    local, remote = drop_unpaired(
+        check_narrowed(offer.local_ts, tsi.selectors, side="TSi"),
+        check_narrowed(offer.remote_ts, tsr.selectors, side="TSr"),
+    )  # a selector of a type that we do not know is not ours to carry
+    if not local:
+        text = (
+            f"no packet could match what the responder returned: TSi {shown(tsi.selectors)}, TSr {shown(tsr.selectors)}"
+        )
+        raise NegotiationError(text, NotifyType.TS_UNACCEPTABLE)
+    choice = ChildChoice(offer.config, proposal, local, remote)
+    return replace(choice, narrowed=_narrowed("the peer", choice, offer.local_ts, offer.remote_ts))
+
+
+def _narrowed(
+    whom: str, choice: ChildChoice, local: Sequence[TrafficSelector], remote: Sequence[TrafficSelector]
+) -> str:
+    """`by the peer from 10.1.0.0/16`: the selectors of a side that are not, or not wholly, in the choice; "" where all are."""
+    lost = (not_covered(local, choice.local_ts), not_covered(remote, choice.remote_ts))
+    sides = [shown(side) for side in lost if side]
+    return f"by {whom} from {' === '.join(sides)}" if sides else ""
 
 
 # --- responder of the exchange
 
 
 def check_room(sa: IkeSA, place: Place) -> None:
-    """NegotiationError where this IKE SA holds as many as it may; RFC 9611 section 6 has a notify of its own for what is in a group."""
+    """NegotiationError where this IKE SA or this peer holds as many as it may; RFC 9611 section 6 has a notify of its own for a group's."""
     if place.resource is not None:
-        if has_resource_room(sa):
-            return
-        text = f"{RESOURCE_CHILDREN_MAX} per-resource SAs in one IKE SA are the most"
-        raise NegotiationError(text, NotifyType.TS_MAX_QUEUE)
-    if sum(child.resource is None for child in sa.children.values()) >= CHILDREN_MAX:
-        raise NegotiationError(f"{CHILDREN_MAX} Child SAs are the most", NotifyType.NO_ADDITIONAL_SAS)
+        most, per_peer, notify = RESOURCE_CHILDREN_MAX, RESOURCE_CHILDREN_PER_PEER, NotifyType.TS_MAX_QUEUE
+        own, what = count_children(sa, in_group=True), "per-resource SAs"
+    else:
+        most, per_peer, notify = CHILDREN_MAX, CHILDREN_PER_PEER, NotifyType.NO_ADDITIONAL_SAS
+        own, what = count_children(sa, in_group=False), "Child SAs"
+    if own >= most:
+        raise NegotiationError(f"{most} {what} in one IKE SA are the most", notify)
+    others = sum(count_children(other, in_group=place.resource is not None) for other in same_peer(sa))
+    if own + others >= per_peer:
+        raise NegotiationError(f"{sa.remote_id} has {own + others} {what} over all its IKE SAs, the most", notify)
+
+
+def check_rekey_room(sa: IkeSA, old: ChildSA) -> None:
+    """A rekey takes the place of what it replaces, also at the limit. NegotiationError where the peer leaves too many replaced ones."""
+    most = CHILDREN_MAX if old.resource is None else RESOURCE_CHILDREN_MAX
+    same = sum((child.resource is None) == (old.resource is None) for child in sa.children.values())
+    if same >= REPLACED_ROOM * most:
+        text = f"{same} Child SAs are there, most of them replaced and not deleted by the peer"
+        raise NegotiationError(text, NotifyType.TEMPORARY_FAILURE)
+
+
+def count_children(sa: IkeSA, *, in_group: bool) -> int:
+    """Per-resource ones, or the others without those that a rekey has replaced: they have no place any more."""
+    if in_group:
+        return sum(child.resource is not None for child in sa.children.values())
+    return sum(child.resource is None and child.state is not ChildState.REKEYED for child in sa.children.values())
 
 
 def has_resource_room(sa: IkeSA) -> bool:
     """For one more per-resource Child SA, whoever asks for it."""
-    return sum(child.resource is not None for child in sa.children.values()) < RESOURCE_CHILDREN_MAX
+    return count_children(sa, in_group=True) < RESOURCE_CHILDREN_MAX
 
 
 def choose_child(
-    sa: IkeSA, message: Message, candidates: Sequence[ChildConfig], *, with_ke: bool, ke_group: int | None = None
+    sa: IkeSA,
+    message: Message,
+    candidates: Sequence[ChildConfig],
+    *,
+    with_ke: bool,
+    ke_group: int | None = None,
+    replaced: ChildSA | None = None,
 ) -> ChildChoice:
-    """The first child of the configuration that fits wholly, else the first that fits in part.
+    """The child of the configuration that holds the offer best (section 2.9): first of all what the initiator named first.
 
+    Then the largest part of the offer decides, then the narrower child, then the order of the configuration.
     NegotiationError names both sides; TS_UNACCEPTABLE goes before NO_PROPOSAL_CHOSEN where no selectors fit at all.
+    `replaced`: the Child SA that the peer rekeys; what it holds is allowed, and the new one holds at least that (section 2.9.2).
     """
     offered = message.get(SaPayload)
     tsi, tsr = message.get(TsPayload, PayloadType.TSI), message.get(TsPayload, PayloadType.TSR)
@@ -139,18 +226,22 @@ def choose_child(
         raise NegotiationError("no SA, TSi or TSr payload", NotifyType.INVALID_SYNTAX)
     if not candidates:
         raise NegotiationError(f"connection {sa.name} has no children", NotifyType.TS_UNACCEPTABLE)
-    fitting: list[tuple[bool, ChildChoice]] = []
+    for payload in (tsi, tsr):
+        if not payload.selectors:
+            text = f"{payload.type_.name} has no selector of a type that we know: {payload.unread_text}"
+            raise NegotiationError(text, NotifyType.TS_UNACCEPTABLE)
+    selectors = (reduced(tsi.selectors), reduced(tsr.selectors))
+    fitting: list[tuple[tuple[bool, float, int], ChildChoice, Common]] = []
     refusals: list[RemoteError] = []
     for config in candidates:
         try:
-            choice = _choose(sa, offered, tsi.selectors, tsr.selectors, config, with_ke, ke_group)
+            fitting.append(_choose(sa, offered, selectors, config, with_ke, ke_group, replaced))
         except NegotiationError as error:
             refusals.append(error)
-            continue
-        fitting.append(((choice.local_ts, choice.remote_ts) != selectors_of(sa, config), choice))
-    if fitting:
-        return min(fitting, key=lambda item: item[0])[1]
-    raise min(refusals, key=lambda error: error.notify == NotifyType.TS_UNACCEPTABLE)
+    if not fitting:
+        raise min(refusals, key=lambda error: error.notify == NotifyType.TS_UNACCEPTABLE)
+    _, choice, common = min(fitting, key=lambda item: item[0])
+    return replace(choice, narrowed=_narrowed_by_us(choice, common, tsi, tsr))
 
 
 def place_child(
@@ -169,7 +260,8 @@ def place_child(
         again = choose_child(sa, message, (same,), with_ke=with_ke, ke_group=ke_group)
         choice = replace(again, config=choice.config)
     sa.progress(
-        f"CHILD SA {fallback.name}: one more for resource {place.resource}, peer's {shown(notify)}", group="chd"
+        f"CHILD SA {fallback.name}: one more for resource {place.resource}, peer's {shown_resource(notify)}",
+        group="chd",
     )
     return choice, place
 
@@ -177,32 +269,79 @@ def place_child(
 def _choose(
     sa: IkeSA,
     offered: SaPayload,
-    tsi: Selectors,
-    tsr: Selectors,
+    selectors: tuple[Selectors, Selectors],
     config: ChildConfig,
     with_ke: bool,
     ke_group: int | None,
-) -> ChildChoice:
+    replaced: ChildSA | None,
+) -> tuple[tuple[bool, float, int], ChildChoice, Common]:
+    """What this child makes of the offer, and its rank: the least is the best."""
     local, remote = selectors_of(sa, config)
-    remote_ts = narrow(tsi, remote, side="TSi")
-    local_ts = narrow(tsr, local, side="TSr")
+    if replaced is not None:
+        local = (*local, *not_covered(replaced.local_ts, local))
+        remote = (*remote, *not_covered(replaced.remote_ts, remote))
+    limits = sa.core.settings
+    common = narrow_both(
+        *selectors,
+        local,
+        remote,
+        policies=limits.policies_per_child,
+        routes=limits.routes_per_child,
+    )
+    configured = remote if replaced is None else (*remote, *replaced.remote_ts)
+    common = _without_reserved(sa, common, configured, selectors[0][0])
     if not with_ke:
         proposal = choose_proposal(without_ke(offered.proposals), without_ke(config.proposals))
     else:
         proposal = choose_with_group(offered.proposals, config.proposals, ke_group)
-    return ChildChoice(config, proposal, local_ts, remote_ts)
+    choice = ChildChoice(config, proposal, common.local, common.remote)
+    if replaced is not None:
+        check_not_narrower(choice, replaced)
+    rank = (not common.holds_first, -common.share, volume(local) * volume(remote))
+    return rank, choice, common
+
+
+def _without_reserved(sa: IkeSA, common: Common, configured: Selectors, first: TrafficSelector) -> Common:
+    """What a peer may not pick is narrowed away; what a rekey replaces stays as it was."""
+    kept = without_reserved(common.remote, configured, sa.core.connected(), sa.path.remote)
+    if kept == common.remote:
+        return common
+    local, remote = drop_unpaired(common.local, kept)
+    holds_first = common.holds_first and covers(remote, first)
+    return replace(common, local=local, remote=remote, holds_first=holds_first)
+
+
+def check_not_narrower(choice: ChildChoice, replaced: ChildSA) -> None:
+    """Section 2.9.2: what may pass on the old Child SA may pass on the one that replaces it."""
+    lost = (*not_covered(replaced.local_ts, choice.local_ts), *not_covered(replaced.remote_ts, choice.remote_ts))
+    if lost:
+        text = f"a rekey must not narrow CHILD SA {replaced.name}{{{replaced.child_id}}} (RFC 7296 section 2.9.2)"
+        raise NegotiationError(f"{text}: {shown(lost)} would be lost", NotifyType.TS_UNACCEPTABLE)
+
+
+def _narrowed_by_us(choice: ChildChoice, common: Common, tsi: TsPayload, tsr: TsPayload) -> str:
+    text = _narrowed("us", choice, tsr.selectors, tsi.selectors)
+    if common.left_out:
+        taken = f"{len(choice.local_ts)} and {len(choice.remote_ts)}"
+        text += f" ({common.left_out} selectors are more than one Child SA takes, {taken} were taken)"
+    unread = [payload.unread_text for payload in (tsi, tsr) if payload.unread]
+    if unread:
+        text = f"{text or 'by us'} ({', '.join(unread)} left out)"
+    return text
 
 
 def choose_with_group(
     offered: Sequence[Proposal], ours: Sequence[Proposal], ke_group: int | None, *, spi_bytes: int | None = None
 ) -> Proposal:
     """The group of the KE payload is taken where our proposals allow it, which saves a round trip."""
-    if ke_group is not None and ke_group in groups_of(ours):
-        try:
-            return choose_proposal(offered, ours, spi_bytes=spi_bytes, groups_allowed=(ke_group,))
-        except NegotiationError:
-            pass  # it is not offered together with anything of ours
-    return choose_proposal(offered, ours, spi_bytes=spi_bytes)
+    chosen = choose_proposal(offered, ours, spi_bytes=spi_bytes)
+    group = chosen.one(TransformType.KE)
+    if ke_group is None or (group is not None and group.id == ke_group) or ke_group not in groups_of(ours):
+        return chosen
+    try:
+        return choose_proposal(offered, ours, spi_bytes=spi_bytes, groups_allowed=(ke_group,))
+    except NegotiationError:  # it is not offered together with anything of ours
+        return chosen
 
 
 def answer_payloads(choice: ChildChoice, spi: int) -> tuple[SaPayload, Payloads]:
@@ -227,6 +366,12 @@ def establish_child(
     place: Place = ORDINARY,
 ) -> Steps[ChildSA]:
     """Keys, then into the dataplane. `initiator`: of this exchange, hence of the Child SA's KEYMAT. `place`: in a group of RFC 9611."""
+    if replaces is not None and (choice.local_ts, choice.remote_ts) == (replaces.local_ts, replaces.remote_ts):
+        choice = replace(choice, narrowed=replaces.narrowed)
+    if initiator and replaces is None:  # the responder may have narrowed to what is nobody's or ours
+        configured = selectors_of(sa, choice.config)[1]
+        kept = without_reserved(choice.remote_ts, configured, sa.core.connected(), sa.path.remote)
+        choice = replace(choice, remote_ts=kept)
     suite = suite_of(choice.proposal)
     key_i, key_r = sa.keys.child_keys(shared, nonces, suite.keymat_bytes)
     group = choice.proposal.one(TransformType.KE)
@@ -249,6 +394,7 @@ def establish_child(
         replaces=replaces.child_id if replaces else None,
         quiet_since=replaces.quiet_since if replaces else sa.core.now,
         place=place,
+        narrowed=choice.narrowed,
     )
     yield from install_child(sa, child)
     return child

@@ -17,7 +17,17 @@ from ..config import ChildConfig
 from ..events import ChildFailed
 from ..timers import TimerKind
 from .child_sa import FALLBACK, ORDINARY, ChildGoneError, ChildSA, Place
-from .child_setup import ChildChoice, ChildOffer, Selectors, check_answer, establish_child, groups_of, make_offer
+from .child_setup import (
+    ChildChoice,
+    ChildOffer,
+    Packet,
+    Selectors,
+    check_answer,
+    establish_child,
+    groups_of,
+    make_offer,
+    offered_text,
+)
 from .collide import Nonces
 from .exchange import Exchange, Payloads
 from .group_retry import GroupRetry
@@ -46,8 +56,10 @@ class CreateChild(Exchange):
     type: ClassVar[ExchangeType] = ExchangeType.CREATE_CHILD_SA
     makes_child: ClassVar[bool] = True
 
-    def __init__(self, config: ChildConfig) -> None:
+    def __init__(self, config: ChildConfig, packet: Packet | None = None) -> None:
+        """`packet`: the one that asked for it; its selectors are offered first."""
         self.config = config
+        self._packet = packet
         self._retry = GroupRetry()
         self._groups: tuple[int, ...] = ()
         self._offer: ChildOffer | None = None
@@ -94,6 +106,7 @@ class CreateChild(Exchange):
             selectors=self._selectors(sa),
             resource=self._wanted.resource,
             replaces=old.spi_in if old is not None else None,
+            packet=self._packet,
         )
         self._groups = groups_of(self._offer.proposals)
         self._ni = sa.core.random(NONCE_BYTES)
@@ -142,7 +155,7 @@ class CreateChild(Exchange):
         sa.queue.insert(0, self)
 
     def _refused(self, sa: IkeSA, error: NotifyPayload) -> None:
-        offered = self._offer.proposals[0] if self._offer else "nothing"
+        offered = offered_text(self._offer) if self._offer else "nothing"
         name = name_of(NotifyType, error.notify)
         if error.notify == NotifyType.TEMPORARY_FAILURE and self._put_off(sa):
             return

@@ -17,6 +17,7 @@ from .child_sa import ORDINARY, ChildSA, PeerChildRekey
 from .child_setup import (
     ChildChoice,
     answer_payloads,
+    check_rekey_room,
     check_room,
     choose_child,
     establish_child,
@@ -26,6 +27,7 @@ from .child_setup import (
 from .collide import ChildDoing, Nonces, refuse_child_rekey, refuse_new_child
 from .exchange import Payloads, Reply
 from .ike_sa import PEERS_REKEYS_PER_S, REPLACED_S, IkeSA
+from .keymat import check_nonces
 from .message import Message
 from .negotiate import wanted_group
 from .payloads import KePayload, NoncePayload, NotifyPayload, SaPayload
@@ -100,11 +102,13 @@ def _make_child(sa: IkeSA, message: Message, old: ChildSA | None) -> Steps[tuple
         raise ParseError("a CREATE_CHILD_SA request without a nonce")
     candidates = (old.config,) if old else sa.config.children
     ke_group = ke.group if ke else None
-    choice = choose_child(sa, message, candidates, with_ke=True, ke_group=ke_group)
+    choice = choose_child(sa, message, candidates, with_ke=True, ke_group=ke_group, replaced=old)
     place = old.place if old else ORDINARY
     if old is None:
         choice, place = place_child(sa, message, choice, with_ke=True, ke_group=ke_group)
-    check_room(sa, place)
+        check_room(sa, place)
+    else:
+        check_rekey_room(sa, old)
     if old is None and place.resource is not None:
         _let_one_more(sa)
     group = wanted_group(choice.proposal, ke_group)
@@ -112,6 +116,7 @@ def _make_child(sa: IkeSA, message: Message, old: ChildSA | None) -> Steps[tuple
         text = f"the KE payload is of group {ke_group}, the proposal wants {group}"
         raise NegotiationError(text, NotifyType.INVALID_KE_PAYLOAD, group.to_bytes(2, "big"))
     nonces = Nonces(nonce.data, sa.core.random(NONCE_BYTES))
+    check_nonces(sa.keys.suite.prf, nonces)
     shared, ke_answer = yield from _share_secret(choice, ke)
     try:
         spi = yield from ask_spi(place.resource, old.spi_in if old else None)

@@ -30,6 +30,10 @@ class Reply:
     after: Callable[[], None] | None = None
 
 
+def rekey_twin(child_id: int) -> object:
+    return "CHILD_REKEY", child_id
+
+
 class Exchange:
     """A request of ours, from the queue to its end. `name` is what list-sas calls the task."""
 
@@ -39,6 +43,11 @@ class Exchange:
     makes_child: ClassVar[bool] = False
     probe_sizes: tuple[int, ...] = ()  # of probe.Probe: IP datagram sizes, the largest first and whole
     probe_wait_s: float = 0.0
+
+    @property
+    def twin(self) -> object:
+        """Equal for exchanges of which one in the queue is enough; None: each of them counts."""
+        return None
 
     def is_wanted(self, sa: IkeSA) -> bool:
         """Asked when its turn has come: is there still a reason to send it?"""
@@ -58,6 +67,10 @@ class Exchange:
     def resource_for(self, fallback: ChildSA) -> int | None:
         """Which resource it is to give a Child SA of its own in this group (RFC 9611); None where it does something else."""
         return None
+
+    def broken(self, sa: IkeSA, reason: str) -> None:
+        """Its response breaks the protocol: it has failed, and the caller ends the IKE SA."""
+        self.failed(sa, reason)
 
     def failed(self, sa: IkeSA, reason: str) -> None:
         """It came to nothing: it was refused, nobody answered, or the IKE SA is gone (`sa.is_closed`)."""

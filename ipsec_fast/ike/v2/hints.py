@@ -17,10 +17,10 @@ from ..asks import Steps
 from ..core import Core
 from ..header import IkeHeader
 from ..timers import TimerKind
-from .exchange import Exchange, Payloads
+from .exchange import Exchange, Payloads, rekey_twin
 from .ike_sa import ZERO_SPI, IkeSA
 from .message import Message, decode_message, encode_message
-from .outbound import submit
+from .outbound import is_queued, submit
 from .payloads import EncryptedPayload, NotifyPayload
 from .states import ChildState, State
 
@@ -52,7 +52,7 @@ def is_hint(message: Message) -> bool:
 
 def find_hinted(core: Core, header: IkeHeader, data: bytes, path: Path) -> tuple[bool, IkeSA | None]:
     """HDR, N(INVALID_SPI) --> in clear, outside of every IKE SA: whether it is one, and which IKE SA it may mean."""
-    if header.response or header.exchange != ExchangeType.INFORMATIONAL:
+    if header.response or header.exchange != ExchangeType.INFORMATIONAL or header.next_payload != PayloadType.NOTIFY:
         return False, None
     try:
         message = decode_message(data)
@@ -75,6 +75,10 @@ class InvalidSpi(Exchange):
 
     def __init__(self, spi: int) -> None:
         self._spi = spi
+
+    @property
+    def twin(self) -> object:
+        return self.name, self._spi
 
     def request(self, sa: IkeSA) -> Steps[Payloads]:
         """HDR, SK {N(INVALID_SPI)} -->"""
@@ -101,6 +105,10 @@ def take_invalid_spi(sa: IkeSA, message: Message) -> None:
     for notify in message.notifies(NotifyType.INVALID_SPI):
         child = sa.child_by_spi_out(notify.data) if len(notify.data) == SPI_BYTES else None
         if child is None or child.state is not ChildState.INSTALLED or child.is_redundant:
+            continue
+        if (
+            is_queued(sa, rekey_twin(child.child_id)) or child.rekey_failures
+        ):  # it waits for its turn, or for its next try
             continue
         if sa.core.now - child.installed_at >= SETTLED_S and sa.state is State.ESTABLISHED:
             sa.progress(f"the peer does not know CHILD SA {child.name}{{{child.child_id}}}: it is rekeyed", group="chd")

@@ -2,18 +2,23 @@
 
 An IKE SA is ESTABLISHED only behind a verified AUTH of the configured identity. Where the Child SA is refused the IKE SA
 stands: our initiator deletes it, our responder keeps it for a while. Certificates and EAP are left out.
+
+A PSK proves that the peer knows it, not which of its holders the peer is. So nobody may show our own identity (it could be our own
+message that comes back), and an initiator that expects no identity takes only the secret that it has proved itself with.
 """
 
 from __future__ import annotations
 
-from typing import ClassVar
+from dataclasses import replace
+from typing import TYPE_CHECKING, ClassVar
 
-from ...errors import IpsecFastError, LocalError, NegotiationError, RemoteError
+from ...errors import IpsecFastError, LocalError, NegotiationError, ParseError, RemoteError, SecretError
 from ...iana import ExchangeType, NotifyType, PayloadType, name_of
 from ...model import Identity, Path
 from ..asks import Steps, ask_connection, ask_credential, ask_spi
 from ..config import ConnectionConfig
 from ..events import ChildFailed
+from ..strangers import Line
 from ..timers import TimerKind
 from .auth import check_auth, make_auth
 from .child_sa import FALLBACK, ORDINARY
@@ -24,6 +29,7 @@ from .child_setup import (
     choose_child,
     establish_child,
     make_offer,
+    offered_text,
     place_child,
 )
 from .collide import Nonces
@@ -40,6 +46,9 @@ from .resources import info, speaks
 from .states import State
 from .unique import admit, is_first_contact, same_peer, settle
 
+if TYPE_CHECKING:
+    from ...crypto.secret import Secret
+
 
 def own_identity(config: ConnectionConfig, path: Path) -> Identity:
     return config.local_id or Identity.of_address(path.local)
@@ -54,6 +63,7 @@ class IkeAuth(Exchange):
 
     def __init__(self, child_names: tuple[str, ...]) -> None:
         self._child_names = child_names
+        self._psk: Secret | None = None  # that we have proved ourselves with
         self._offer: ChildOffer | None = None
         self._wanted = ORDINARY
 
@@ -64,12 +74,12 @@ class IkeAuth(Exchange):
         sa.remote_id = config.remote_id
         wanted = config.remote_id or Identity.of_address(sa.path.remote)
         idi = IdPayload(PayloadType.IDI, sa.local_id)
-        psk = yield from ask_credential(config.name, sa.local_id, wanted)
-        auth = make_auth(sa, psk, idi)
+        self._psk = yield from ask_credential(config.name, sa.local_id, wanted)
+        auth = make_auth(sa, self._psk, idi)
         child = config.child(self._child_names[0])
         if child is None:
             raise LocalError(f"connection {config.name} has no child {self._child_names[0]}")
-        self._offer = yield from make_offer(sa, child, with_ke=False)
+        self._offer = yield from make_offer(sa, child, with_ke=False, packet=sa.packets.get(child.name))
         payloads: list[Payload] = [idi]
         if sa.reauthenticates is None and is_first_contact(sa):
             sa.displaces = frozenset(other.ike_id for other in same_peer(sa))
@@ -101,7 +111,8 @@ class IkeAuth(Exchange):
         yield from self._take_child(sa, message, nonces)
         for child in (sa.config.child(name) for name in self._child_names[1:]):
             if child is not None:
-                submit(sa, CreateChild(child))
+                submit(sa, CreateChild(child, sa.packets.get(child.name)))
+        sa.packets = {}
         if sa.reauthenticates is not None:
             for more in carry_resources(sa):
                 submit(sa, more)
@@ -112,10 +123,15 @@ class IkeAuth(Exchange):
         if wanted is not None and not wanted.matches(peer_id.identity):
             text = f"the peer says it is {peer_id.identity}, the configuration wants {wanted}"
             raise NegotiationError(text, NotifyType.AUTHENTICATION_FAILED)
-        if sa.local_id is None:
+        if sa.local_id is None or self._psk is None:
             raise AssertionError("IKE_AUTH without an identity of ours")
+        _refuse_own(sa, sa.local_id, peer_id.identity)
         psk = yield from ask_credential(sa.name, sa.local_id, peer_id.identity)
         check_auth(sa, psk, sa.local_id, peer_id, auth)
+        if (
+            wanted is None and psk is not self._psk
+        ):  # any other peer of ours could have answered with a secret of its own
+            check_auth(sa, self._psk, sa.local_id, peer_id, auth)
         sa.remote_id = peer_id.identity
         sa.progress(f"authentication of {peer_id.identity} with pre-shared key successful")
 
@@ -133,10 +149,9 @@ class IkeAuth(Exchange):
         try:
             error = message.error
             if error is not None:
-                both = f"we offered {offer.proposals[0]} {_ts(offer)}"
-                raise NegotiationError(
-                    f"the peer refused the Child SA with {name_of(NotifyType, error.notify)}; {both}"
-                )
+                what = name_of(NotifyType, error.notify)
+                text = f"the peer refused the Child SA with {what}; we offered {offered_text(offer)}"
+                raise NegotiationError(text)
             choice = check_answer(offer, message)
             place = self._wanted if message.notify(NotifyType.SA_RESOURCE_INFO) is not None else ORDINARY
             yield from establish_child(
@@ -148,9 +163,12 @@ class IkeAuth(Exchange):
             if message.get(SaPayload) is not None and message.error is None:
                 submit(sa, DeleteChild(None, str(problem), spi_in=offer.spi))  # the peer has it
             if not sa.children and len(self._child_names) == 1:
-                submit(sa, DeleteIke(f"its only Child SA failed: {problem}", failed=True))
+                submit(sa, DeleteIke(f"its only Child SA, {offer.config.name}, failed", failed=True))
             elif not sa.children:  # others may follow; if none comes up, it goes
                 sa.set_timer(TimerKind.CHILDLESS, sa.core.settings.childless_s)
+
+    def broken(self, sa: IkeSA, reason: str) -> None:
+        self._reject(sa, f"the response to IKE_AUTH breaks the protocol: {reason}")
 
     def failed(self, sa: IkeSA, reason: str) -> None:
         name = self._child_names[0]
@@ -159,9 +177,11 @@ class IkeAuth(Exchange):
             sa.close(reason, failed=True)
 
 
-def _ts(offer: ChildOffer) -> str:
-    tsi, tsr = (" ".join(str(ts) for ts in selectors) for selectors in (offer.local_ts, offer.remote_ts))
-    return f"{tsi} === {tsr}"
+def _refuse_own(sa: IkeSA, own: Identity, claimed: Identity) -> None:
+    if own.matches(claimed):
+        sa.core.counters["own_identity_claimed"] += 1
+        text = f"the peer says it is {claimed}, which is our own identity: both have one id, or our messages come back to us"
+        raise NegotiationError(text, NotifyType.AUTHENTICATION_FAILED)
 
 
 # --- responder
@@ -171,17 +191,20 @@ def answer_ike_auth(sa: IkeSA, message: Message, path: Path) -> Steps[Reply]:
     """HDR, SK {IDi, [N(INITIAL_CONTACT),] [IDr,] AUTH, SAi2, TSi, TSr} -->"""
     peer_id, auth = message.get(IdPayload, PayloadType.IDI), message.get(AuthPayload)
     own = message.get(IdPayload, PayloadType.IDR)
-    if peer_id is None or auth is None:
-        raise NegotiationError("no AUTH payload: EAP is not offered here", NotifyType.AUTHENTICATION_FAILED)
+    if peer_id is None:
+        raise ParseError("an IKE_AUTH request without IDi")
+    if auth is None:
+        text = f"{peer_id.identity} wants EAP (section 2.16: it sent no AUTH payload); here a pre-shared key is wanted"
+        raise NegotiationError(text, NotifyType.AUTHENTICATION_FAILED)
     initial_contact = message.notify(NotifyType.INITIAL_CONTACT) is not None
-    sa.path = path  # it may have moved from port 500 to 4500
+    sa.path = path = _settled(sa, path)
     try:
         own_auth = yield from _authenticate(sa, peer_id, own, auth)
         admit(sa, initial_contact=initial_contact)
     except IpsecFastError as error:
         # whatever the reason is, the peer learns nothing but this; the operator sees it
         reason = f"authentication of {peer_id.identity} failed: {error}"
-        sa.progress(reason, level=0)
+        sa.tell_of_stranger(Line.AUTHENTICATION, lambda: reason)
         # <-- HDR, SK {N(AUTHENTICATION_FAILED)}
         return Reply(
             (NotifyPayload(NotifyType.AUTHENTICATION_FAILED),),
@@ -197,6 +220,16 @@ def answer_ike_auth(sa: IkeSA, message: Message, path: Path) -> Steps[Reply]:
     return Reply((IdPayload(PayloadType.IDR, own_identity(sa.config, path)), own_auth, *child))
 
 
+def _settled(sa: IkeSA, path: Path) -> Path:
+    """The path from now on: it may have moved from port 500 to 4500, and behind a NAT to whatever port that has there.
+
+    A peer that is not behind a NAT stays at its address. Who has caught its request and sends it from elsewhere changes nothing.
+    """
+    if sa.nat.remote or path.remote == sa.path.remote:
+        return path
+    return replace(path, remote=sa.path.remote, remote_port=path.local_port)
+
+
 def _authenticate(sa: IkeSA, peer_id: IdPayload, own: IdPayload | None, auth: AuthPayload) -> Steps[AuthPayload]:
     own_id = own.identity if own else None
     config = yield from ask_connection(sa.path, sa.candidates, peer_id.identity, own_id)
@@ -207,11 +240,26 @@ def _authenticate(sa: IkeSA, peer_id: IdPayload, own: IdPayload | None, auth: Au
     if own_id is not None and config.local_id is not None and not config.local_id.matches(own_id):
         text = f"connection {config.name} is {config.local_id}, the peer wants to talk to {own_id}"
         raise NegotiationError(text, NotifyType.AUTHENTICATION_FAILED)
+    _refuse_own(sa, local_id, peer_id.identity)
     psk = yield from ask_credential(config.name, local_id, peer_id.identity)
     check_auth(sa, psk, local_id, peer_id, auth)
+    if config.remote_id is None and config.remote_addrs and not config.any_identity:
+        yield from _check_address(sa, config, psk, local_id, peer_id, auth)
     sa.connection, sa.local_id, sa.remote_id = config, local_id, peer_id.identity
     sa.progress(f"authentication of {peer_id.identity} with pre-shared key successful")
     return make_auth(sa, psk, IdPayload(PayloadType.IDR, local_id))
+
+
+def _check_address(
+    sa: IkeSA, config: ConnectionConfig, psk: Secret, local_id: Identity, peer_id: IdPayload, auth: AuthPayload
+) -> Steps[None]:
+    """The peer is whoever is at a named address: then not with a secret that we share with somebody else, as for our initiator."""
+    try:
+        expected = yield from ask_credential(config.name, local_id, Identity.of_address(sa.path.remote))
+    except SecretError:
+        return  # none is kept for the address; then the identity's own has to do
+    if expected is not psk:
+        check_auth(sa, expected, local_id, peer_id, auth)
 
 
 def _answer_child(sa: IkeSA, message: Message, nonces: Nonces) -> Steps[Payloads]:

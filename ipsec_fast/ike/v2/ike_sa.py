@@ -7,7 +7,7 @@ Child SA (the order of its KEYMAT).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -18,6 +18,7 @@ from ..events import IkeDown, IkeUp, IkeView, Progress
 from ..limiter import Allowance
 from ..nat import NatResult
 from ..records import IkeRecord
+from ..strangers import Line
 from ..timers import TimerKey, TimerKind
 from .child_sa import ChildSA, close_child, close_succeeded_child
 from .collide import Doing, Nonces
@@ -29,6 +30,7 @@ from .states import AUTHENTICATED, ChildState, State, check_transition
 from .window import Window
 
 if TYPE_CHECKING:
+    from .child_setup import Packet
     from .rekey_ike import PeerIkeRekey, RekeyIke
     from .sa_init import Attempt
 
@@ -104,6 +106,15 @@ class IkeSA:
     reauthenticates: int | None = None  # the IKE SA that this one is to replace (as responder: probably)
     reauthenticated_by: int | None = None
     reauth_failures: int = 0
+    kin: list[IkeSA] = field(default_factory=list)  # shared by all that rekeys made of one IKE SA
+    was_heard: bool = False  # a valid message of the peer's came on it
+    heard_at: float = 0.0  # when the newest message or packet came that says where the peer is (moves.py)
+    wanted_path: Path | None = None  # where the peer was heard since, while `path` rests
+    asks_source: bool = False  # the shell has been asked where the newest packet came from
+    told_unanswered: bool = False  # that nobody answers what was to set it up
+    packets: dict[str, Packet] = field(
+        default_factory=dict
+    )  # by child: the packet that asked for it, until IKE_AUTH is over
     was_announced: bool = False  # IkeUp has been told, or it is ours to report
 
     def __post_init__(self) -> None:
@@ -146,6 +157,16 @@ class IkeSA:
     def encap(self) -> bool:
         """Whether its Child SAs are UDP-encapsulated."""
         return self.nat_fake or self.nat.local or self.nat.remote
+
+    @property
+    def follows_peer(self) -> bool:
+        """The peer is behind a NAT, which may change its mapping, and we are not (RFC 7296 section 2.23)."""
+        return self.nat.remote and not self.nat.local and self.path.marker and self.is_authenticated
+
+    @property
+    def path_rests(self) -> bool:
+        """It has just changed."""
+        return self.core.timers.at(TimerKey(self.ike_id, TimerKind.MOVE)) is not None
 
     @property
     def is_closed(self) -> bool:
@@ -205,6 +226,8 @@ class IkeSA:
             self._inherit_reauthentication(replaces)
         self.init = None
         self.attempt = None
+        self.core.shown.forget(self.ike_id)
+        self.core.note_peer(self)
         self.leave_half_open()
         start_ike_timers(self, replaces)
         if self.config.dpd_delay_s > 0:
@@ -217,7 +240,7 @@ class IkeSA:
     def leave_half_open(self) -> None:
         if self.is_half_open:
             self.is_half_open = False
-            self.core.half_open_count -= 1
+            self.core.half_open_sas.discard(self)
 
     def close(self, reason: str, *, failed: bool, by_peer: bool = False) -> None:
         """The end: children down, exchanges told, out of the tables, keys wiped. Sends nothing."""
@@ -283,6 +306,15 @@ class IkeSA:
 
     def progress(self, text: str, *, group: str = "ike", level: int = 1) -> None:
         self.core.emit(Progress(self.ike_id, self.name, text, group, level))
+
+    def tell_of_stranger(self, line: Line, build: Callable[[], str], *, level: int = 0) -> None:
+        """Of one that is not authenticated. The text is only built if the budget of such lines has room for it."""
+        strangers = self.core.strangers
+        if not strangers.may_tell(line, self.path.remote, self.core.now):
+            return
+        untold = strangers.take_untold(line)
+        more = f" ({untold} more like this left out)" if untold else ""
+        self.progress(f"{build()}{more}", level=level)
 
     def set_timer(self, kind: TimerKind, after_s: float | None, child: int = 0) -> None:
         """`after_s` from now; None takes the timer away."""

@@ -17,6 +17,7 @@ from ...iana import ExchangeType, NotifyType, name_of
 from ...model import Path
 from ..asks import Steps
 from ..header import IkeHeader
+from ..strangers import Line
 from ..timers import TimerKind
 from . import sa_init
 from .dispatch import Handler, find_row
@@ -27,6 +28,8 @@ from .ike_sa import IkeSA
 from .informational import DeleteIke
 from .liveness import note_heard, take_hint
 from .message import Message, decode_message
+from .message_ids import watch
+from .moves import note_message
 from .outbound import end_active, note_size, repeat_response, respond, start_next, submit
 from .payloads import EncryptedPayload, FragmentPayload, NotifyPayload
 from .protect import open_content, open_message
@@ -61,7 +64,7 @@ def receive(sa: IkeSA, header: IkeHeader, data: bytes, path: Path) -> None:
     if header.exchange == ExchangeType.IKE_SA_INIT:
         _receive_init(sa, header, data, path)
     elif header.response:
-        _receive_response(sa, header, data)
+        _receive_response(sa, header, data, path)
     else:
         _receive_request(sa, header, data, path, row.handler)
 
@@ -94,6 +97,7 @@ def _receive_request(sa: IkeSA, header: IkeHeader, data: bytes, path: Path, hand
     note_heard(sa, sa.core.now)
     sa.core.count_message(sa.name, header.exchange, inbound=True, response=False)
     sa.window.accept(opened.digest)
+    note_message(sa, path)
     # the answer takes the peer's size: who cuts a request small has a reason
     sa.reply_bytes = max(opened.longest + overhead(path), least_bytes(path)) if opened.longest else 0
     sa.core.run(sa, _answer(sa, header.exchange, opened.what, path, handler))
@@ -143,6 +147,7 @@ def _answer(sa: IkeSA, exchange: int, opened: Message | RemoteError, path: Path,
     if reply.after is not None:
         reply.after()
     start_next(sa)
+    watch(sa)
 
 
 def _refuse(sa: IkeSA, error: IpsecFastError) -> Reply:
@@ -152,7 +157,11 @@ def _refuse(sa: IkeSA, error: IpsecFastError) -> Reply:
         return Reply((NotifyPayload(NotifyType.TEMPORARY_FAILURE),))
     notify = getattr(error, "notify", None) or NotifyType.INVALID_SYNTAX
     level = 1 if notify == NotifyType.INVALID_KE_PAYLOAD else 0  # that one is no failure, the peer tries again
-    sa.progress(f"refused with {name_of(NotifyType, notify)}: {error}", level=level)
+    text = f"refused with {name_of(NotifyType, notify)}: {error}"
+    if sa.is_half_open:
+        sa.tell_of_stranger(Line.AUTHENTICATION, lambda: f"{sa.path.remote}: {text}", level=level)
+    else:
+        sa.progress(text, level=level)
     payloads = (NotifyPayload(notify, getattr(error, "data", b"")),)
     is_fatal = notify == NotifyType.INVALID_SYNTAX or not sa.is_authenticated
     reason = str(error)
@@ -162,7 +171,7 @@ def _refuse(sa: IkeSA, error: IpsecFastError) -> Reply:
 # --- responses to ours
 
 
-def _receive_response(sa: IkeSA, header: IkeHeader, data: bytes) -> None:
+def _receive_response(sa: IkeSA, header: IkeHeader, data: bytes, path: Path) -> None:
     own, exchange = sa.window.outstanding, sa.active
     if own is None or exchange is None or not sa.window.awaits(header.message_id, header.exchange):
         sa.core.counters["wrong_message_id"] += 1
@@ -176,6 +185,7 @@ def _receive_response(sa: IkeSA, header: IkeHeader, data: bytes) -> None:
     own.answered = True
     sa.set_timer(TimerKind.RETRANSMIT, None)
     sa.set_timer(TimerKind.SILENT, None)
+    note_message(sa, path)
     sa.core.run(sa, _take(sa, exchange, opened.what))
 
 
@@ -192,23 +202,25 @@ def _take(sa: IkeSA, exchange: Exchange, opened: Message | RemoteError) -> Steps
         yield from exchange.response(sa, opened)
     except IpsecFastError as error:
         if not sa.is_closed:
-            exchange.failed(sa, str(error))
+            (exchange.broken if is_broken else exchange.failed)(sa, str(error))
     if sa.is_closed:
         return
     if is_broken:
-        sa.progress(f"the response to {exchange.name} breaks the protocol, the IKE SA is given up")
-        sa.active = None
-        if sa.state is State.CONNECTING:
-            sa.close("a broken response", failed=True)
-            return
-        submit_delete = sa.state is not State.DELETING
+        _give_up(sa, exchange)
+    else:
         end_active(sa)
-        if submit_delete:
-            submit(sa, DeleteIke("a broken response", failed=True))
-        elif not sa.is_closed:
-            sa.close("a broken response", failed=True)
-        return
+    watch(sa)
+
+
+def _give_up(sa: IkeSA, exchange: Exchange) -> None:
+    """Section 2.21.2: the peer believes in what its response says, so it is told of the end."""
+    sa.progress(f"the response to {exchange.name} breaks the protocol, the IKE SA is given up")
+    is_told = sa.state is State.DELETING
     end_active(sa)
+    if not is_told:
+        submit(sa, DeleteIke("a broken response", failed=True))
+    elif sa.active is None:
+        sa.close("a broken response", failed=True)
 
 
 # --- SK{} and SKF{}

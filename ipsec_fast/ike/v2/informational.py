@@ -69,6 +69,10 @@ class DeleteChild(Exchange):
         self._spi_in = child.spi_in if child else spi_in
         self._grace_s = grace_s
 
+    @property
+    def twin(self) -> object:
+        return None if self.child is None else (self.name, self.child.child_id)
+
     def is_wanted(self, sa: IkeSA) -> bool:
         if sa.is_closed:
             return False
@@ -109,6 +113,10 @@ class Liveness(Exchange):
 
     name: ClassVar[str] = "IKE_DPD"
     type: ClassVar[ExchangeType] = ExchangeType.INFORMATIONAL
+
+    @property
+    def twin(self) -> object:
+        return self.name
 
     def request(self, sa: IkeSA) -> Steps[Payloads]:
         """HDR, SK {} -->"""

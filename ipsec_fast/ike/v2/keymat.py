@@ -14,7 +14,7 @@ from ...algorithms import Encryption, Integrity, PrfRow, encryption_by_id, integ
 from ...crypto.prf import IkeKeys, derive_child_keys, derive_ike_keys, derive_ike_rekey_keys
 from ...crypto.seal import Sealer
 from ...crypto.secret import Secret
-from ...errors import AlgorithmError
+from ...errors import AlgorithmError, ParseError
 from ...iana import Integ, TransformType
 from ...model import Proposal
 from .collide import Nonces
@@ -42,6 +42,13 @@ def ike_suite_of(proposal: Proposal) -> IkeSuite:
     if not encryption.in_ike or not (integrity is None or integrity.in_ike):
         raise AlgorithmError(f"not an IKE proposal that we carry: {proposal}")
     return IkeSuite(encryption, integrity, row, group.id)
+
+
+def check_nonces(prf: PrfRow, nonces: Nonces) -> None:
+    """Section 2.10: at least half the key size of the negotiated PRF, which is known only now. ParseError otherwise."""
+    least, shortest = prf.key_bytes // 2, min(len(nonces.ni), len(nonces.nr))
+    if shortest < least:
+        raise ParseError(f"a nonce of {shortest} bytes; with {prf.name} at least {least} are wanted (section 2.10)")
 
 
 class IkeKeymat:
@@ -75,6 +82,7 @@ class IkeKeymat:
 
     def child_keys(self, shared: Secret | None, nonces: Nonces, length: int) -> tuple[Secret, Secret]:
         """(initiator to responder, responder to initiator) of the exchange that makes the Child SA."""
+        check_nonces(self.suite.prf, nonces)
         return derive_child_keys(self.suite.prf.id, self.keys.sk_d, shared, nonces.ni, nonces.nr, length)
 
     def close(self) -> None:
@@ -92,6 +100,7 @@ def _sealer(suite: IkeSuite, sk_e: Secret, sk_a: Secret) -> Sealer:
 
 def first_keys(suite: IkeSuite, shared: Secret, nonces: Nonces, spi_i: bytes, spi_r: bytes) -> IkeKeys:
     """Section 2.14."""
+    check_nonces(suite.prf, nonces)
     integ_bytes = suite.integrity.key_bytes if suite.integrity else 0
     encr_bytes = suite.encryption.keymat_bytes
     return derive_ike_keys(suite.prf.id, shared, nonces.ni, nonces.nr, spi_i, spi_r, encr_bytes, integ_bytes)
@@ -101,6 +110,8 @@ def rekeyed_keys(
     suite: IkeSuite, old: IkeKeymat, shared: Secret, nonces: Nonces, spi_i: bytes, spi_r: bytes
 ) -> IkeKeys:
     """Section 2.18: SKEYSEED by the old SA's PRF and SK_d."""
+    check_nonces(suite.prf, nonces)
+    check_nonces(old.suite.prf, nonces)
     integ_bytes = suite.integrity.key_bytes if suite.integrity else 0
     encr_bytes = suite.encryption.keymat_bytes
     new_prf, old_prf, sk_d = suite.prf.id, old.suite.prf.id, old.keys.sk_d

@@ -21,6 +21,9 @@ GENERIC_HEADER_BYTES = 4
 MAX_PAYLOADS = 64
 MAX_MESSAGE_BYTES = 65507  # what one UDP datagram over IPv4 carries
 MAX_INIT_BYTES = 8192  # of an IKE_SA_INIT, which anybody may send: room for a few hundred transforms and a long KE
+MAX_CLEAR_BYTES = (
+    1024  # of any other message that does not begin with SK or SKF: anybody may send it, and it says next to nothing
+)
 _CRITICAL = 0x80
 
 P = TypeVar("P", bound=Payload)
@@ -61,6 +64,10 @@ def decode_message(data: bytes) -> Message:
         raise ParseError(f"IKE version {header.major}.{header.minor} in the IKEv2 decoder", notify=None)
     if header.exchange == ExchangeType.IKE_SA_INIT and len(data) > MAX_INIT_BYTES:
         raise ParseError(f"an IKE_SA_INIT of {len(data)} bytes, at most {MAX_INIT_BYTES} are read", notify=None)
+    is_sealed = header.next_payload in (PayloadType.SK, PayloadType.SKF)
+    if header.exchange != ExchangeType.IKE_SA_INIT and not is_sealed and len(data) > MAX_CLEAR_BYTES:
+        text = f"a message of {len(data)} bytes that begins with a payload in clear, at most {MAX_CLEAR_BYTES} are read"
+        raise ParseError(text, notify=None)
     return Message(header, _decode_chain(header.next_payload, data, HEADER_BYTES, is_clear=True))
 
 

@@ -8,14 +8,14 @@ Traffic selectors are in narrow.py. Called by the exchanges; every refusal shows
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
-from ...algorithms import encryption_by_id, group_by_id, integrity_by_id, prf_by_id
 from ...errors import NegotiationError
 from ...iana import Esn, Group, Integ, NotifyType, ProtocolId, TransformType, name_of
 from ...model import Proposal, Transform
 from .narrow import check_narrowed, narrow
+from .offer import FIRST_ESP_SPI, SPI_BYTES, TYPES, NoCommonProposal, Offer, is_aead, is_carried
 
 __all__ = [
     "check_chosen",
@@ -28,13 +28,6 @@ __all__ = [
     "without_ke",
 ]
 
-# the types that a proposal of a protocol may hold, in the order in which we send them
-_TYPES = {
-    ProtocolId.IKE: (TransformType.ENCR, TransformType.PRF, TransformType.INTEG, TransformType.KE),
-    ProtocolId.ESP: (TransformType.ENCR, TransformType.INTEG, TransformType.KE, TransformType.ESN),
-}
-_SPI_BYTES = {ProtocolId.IKE: 0, ProtocolId.ESP: 4}
-_FIRST_ESP_SPI = 256
 _DEPTHS = {  # the order in which _match looks
     TransformType.ENCR: 1,
     TransformType.INTEG: 2,
@@ -43,6 +36,7 @@ _DEPTHS = {  # the order in which _match looks
     TransformType.ESN: 5,
 }
 _SHOWN_PROPOSALS = 6
+_COMPARED_PROPOSALS = 16  # of ours, for the reasons of a refusal
 _SHOWN_TRANSFORMS = 24
 
 _NO_INTEG = Transform(TransformType.INTEG, Integ.NONE)
@@ -51,11 +45,18 @@ _NO_ESN = Transform(TransformType.ESN, Esn.NO_ESN)
 
 
 class _Lost(Exception):
-    """Why one proposal does not fit one of ours; never leaves this file. The deeper the reason, the nearer the miss."""
+    """Why one proposal does not fit one of ours; never leaves this file. The deeper the reason, the nearer the miss.
 
-    def __init__(self, reason: str, depth: int = 0) -> None:
+    `reason` may be a function: of many misses only a few are told.
+    """
+
+    def __init__(self, reason: str | Callable[[], str], depth: int = 0) -> None:
         super().__init__(reason)
+        self._reason = reason
         self.depth = depth
+
+    def __str__(self) -> str:
+        return self._reason if isinstance(self._reason, str) else self._reason()
 
 
 def choose_proposal(
@@ -71,17 +72,38 @@ def choose_proposal(
     `groups_allowed` narrows our groups further. NegotiationError (NO_PROPOSAL_CHOSEN) where nothing fits.
     """
     allowed = None if groups_allowed is None else frozenset(groups_allowed)
+    found = _offer_of(offered).find(configured, spi_bytes, allowed)
+    if found is None:
+        raise NoCommonProposal(lambda: _refusal(offered, configured, _misses(offered, configured, spi_bytes, allowed)))
+    ours, place = found
+    theirs = offered[place]
+    return replace(theirs, transforms=_match(theirs, configured[ours], spi_bytes, allowed))
+
+
+_last_offer = Offer(())  # every candidate connection is asked about the same offer, one after the other
+
+
+def _offer_of(offered: Sequence[Proposal]) -> Offer:
+    global _last_offer
+    offer = _last_offer
+    if offer.proposals is not offered or not isinstance(offered, tuple):
+        _last_offer = offer = Offer(offered)
+    return offer
+
+
+def _misses(
+    offered: Sequence[Proposal], configured: Sequence[Proposal], spi_bytes: int | None, allowed: frozenset[int] | None
+) -> dict[int, _Lost]:
+    """By place in the offer, of those that are shown: the nearest miss."""
     misses: dict[int, _Lost] = {}
-    for ours in configured:
-        for place, theirs in enumerate(offered):
+    for ours in configured[:_COMPARED_PROPOSALS]:
+        for place, theirs in enumerate(offered[:_SHOWN_PROPOSALS]):
             try:
-                transforms = _match(theirs, ours, spi_bytes, allowed)
+                _match(theirs, ours, spi_bytes, allowed)
             except _Lost as lost:
                 if place not in misses or lost.depth > misses[place].depth:
                     misses[place] = lost
-                continue
-            return replace(theirs, transforms=transforms)
-    raise NegotiationError(_refusal(offered, configured, misses), NotifyType.NO_PROPOSAL_CHOSEN)
+    return misses
 
 
 def check_chosen(offered: Sequence[Proposal], chosen: Sequence[Proposal], *, spi_bytes: int | None = None) -> Proposal:
@@ -152,12 +174,12 @@ def _match(
 def _check_head(theirs: Proposal, protocol: int, spi_bytes: int | None) -> None:
     if theirs.protocol != protocol:
         raise _Lost(f"it is for {name_of(ProtocolId, theirs.protocol)}, not {name_of(ProtocolId, protocol)}")
-    wanted = _SPI_BYTES.get(protocol, 4) if spi_bytes is None else spi_bytes  # type: ignore[call-overload]
+    wanted = SPI_BYTES.get(protocol, 4) if spi_bytes is None else spi_bytes  # type: ignore[call-overload]
     if len(theirs.spi) != wanted:
         raise _Lost(f"its SPI has {len(theirs.spi)} bytes, {wanted} wanted")
-    if wanted and int.from_bytes(theirs.spi, "big") < (_FIRST_ESP_SPI if protocol == ProtocolId.ESP else 1):
+    if wanted and int.from_bytes(theirs.spi, "big") < (FIRST_ESP_SPI if protocol == ProtocolId.ESP else 1):
         raise _Lost(f"its SPI {theirs.spi.hex()} is reserved (RFC 4303 section 2.1, RFC 7296 section 3.1)")
-    types = _TYPES.get(protocol, ())  # type: ignore[call-overload]
+    types = TYPES.get(protocol, ())  # type: ignore[call-overload]
     strange = next((t.type for t in theirs.transforms if t.type not in types), None)
     if strange is not None:
         raise _Lost(f"transform type {name_of(TransformType, strange)} is unknown to us for this protocol")
@@ -166,20 +188,20 @@ def _check_head(theirs: Proposal, protocol: int, spi_bytes: int | None) -> None:
 def _pick_cipher(theirs: Proposal, ours: Proposal) -> tuple[Transform, list[Transform]]:
     """A cipher with its integrity algorithm: none, or NONE if they say so, for an AEAD; a true one for the others."""
     common = [
-        t for t in ours.of(TransformType.ENCR) if t in theirs.of(TransformType.ENCR) and _is_carried(t, ours.protocol)
+        t for t in ours.of(TransformType.ENCR) if t in theirs.of(TransformType.ENCR) and is_carried(t, ours.protocol)
     ]
     if not common:
         raise _no_common(TransformType.ENCR, theirs.of(TransformType.ENCR), ours.of(TransformType.ENCR))
     offered = theirs.of(TransformType.INTEG)
     reason: _Lost | None = None
     for encr in common:
-        if _is_aead(encr):
+        if is_aead(encr):
             if not offered or _NO_INTEG in offered:
                 return encr, [_NO_INTEG] if offered else []
-            reason = reason or _Lost(f"{encr} brings its own ICV, but INTEG {_list(offered)} comes with it", 2)
+            reason = reason or _beside_aead(encr, offered)
             continue
         wanted = [t for t in ours.of(TransformType.INTEG) if t.id != Integ.NONE]
-        integ = next((t for t in wanted if t in offered and _is_carried(t, ours.protocol)), None)
+        integ = next((t for t in wanted if t in offered and is_carried(t, ours.protocol)), None)
         if integ is not None:
             return encr, [integ]
         reason = reason or _no_common(TransformType.INTEG, offered, wanted)
@@ -212,32 +234,9 @@ def _pick_esn(theirs: Proposal, ours: Proposal) -> list[Transform]:
 def _pick(theirs: Proposal, wanted: Sequence[Transform], transform_type: TransformType) -> Transform:
     offered = theirs.of(transform_type)
     for transform in wanted:
-        if transform in offered and _is_carried(transform, theirs.protocol):
+        if transform in offered and is_carried(transform, theirs.protocol):
             return transform
     raise _no_common(transform_type, offered, wanted)
-
-
-def _is_carried(transform: Transform, protocol: int) -> bool:
-    """Whether this exact tuple stands in algorithms.py for the protocol: the white list against odd key lengths and private IDs."""
-    is_ike = protocol == ProtocolId.IKE
-    if transform.type == TransformType.ENCR:
-        cipher = encryption_by_id(transform.id, transform.key_bits)
-        return cipher is not None and (cipher.in_ike or not is_ike)
-    if transform.key_bits is not None or transform.unknown:
-        return False
-    if transform.type == TransformType.PRF:
-        return prf_by_id(transform.id) is not None
-    if transform.type == TransformType.INTEG:
-        integrity = integrity_by_id(transform.id)
-        return integrity is not None and (integrity.in_ike or not is_ike)
-    if transform.type == TransformType.KE:
-        return group_by_id(transform.id) is not None
-    return transform.id in (Esn.NO_ESN, Esn.ESN)
-
-
-def _is_aead(transform: Transform) -> bool:
-    row = encryption_by_id(transform.id, transform.key_bits)
-    return row is not None and row.is_aead
 
 
 # --- the answer to what we offered
@@ -248,7 +247,7 @@ def _check_one_of_each(ours: Proposal, chosen: Proposal, spi_bytes: int | None) 
     for transform in chosen.transforms:
         if transform not in ours.transforms and not _is_needless_none(transform, ours):
             raise _Lost(f"we did not offer {transform} in proposal {ours.number}")
-    for transform_type in _TYPES.get(ours.protocol, ()):  # type: ignore[call-overload]
+    for transform_type in TYPES.get(ours.protocol, ()):  # type: ignore[call-overload]
         count = len(chosen.of(transform_type))
         if count > 1:
             raise _Lost(f"{count} transforms of type {transform_type.name}, one was wanted")
@@ -256,7 +255,7 @@ def _check_one_of_each(ours: Proposal, chosen: Proposal, spi_bytes: int | None) 
             raise _Lost(f"no transform of type {transform_type.name} in it")
     encr, integ = chosen.one(TransformType.ENCR), chosen.one(TransformType.INTEG)
     has_integ = integ is not None and integ.id != Integ.NONE
-    if encr is not None and _is_aead(encr) == has_integ:
+    if encr is not None and is_aead(encr) == has_integ:
         raise _Lost(f"{encr} with {integ or 'no integrity algorithm'}")
 
 
@@ -282,8 +281,14 @@ def _not_of(proposal: Proposal, transform_type: TransformType) -> tuple[Transfor
 
 
 def _no_common(transform_type: TransformType, offered: Sequence[Transform], wanted: Sequence[Transform]) -> _Lost:
-    text = f"no common {transform_type.name}: they offered {_list(offered)}, we allow {_list(wanted)}"
-    return _Lost(text, _DEPTHS[transform_type])
+    def reason() -> str:
+        return f"no common {transform_type.name}: they offered {_list(offered)}, we allow {_list(wanted)}"
+
+    return _Lost(reason, _DEPTHS[transform_type])
+
+
+def _beside_aead(encr: Transform, offered: Sequence[Transform]) -> _Lost:
+    return _Lost(lambda: f"{encr} brings its own ICV, but INTEG {_list(offered)} comes with it", 2)
 
 
 def _refusal(offered: Sequence[Proposal], configured: Sequence[Proposal], misses: dict[int, _Lost]) -> str:

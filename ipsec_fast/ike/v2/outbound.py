@@ -16,7 +16,7 @@ from ...errors import IpsecFastError
 from ...iana import ExchangeType
 from ...model import Path
 from ..asks import Steps
-from ..events import Outer
+from ..events import NO_ANSWER, Outer
 from ..header import IkeHeader
 from ..timers import TimerKind
 from .exchange import Exchange
@@ -28,18 +28,39 @@ from .payloads import Payload
 from .states import AUTHENTICATED, State
 from .window import Datagrams, Outstanding, retransmit_wait
 
+QUEUE_MAX = 1024  # exchanges that wait for one peer, over all its IKE SAs: more than all its children need
+QUEUE_COUNTED = 64  # a shorter one is never full
+TOLD_SENDS = 3  # so many without an answer, and the operator hears of it
 SENDS_PER_SIZE = 2  # of one request or response, until it is tried smaller
 
 # --- the queue
 
 
 def submit(sa: IkeSA, exchange: Exchange) -> None:
-    """Into the queue, behind those of its own priority; it leaves at once if nothing of ours is outstanding."""
-    if sa.is_closed:
+    """Into the queue, behind those of its own priority; it leaves at once if nothing of ours is outstanding.
+
+    Not if the like of it waits there already. A queue that is full fails it: a peer may leave our requests unanswered for long.
+    """
+    if sa.is_closed or is_queued(sa, exchange.twin):
+        return
+    if exchange.priority <= 0 and _is_full(sa):  # deletes are as many as there are children
+        sa.core.counters["queue_full"] += 1
+        exchange.failed(sa, f"{QUEUE_MAX} exchanges wait for {sa.remote_id or sa.path.remote} already")
         return
     place = next((i for i, queued in enumerate(sa.queue) if queued.priority < exchange.priority), len(sa.queue))
     sa.queue.insert(place, exchange)
     start_next(sa)
+
+
+def is_queued(sa: IkeSA, twin: object) -> bool:
+    return twin is not None and any(queued.twin == twin for queued in sa.queue)
+
+
+def _is_full(sa: IkeSA) -> bool:
+    """By itself, or together with the other IKE SAs of its peer."""
+    if len(sa.queue) < QUEUE_COUNTED:
+        return False
+    return len(sa.queue) + sum(len(one.queue) for one in sa.core.with_peer(sa) if one is not sa) >= QUEUE_MAX
 
 
 def submit_put_off(sa: IkeSA) -> None:
@@ -136,7 +157,10 @@ def retransmit(sa: IkeSA, *, as_it_is: bool = False) -> None:
         sa.core.counters["given_up"] += 1
         what = ExchangeType(own.exchange).name
         sa.progress(f"giving up: no answer to {own.sends} sends of {what} from {sa.path.remote}")
-        reason = f"{sa.path.remote} does not answer ({own.sends} sends of {what})"
+        if sa.state is State.CONNECTING:
+            reason = f"{_unanswered(sa, own)} It does not answer {what} and is given up"
+        else:
+            reason = f"{sa.path.remote} does not answer ({own.sends} sends of {what})"
         sa.close(reason, failed=sa.state is not State.DELETING and sa.state is not State.REKEYED)
         return
     if own.probe:
@@ -154,6 +178,19 @@ def _count_send(sa: IkeSA, own: Outstanding) -> None:
     sa.core.counters["retransmits"] += 1
     parts = f" in {len(own.datagrams)} fragments" if len(own.datagrams) > 1 else ""
     sa.progress(f"retransmit {own.sends - 1} of request with message ID {own.message_id}{parts}", group="net")
+    if sa.state is State.CONNECTING and own.sends >= TOLD_SENDS:
+        # once for the log, later ones for who waits and wants to know
+        sa.progress(_unanswered(sa, own), group="net", level=2 if sa.told_unanswered else 0)
+        sa.told_unanswered = True
+
+
+def _unanswered(sa: IkeSA, own: Outstanding) -> str:
+    """What the operator should look at where a new IKE SA gets no answer."""
+    waited_s = max(1, round(sa.core.now - sa.asked_at))
+    begun = own.exchange == ExchangeType.IKE_SA_INIT
+    where = "UDP 500 and 4500" if begun else f"UDP {sa.path.remote_port} (IKE_SA_INIT was answered)"
+    text = f"{NO_ANSWER}{sa.path.remote} to {own.sends} requests in {waited_s} s"
+    return f"{text}; is it up, does a firewall drop {where}?"
 
 
 def _probe_again(sa: IkeSA, own: Outstanding, *, as_it_is: bool) -> None:

@@ -24,6 +24,7 @@ MAX_ATTRIBUTES = 16
 _LAST, _MORE_PROPOSALS, _MORE_TRANSFORMS = 0, 2, 3
 _PROPOSAL_HEAD = Struct("!BBBB")
 _TRANSFORM_HEAD = Struct("!BxHBxH")
+_ONE_ATTRIBUTE = Struct("!HH")
 _KEY_LENGTH = 14
 _TYPE_VALUE = 0x8000  # attribute format bit: type/value, without a length of its own
 
@@ -98,6 +99,13 @@ def _decode_transform(outer: Reader, *, is_last: bool) -> Transform:
         raise ParseError("proposal: its number of transforms and their chain disagree")
     if length == _TRANSFORM_HEAD.size:
         return Transform(transform_type, transform_id)
+    if length == _TRANSFORM_HEAD.size + _ONE_ATTRIBUTE.size:  # nearly all that have any; by the hundred in one datagram
+        attribute, value = outer.unpack(_ONE_ATTRIBUTE)
+        if attribute == _TYPE_VALUE | _KEY_LENGTH:
+            return Transform(transform_type, transform_id, value)
+        if attribute & _TYPE_VALUE or not value:
+            return Transform(transform_type, transform_id, None, True)
+        raise ParseError(f"transform attributes: {value} bytes wanted, 0 left")
     key_bits, unknown = _decode_attributes(outer.sub(length - _TRANSFORM_HEAD.size, "transform attributes"))
     return Transform(transform_type, transform_id, key_bits, unknown)
 

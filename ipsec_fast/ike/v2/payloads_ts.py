@@ -1,4 +1,5 @@
-"""Traffic Selector payloads (RFC 7296 section 3.13). One bad selector makes the whole payload bad.
+"""Traffic Selector payloads (RFC 7296 section 3.13). One bad selector makes the whole payload bad; one of a type that we do not
+know is left out, since narrowing may do that (section 2.9).
 
 Ports 65535-0 are OPAQUE (RFC 4301 section 4.4.1.1), any other range runs upwards. Used through payloads.py.
 """
@@ -14,7 +15,8 @@ from ...iana import PayloadType, TSType
 from ...model import Address, TrafficSelector
 from ..reader import Reader
 
-_SELECTOR_HEAD = Struct("!BBHHH")
+SELECTORS_MAX = 255  # the count is one byte
+_SELECTOR_HEAD, _PORTS = Struct("!BBH"), Struct("!HH")
 _ADDRESS_BYTES = {TSType.IPV4_ADDR_RANGE: 4, TSType.IPV6_ADDR_RANGE: 16}
 
 
@@ -30,10 +32,17 @@ class TsPayload:
 
     type_: PayloadType  # TSI or TSR
     selectors: tuple[TrafficSelector, ...]
+    unread: tuple[int, ...] = ()  # the types of selectors that we do not know; they are not encoded again
 
     @property
     def type(self) -> PayloadType:
         return self.type_
+
+    @property
+    def unread_text(self) -> str:
+        """`2 TSi selectors of type 9, 10`."""
+        types = ", ".join(map(str, sorted(set(self.unread))))
+        return f"{len(self.unread)} {self.type_.name} selectors of type {types}"
 
     @classmethod
     def decode(cls, body: bytes, type_: PayloadType = PayloadType.TSI) -> TsPayload:
@@ -42,16 +51,20 @@ class TsPayload:
         if not count:
             raise ParseError(f"{type_.name} payload: no selector in it")
         reader.skip(3)
-        selectors = tuple(_decode_selector(reader) for _ in range(count))
+        found = [_decode_selector(reader) for _ in range(count)]
         reader.expect_end()
-        return cls(type_, selectors)
+        selectors = tuple(one for one in found if isinstance(one, TrafficSelector))
+        return cls(type_, selectors, tuple(one for one in found if not isinstance(one, TrafficSelector)))
 
     def encode(self) -> bytes:
+        if not 1 <= len(self.selectors) <= SELECTORS_MAX:
+            raise UsageError(f"{self.type_.name} payload: {len(self.selectors)} selectors, 1 to {SELECTORS_MAX} fit in")
         return bytes([len(self.selectors), 0, 0, 0]) + b"".join(_encode_selector(ts) for ts in self.selectors)
 
 
-def _decode_selector(outer: Reader) -> TrafficSelector:
-    """
+def _decode_selector(outer: Reader) -> TrafficSelector | int:
+    """A selector, or its type where we do not know that.
+
     +-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+
     |   TS Type     |IP Protocol ID |       Selector Length         |
     +-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+
@@ -62,12 +75,14 @@ def _decode_selector(outer: Reader) -> TrafficSelector:
     ~                         Ending Address                        ~
     +-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+
     """
-    ts_type, protocol, length, start_port, end_port = outer.unpack(_SELECTOR_HEAD)
+    ts_type, protocol, length = outer.unpack(_SELECTOR_HEAD)
     address_bytes = _ADDRESS_BYTES.get(ts_type)
     if address_bytes is None:
-        raise ParseError(f"{outer.what}: selector type {ts_type}, 7 (IPv4 range) or 8 (IPv6 range) wanted")
-    if length != _SELECTOR_HEAD.size + 2 * address_bytes:
+        outer.skip(length - _SELECTOR_HEAD.size)
+        return int(ts_type)
+    if length != _SELECTOR_HEAD.size + _PORTS.size + 2 * address_bytes:
         raise ParseError(f"{outer.what}: a selector of type {ts_type} with {length} bytes")
+    start_port, end_port = outer.unpack(_PORTS)
     start, end = outer.take(address_bytes), outer.take(address_bytes)
     try:
         return TrafficSelector(_address(start), _address(end), protocol, start_port, end_port)

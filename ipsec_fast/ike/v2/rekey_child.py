@@ -9,13 +9,15 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from ...errors import NegotiationError
 from ...iana import NotifyType, name_of
 from ..asks import Steps
 from ..timers import TimerKind
 from .child_sa import ChildGoneError, ChildSA, PeerChildRekey, close_child
-from .child_setup import Selectors
+from .child_setup import ChildChoice, Selectors, check_not_narrower
 from .collide import Nonces, own_is_redundant
 from .create_child import CreateChild
+from .exchange import rekey_twin
 from .ike_sa import REPLACED_S, IkeSA
 from .informational import DeleteChild
 from .message import Message
@@ -25,6 +27,9 @@ from .states import ChildState
 
 BACKOFF_FIRST_S = 5.0
 BACKOFF_CAP_S = 60.0
+NARROWED_WAIT_S = (
+    30.0  # a peer that narrows in a rekey may have another policy now; it gives up the old SA after 100 s or so
+)
 RESPONSE_READ_S = 10.0  # what we made as responder may be unknown to the peer for so long: retransmissions
 
 
@@ -41,10 +46,17 @@ class RekeyChild(CreateChild):
         self.old = old
         self._peer_may_lack_it = False
 
+    @property
+    def twin(self) -> object:
+        return rekey_twin(self.old.child_id)
+
     def is_wanted(self, sa: IkeSA) -> bool:
         wanted = not sa.is_closed and self.old.child_id in sa.children
         if wanted and self.old.own_rekey is self:  # another group
             return True
+        if wanted and self.old.narrowed_in_rekey:
+            submit(sa, ReplaceChild(self.old))
+            return False
         wanted = wanted and self.old.state is ChildState.INSTALLED
         if wanted:
             self.old.enter(ChildState.REKEYING)
@@ -60,6 +72,13 @@ class RekeyChild(CreateChild):
 
     def _selectors(self, sa: IkeSA) -> tuple[Selectors, Selectors]:
         return self.old.local_ts, self.old.remote_ts
+
+    def _check(self, message: Message, choice: ChildChoice) -> None:
+        try:
+            check_not_narrower(choice, self.old)
+        except NegotiationError:
+            self.old.narrowed_in_rekey = self.old.resource is None
+            raise
 
     def _is_redundant(self, sa: IkeSA, nonces: Nonces) -> bool:
         peers = self._peers(sa)
@@ -140,7 +159,30 @@ class RekeyChild(CreateChild):
             return
         old.peer_rekey = None
         old.enter(ChildState.INSTALLED)
-        wait_s = backoff_s(sa, old.rekey_failures)
+        wait_s = NARROWED_WAIT_S if old.narrowed_in_rekey else backoff_s(sa, old.rekey_failures)
         old.rekey_failures += 1
         sa.progress(f"rekey of CHILD SA {old.name}{{{old.child_id}}} failed: {reason}; again in {wait_s:.0f} s")
         sa.set_timer(TimerKind.CHILD_REKEY, wait_s, old.child_id)
+
+
+class ReplaceChild(CreateChild):
+    """A new Child SA in the place of one whose rekey the peer has narrowed: a new one may be narrower (section 2.9.2 is about rekeys)."""
+
+    def __init__(self, old: ChildSA) -> None:
+        super().__init__(old.config)
+        self.old = old
+
+    def is_wanted(self, sa: IkeSA) -> bool:
+        return not sa.is_closed and self.old.child_id in sa.children and self.old.state is ChildState.INSTALLED
+
+    def _established(self, sa: IkeSA, child: ChildSA) -> None:
+        self.old.replaced_by = child.child_id
+        if self.is_wanted(sa):
+            submit(
+                sa, DeleteChild(self.old, "replaced: the peer has narrowed it", grace_s=sa.core.settings.old_inbound_s)
+            )
+
+    def failed(self, sa: IkeSA, reason: str) -> None:
+        super().failed(sa, reason)
+        if self.is_wanted(sa):
+            sa.set_timer(TimerKind.CHILD_REKEY, NARROWED_WAIT_S, self.old.child_id)

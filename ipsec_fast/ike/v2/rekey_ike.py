@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
 
-from ...errors import NegotiationError, ParseError
+from ...errors import IpsecFastError, NegotiationError, ParseError
 from ...iana import ExchangeType, NotifyType, TransformType, name_of
 from ...model import Proposal
 from ..asks import Steps, ask_key_pair, ask_shared_secret
@@ -25,6 +25,7 @@ from .informational import DeleteIke
 from .keymat import IkeKeymat, ike_suite_of, rekeyed_keys
 from .lifetime import stop_child_timers
 from .message import Message
+from .moves import inherit
 from .negotiate import check_chosen, numbered, wanted_group
 from .outbound import submit
 from .payloads import KePayload, NoncePayload, NotifyPayload, SaPayload
@@ -64,6 +65,10 @@ class RekeyIke(Exchange):
         self._spi = b""
         self._ni = b""
 
+    @property
+    def twin(self) -> object:
+        return self.name
+
     def is_wanted(self, sa: IkeSA) -> bool:
         return sa.own_rekey is self or (sa.state is State.ESTABLISHED and not sa.is_being_reauthenticated)
 
@@ -95,6 +100,15 @@ class RekeyIke(Exchange):
             return
         if error is not None:
             raise NegotiationError(f"the peer refused with {name_of(NotifyType, error.notify)}")
+        try:
+            yield from self._complete(sa, message)
+        except IpsecFastError as problem:
+            # the peer has moved the children to an IKE SA that we cannot use: it is told, and all is negotiated anew
+            if sa.peer_rekey is None and not sa.is_closed:
+                submit(sa, DeleteIke(f"the answer to its rekey cannot be used: {problem}", failed=True))
+            raise
+
+    def _complete(self, sa: IkeSA, message: Message) -> Steps[None]:
         answer, nonce, ke = message.get(SaPayload), message.get(NoncePayload), message.get(KePayload)
         if answer is None or nonce is None or ke is None or self._key_pair is None:
             raise ParseError("a response to an IKE rekey without SA, nonce or KE")
@@ -224,6 +238,8 @@ def _make(old: IkeSA, proposal: Proposal, shared: Secret, nonces: Nonces, *, own
     new.fragments = old.fragments  # RFC 7383 section 2.3: negotiated once, for all that rekeys make
     new.peers_rekeys = old.peers_rekeys
     new.replaced = (*_still_open(old), old)
+    old.kin[:] = [*(one for one in old.kin if one is not old and not one.is_closed), old, new]
+    new.kin = old.kin
     new.keymat = IkeKeymat(suite, keys, initiator=initiator, random=core.random)
     new.enter(State.ESTABLISHED)
     new.last_inbound_at = core.now
@@ -237,6 +253,7 @@ def _adopt(old: IkeSA, new: IkeSA) -> None:
         return
     core = old.core
     new.establish(replaces=old)
+    inherit(new, old)
     for child in old.children.values():
         try_again_at = core.timers.at(child.rekey_timer(old.ike_id))
         stop_child_timers(old, child)

@@ -68,6 +68,7 @@ def make(core: Core, record: IkeRecord, connection: ConnectionConfig) -> IkeSA:
     for child in record.children:
         core.keep_id("child", child.child_id)
     core.add(sa)
+    core.note_peer(sa)
     sa.enter(State.ESTABLISHED)
     return sa
 
@@ -144,6 +145,7 @@ def _make_child(record: ChildRecord, config: ChildConfig, resources: int) -> Chi
         rekey_at=record.rekey_at,
         life_at=record.life_at,
         place=Place(record.in_group, resource),
+        narrowed=record.narrowed,
     )
 
 

@@ -1,8 +1,10 @@
 """Which payloads a message may hold, as a table to check against RFC 7296 sections 1.2 to 1.4 and appendix C.
 
 `check_payloads` judges a decoded message before any handler sees it: an unknown payload with its critical bit gives
-UNSUPPORTED_CRITICAL_PAYLOAD, a missing, doubled or misplaced payload INVALID_SYNTAX. Unknown payloads without the bit,
-Vendor IDs, and unknown notifies are let through and mean nothing. What a payload says is for the exchanges to judge.
+UNSUPPORTED_CRITICAL_PAYLOAD, a missing or doubled payload INVALID_SYNTAX, and so does an identity that
+is empty or too long. Unknown payloads without the bit, known ones that the
+message has no use for, Vendor IDs, and unknown notifies are let through and mean nothing: no handler reads them. What a payload
+says is for the exchanges to judge.
 Called by the IKE SA for requests and responses alike.
 """
 
@@ -15,8 +17,9 @@ from types import MappingProxyType
 
 from ...errors import ParseError, RemoteError
 from ...iana import ExchangeType, NotifyType, PayloadType, ProtocolId, name_of
+from ...model import IDENTITY_MAX_BYTES
 from .message import MAX_PAYLOADS
-from .payloads import EncryptedPayload, NotifyPayload, Payload, SaPayload, UnknownPayload
+from .payloads import EncryptedPayload, IdPayload, NotifyPayload, Payload, SaPayload, UnknownPayload
 
 _SA, _KE, _NONCE = PayloadType.SA, PayloadType.KE, PayloadType.NONCE
 _IDI, _IDR, _AUTH = PayloadType.IDI, PayloadType.IDR, PayloadType.AUTH
@@ -40,8 +43,7 @@ def _rule(encrypted: bool, counts: dict[int, Range]) -> Rule:
 
 _ONE, _MAYBE, _ANY = (1, 1), (0, 1), (0, MAX_PAYLOADS)
 
-# Notifies and Vendor IDs may stand in every message. Payload types that we keep unread (CERT, CERTREQ, CP, EAP) are let
-# through everywhere, as is everything unknown.
+# Notifies and Vendor IDs may stand in every message. Every other type is let through too, and ignored.
 RULES: dict[tuple[int, bool], Rule] = {  # (exchange, is a response)
     # HDR, SAi1, KEi, Ni -->                                  <-- HDR, SAr1, KEr, Nr
     (ExchangeType.IKE_SA_INIT, False): _rule(False, {_SA: _ONE, _KE: _ONE, _NONCE: _ONE}),
@@ -58,12 +60,13 @@ RULES: dict[tuple[int, bool], Rule] = {  # (exchange, is a response)
     (ExchangeType.INFORMATIONAL, False): _rule(True, {_DELETE: _ANY}),
     (ExchangeType.INFORMATIONAL, True): _rule(True, {_DELETE: _ANY}),
 }
+# an initiator that wants EAP, whose first request has no AUTH (section 2.16):  HDR, SK {IDi, [IDr,] SAi2, TSi, TSr} -->
+EAP_WANTED = _rule(True, {_IDI: _ONE, _IDR: _MAYBE, _SA: _MAYBE, _TSI: _MAYBE, _TSR: _MAYBE})
 # rekey of the IKE SA:  HDR, SK {SA, Ni, KEi} -->             <-- HDR, SK {SA, Nr, KEr}
 IKE_REKEY = _rule(True, {_SA: _ONE, _NONCE: _ONE, _KE: _ONE})
 
 # The shape of a response that refuses, or wants the request again: it holds what its table row holds, or less.
 _RETRY_NOTIFIES = frozenset({NotifyType.COOKIE})
-_EVERYWHERE = frozenset({PayloadType.NOTIFY, PayloadType.VENDOR})
 _FIRST_KNOWN, _LAST_KNOWN = PayloadType.SA, PayloadType.EAP  # RFC 7296's own; on these the critical bit means nothing
 
 
@@ -75,11 +78,12 @@ def check_payloads(exchange: int, response: bool, payloads: Sequence[Payload], *
     """
     _check_shape(exchange, payloads, encrypted)
     _check_critical(payloads, response)
+    _check_identities(payloads)
     rule = _rule_for(exchange, response, payloads)
     counts: Counter[int] = Counter(p.type for p in payloads if not isinstance(p, UnknownPayload))
     title = f"{name_of(ExchangeType, exchange)} {'response' if response else 'request'}"
     for payload_type, count in counts.items():
-        most = MAX_PAYLOADS if payload_type in _EVERYWHERE else rule.counts.get(payload_type, (0, 0))[1]
+        most = rule.counts.get(payload_type, _ANY)[1]
         if count > most:
             raise ParseError(f"{title}: {count} {_name(payload_type)} payloads, at most {most} may stand there")
     if response and _refuses(payloads):
@@ -112,10 +116,20 @@ def _check_critical(payloads: Sequence[Payload], response: bool) -> None:
             )
 
 
+def _check_identities(payloads: Sequence[Payload]) -> None:
+    """An empty one names nobody; one without end would fill our memory, our log and every list of SAs."""
+    for payload in payloads:
+        if isinstance(payload, IdPayload) and not 1 <= len(payload.identity.data) <= IDENTITY_MAX_BYTES:
+            has = f"an identity of {len(payload.identity.data)} bytes"
+            raise ParseError(f"{_name(payload.type)} payload: {has}, 1 to {IDENTITY_MAX_BYTES} are taken")
+
+
 def _rule_for(exchange: int, response: bool, payloads: Sequence[Payload]) -> Rule:
     rule = RULES.get((exchange, response))
     if rule is None:
         raise ParseError(f"exchange type {exchange} is not one of ours")
+    if exchange == ExchangeType.IKE_AUTH and not response and not any(p.type == _AUTH for p in payloads):
+        return EAP_WANTED
     if exchange != ExchangeType.CREATE_CHILD_SA:
         return rule
     sa = next((p for p in payloads if isinstance(p, SaPayload)), None)

@@ -19,6 +19,7 @@ from ..timers import TimerKind
 from .child_setup import groups_of
 from .collide import Nonces
 from .exchange import Payloads
+from .group_retry import group_in
 from .ike_auth import IkeAuth
 from .ike_sa import ZERO_SPI, IkeSA, InitOctets
 from .keymat import IkeKeymat, first_keys, ike_suite_of
@@ -26,6 +27,7 @@ from .message import Message, decode_message
 from .negotiate import check_chosen, numbered
 from .outbound import send_request, submit
 from .payloads import KePayload, NoncePayload, NotifyPayload, SaPayload
+from .reflection import refuse_reflected
 from .rules import check_payloads
 from .states import State
 
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
 
 NONCE_BYTES = 32  # at least half of the largest PRF key (section 2.10)
 RETRIES_MAX = 5
+COOKIES_MAX = 2  # with one KE payload: a second one where the peer's secret has changed
 GROUP_RETRIES_MAX = 3
 PORT_NAT_T = 4500
 
@@ -50,8 +53,10 @@ class Attempt:
     groups_tried: set[int] = field(default_factory=set)
     retries: int = 0
     group_retries: int = 0
+    cookies: int = 0  # that the peer has asked for since the last change of the group
     request: bytes = b""
     error: str = ""
+    was_reflected: bool = False  # and told
 
     def close(self) -> None:
         if self.key_pair is not None:
@@ -83,6 +88,7 @@ def _send(sa: IkeSA, attempt: Attempt, group: int) -> Steps[None]:
             return
         attempt.close()
         attempt.key_pair = key_pair
+    sa.core.shown.add(sa.ike_id, attempt.ni, attempt.key_pair.public)
     cookie = (NotifyPayload(NotifyType.COOKIE, attempt.cookie),) if attempt.cookie is not None else ()
     payloads: Payloads = (
         *cookie,
@@ -173,6 +179,9 @@ def _retry_with_cookie(sa: IkeSA, attempt: Attempt, cookie: bytes) -> Steps[None
         return  # the answer to an earlier send of the same request
     if not 1 <= len(cookie) <= 64:
         raise NegotiationError(f"a COOKIE of {len(cookie)} bytes, 1 to 64 wanted")
+    attempt.cookies += 1
+    if attempt.cookies > COOKIES_MAX:
+        raise NegotiationError(f"{sa.path.remote} asked for another COOKIE more than {COOKIES_MAX} times")
     _count_retry(attempt)
     if attempt.key_pair is None:
         return
@@ -182,15 +191,15 @@ def _retry_with_cookie(sa: IkeSA, attempt: Attempt, cookie: bytes) -> Steps[None
 
 def _retry_with_group(sa: IkeSA, attempt: Attempt, data: bytes) -> Steps[None]:
     """<-- HDR(A,0), N(INVALID_KE_PAYLOAD): the same proposals again, with the KE payload of another group of ours."""
-    group = int.from_bytes(data, "big")
+    group = group_in(data)
     if attempt.key_pair is not None and group == attempt.key_pair.group:
         return  # an earlier send's answer, once more
     name = name_of(Group, group)
-    if len(data) != 2 or group not in groups_of(attempt.proposals):
+    if group not in groups_of(attempt.proposals):
         raise NegotiationError(f"{sa.path.remote} wants group {name}, which we did not offer")
     if group in attempt.groups_tried:
         raise NegotiationError(f"{sa.path.remote} wants group {name} again, which it refused before")
-    attempt.group_retries += 1
+    attempt.group_retries, attempt.cookies = attempt.group_retries + 1, 0
     if attempt.group_retries > GROUP_RETRIES_MAX:
         raise NegotiationError(f"{sa.path.remote} asked for another group more than {GROUP_RETRIES_MAX} times")
     _count_retry(attempt)
@@ -206,6 +215,7 @@ def _complete(sa: IkeSA, attempt: Attempt, message: Message, data: bytes, path: 
     spi_r = message.header.spi_r
     if spi_r == ZERO_SPI:
         raise NegotiationError("an IKE_SA_INIT response with a responder SPI of zero")
+    refuse_reflected(sa.core, message)
     proposal = check_chosen(attempt.proposals, answer.proposals)
     suite = ike_suite_of(proposal)
     if suite.group != ke.group or ke.group != attempt.key_pair.group:

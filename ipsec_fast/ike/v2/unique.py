@@ -27,7 +27,7 @@ _STANDING = (State.ESTABLISHED, State.REKEYING)
 
 def same_peer(sa: IkeSA) -> Iterator[IkeSA]:
     """The other authenticated IKE SAs between these identities; where any identity may answer us, with that address."""
-    for other in tuple(sa.core.sas.values()):
+    for other in sa.core.with_peer(sa):
         if other is sa or other.established_at is None or other.local_id != sa.local_id or other.remote_id is None:
             continue
         if other.path.remote == sa.path.remote if sa.remote_id is None else other.remote_id.matches(sa.remote_id):
@@ -48,6 +48,7 @@ def is_first_contact(sa: IkeSA) -> bool:
 def admit(sa: IkeSA, *, initial_contact: bool) -> None:
     """NegotiationError where the authenticated peer may not have this one too."""
     others = list(same_peer(sa))
+    _admit_to_connection(sa, len(others))
     if initial_contact and sa.config.unique is not Unique.NEVER:
         return  # the others go
     most = sa.core.settings.ike_sas_per_peer
@@ -65,6 +66,14 @@ def admit(sa: IkeSA, *, initial_contact: bool) -> None:
         ):
             text = f"unique = keep: {sa.remote_id} has an IKE SA already, at {other.path.remote}"
             raise NegotiationError(text, NotifyType.AUTHENTICATION_FAILED)
+
+
+def _admit_to_connection(sa: IkeSA, others: int) -> None:
+    """Where any identity will do, one holder of the secret could invent any number of peers."""
+    most = sa.core.settings.ike_sas_per_connection
+    if sa.config.remote_id is None and not others and sa.core.count_anybody(sa.name) >= most:
+        text = f"connection {sa.name}, whose peers may have any identity, has {most} IKE SAs already, the most"
+        raise NegotiationError(text, NotifyType.AUTHENTICATION_FAILED)
 
 
 def _same_place(sa: IkeSA, other: IkeSA) -> bool:
@@ -85,12 +94,21 @@ def settle(sa: IkeSA, *, initial_contact: bool) -> None:
             other.close("replaced: its peer had fallen silent", failed=False)
         elif other.name != sa.name or other.state not in _STANDING:
             continue
+        elif _takes_over(sa, other):
+            text = f"{sa.remote_id} has an IKE SA at {other.path.remote} too; traffic for the same networks goes to the newer one"
+            sa.progress(f"{text}. If those are two hosts, give each an identity of its own", level=0)
         elif other.silent_since is not None:
             submit(other, DeleteIke("replaced: its peer had fallen silent"))
         elif policy is Unique.REPLACE and not sa.initiator:
             _replace(sa, other)
         elif policy is not Unique.NEVER and _crosses(sa, other):
             _watch_duplicate(sa, other)
+
+
+def _takes_over(sa: IkeSA, other: IkeSA) -> bool:
+    """Nothing ends the other one, and it is somewhere else: a host that has moved, or two hosts with one identity."""
+    ends = sa.config.unique is Unique.REPLACE or other.silent_since is not None or _crosses(sa, other)
+    return not sa.initiator and not ends and not _same_place(sa, other)
 
 
 def _replace(sa: IkeSA, other: IkeSA) -> None:

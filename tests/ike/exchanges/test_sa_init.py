@@ -8,6 +8,7 @@ from ipaddress import ip_address
 
 import pytest
 from pair import ADDRESS_A, ADDRESS_B, Pair, Sent, connection, perfect
+from tampering import added, change_one
 
 from ipsec_fast.iana import ExchangeType, NotifyType
 from ipsec_fast.ike.config import EndpointSettings
@@ -135,14 +136,49 @@ def test_the_cookie_is_kept_across_a_group_retry() -> None:
     assert len({m.get(SaPayload) for m in messages}) == 1, "full proposals again"
 
 
-def test_endless_cookies_end_after_five_retries() -> None:
+def test_endless_cookies_end_after_two() -> None:
     pair = Pair(network=lambda sent: ())
     pair.initiate()
     for count in range(20):
         pair.inject("a", refusal(requests(pair)[-1], NotifyType.COOKIE, bytes([count + 1]) * 16), A_SEES_B)
-    assert len(requests(pair)) == 6
+    assert len(requests(pair)) == 1 + 2
     pair.run(6)
     assert not pair.a.views()
+    assert "asked for another COOKIE" in pair.a.of(IkeDown)[0].reason
+
+
+def test_each_group_may_cost_two_cookies_and_all_of_it_ends() -> None:
+    pair = Pair(connection("a", ike=("aes128gcm16-prfsha256-x25519-ecp256-ecp384",)), network=lambda sent: ())
+    pair.initiate()
+    for count in range(30):
+        if count % 4 == 3:
+            group = (19, 20)[count // 4 % 2].to_bytes(2, "big")
+            pair.inject("a", refusal(requests(pair)[-1], NotifyType.INVALID_KE_PAYLOAD, group), A_SEES_B)
+        else:
+            pair.inject("a", refusal(requests(pair)[-1], NotifyType.COOKIE, bytes([count + 1]) * 16), A_SEES_B)
+    assert len(requests(pair)) == 6, "five retries in all"
+    pair.run(6)
+    assert not pair.a.views()
+
+
+@pytest.mark.parametrize("in_auth", [False, True])
+def test_a_redirect_is_ignored(monkeypatch: pytest.MonkeyPatch, in_auth: bool) -> None:
+    """RFC 5685: we never announce REDIRECT_SUPPORTED, so nobody may send us elsewhere."""
+    redirect = NotifyPayload(NotifyType.REDIRECT, b"\x01\x04\xc0\x00\x02\x63")
+    if in_auth:
+        pair = Pair()
+        change_one(monkeypatch, pair, "b", ExchangeType.IKE_AUTH, response=True, change=added(redirect))
+        pair.up()
+    else:
+        pair = Pair(network=lambda sent: ())
+        pair.initiate()
+        pair.inject("a", refusal(requests(pair)[-1], redirect.notify, redirect.data), A_SEES_B)
+        assert len(requests(pair)) == 1
+        pair.network = perfect
+        pair.run(8.0)
+        pair.check_one_pair()
+    assert not any(m.notify(NotifyType.REDIRECT_SUPPORTED) for m in map(decode_message, requests(pair)))
+    assert {sent.path.remote for sent in pair.sent if sent.sender == "a"} == {ADDRESS_B}
 
 
 # --- another group

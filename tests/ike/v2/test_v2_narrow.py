@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from ipsec_fast.errors import NegotiationError
 from ipsec_fast.iana import NotifyType
-from ipsec_fast.ike.v2.narrow import MAX_SELECTORS, check_narrowed, narrow
+from ipsec_fast.ike.v2.narrow import MAX_SELECTORS, check_narrowed, covers, fold, narrow, narrow_both, reduced
 from ipsec_fast.model import TrafficSelector
 
 parse = TrafficSelector.parse
@@ -125,3 +125,72 @@ def test_a_responder_cannot_return_more_than_the_limit() -> None:
     hosts = [TrafficSelector.host(ip_address(i)) for i in range(1000, 1000 + MAX_SELECTORS + 1)]
     with pytest.raises(NegotiationError, match="returned 65 selectors"):
         check_narrowed(of("0.0.0.0/0"), hosts)
+
+
+# --- both sides, and what choosing among children needs
+
+
+@given(_lists, small())
+@settings(max_examples=400)
+def test_what_covers_one_passes_all_that_it_passes(selectors: list[TrafficSelector], one: TrafficSelector) -> None:
+    """It may miss a cover that is laid like bricks, by addresses and ports at once; it never sees one that is not there."""
+    everything = passing(selectors) >= passing([one])
+    if covers(selectors, one):
+        assert everything
+    if any(ts.contains(one) for ts in selectors):
+        assert covers(selectors, one)
+
+
+@given(_lists)
+@settings(max_examples=400)
+def test_folding_and_reducing_keep_the_traffic(selectors: list[TrafficSelector]) -> None:
+    for fewer in (fold(selectors), reduced(selectors)):
+        assert passing(fewer) == passing(selectors)
+        assert len(fewer) <= len(selectors)
+    assert reduced(selectors)[0] == selectors[0]
+
+
+@given(_lists, _lists, _lists, _lists)
+@settings(max_examples=100)
+def test_narrowing_both_sides_passes_what_both_allow(
+    tsi: list[TrafficSelector],
+    tsr: list[TrafficSelector],
+    local: list[TrafficSelector],
+    remote: list[TrafficSelector],
+) -> None:
+    try:
+        common = narrow_both(tsi, tsr, local, remote)
+    except NegotiationError:
+        return
+    assert passing(common.remote) <= passing(tsi) & passing(remote)
+    assert passing(common.local) <= passing(tsr) & passing(local)
+    assert 0 < common.share <= 1
+    assert common.left_out == 0
+    if all(any(ts.contains(first) for ts in ours) for first, ours in ((tsi[0], remote), (tsr[0], local))):
+        kinds = {(ts.version, ts.protocol) for ts in (tsi[0], tsr[0])}
+        assert common.holds_first or len(kinds) == 2, "a first selector may meet nothing of the other side"
+
+
+def test_the_longest_offer_against_a_long_configuration_costs_a_bounded_number_of_steps(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """255 selectors that all overlap, copies, port after port: looked at once each, whatever they are."""
+    made = [0]
+    intersect = TrafficSelector.intersect
+
+    def counted(self: TrafficSelector, other: TrafficSelector) -> TrafficSelector | None:
+        made[0] += 1
+        return intersect(self, other)
+
+    monkeypatch.setattr(TrafficSelector, "intersect", counted)
+    configured = [TrafficSelector(ip_address(n << 9), ip_address((n << 9) + 255)) for n in range(255)]
+    offers = (
+        [TrafficSelector(ip_address(n), ip_address((1 << 30) + n)) for n in range(255)],
+        [TrafficSelector(ip_address(0), ip_address(2**32 - 1), 6, 2 * n, 2 * n) for n in range(255)],
+        list(of("0.0.0.0/0")) * 255,
+    )
+    for offered in offers:
+        made[0] = 0
+        common = narrow_both(reduced(offered), of("10.1.0.0/24"), of("10.1.0.0/24"), configured, policies=1024)
+        assert len(common.remote) == 255
+        assert made[0] < 1024

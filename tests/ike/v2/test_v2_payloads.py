@@ -219,9 +219,20 @@ def test_ts_count_must_agree(count: int) -> None:
     assert decoded(44, bytes([count, 0, 0, 0]) + selector() * 2) is None
 
 
-@pytest.mark.parametrize("type_", [t for t in range(256) if t != 7])
-def test_ts_of_another_type_makes_the_whole_payload_bad(type_: int) -> None:
-    assert decoded(45, b"\2\0\0\0" + selector() + selector(type_)) is None
+@pytest.mark.parametrize("type_", [t for t in range(256) if t not in (7, 8)])
+def test_ts_of_another_type_is_left_out_and_its_length_must_be_true(type_: int) -> None:
+    payload = decoded(45, b"\2\0\0\0" + selector(type_) + selector())
+    assert isinstance(payload, TsPayload)
+    assert ([str(ts) for ts in payload.selectors], payload.unread) == (["0.0.0.0/0"], (type_,))
+    for length in (0, 3, 65535):
+        assert decoded(45, b"\2\0\0\0" + selector(type_, length=length) + selector()) is None
+    alone = decoded(44, b"\1\0\0\0" + bytes([type_, 0, 0, 4]))
+    assert isinstance(alone, TsPayload)
+    assert (alone.selectors, alone.unread) == ((), (type_,))
+
+
+def test_ts_of_the_other_ip_version_has_its_own_length() -> None:
+    assert decoded(45, b"\2\0\0\0" + selector() + selector(8)) is None
 
 
 def test_ts_address_range_must_run_upwards() -> None:

@@ -1,0 +1,119 @@
+"""Which proposal to choose while several connections may be meant (RFC 7296 section 2.7).
+
+IKE_SA_INIT names nobody, so until IKE_AUTH every connection whose addresses fit is a candidate (RFC 4301 section 4.4.3.1). The choice
+is therefore the one that most of them can live with, and a group that was not sent is asked for only if most lack the one that was.
+Who names the peer's address counts before who takes any. Connections that share a list of proposals are weighed together, so that the
+cost goes with the lists. Pure functions; called by sa_init_answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from ...errors import NegotiationError
+from ...iana import TransformType
+from ...model import Proposal
+from ..config import ConnectionConfig
+from .child_setup import choose_with_group
+from .negotiate import choose_proposal
+from .offer import NoCommonProposal
+
+LISTS_MAX = 16  # that are weighed: a stranger's offer must not cost more with every connection
+
+NAMES_SHOWN = 6
+
+
+@dataclass(slots=True)
+class _List:
+    """Proposals that some candidates share: how many those are, and how many of them name the peer's address."""
+
+    proposals: tuple[Proposal, ...]
+    count: int = 0
+    named: int = 0
+    choice: Proposal | None = None  # what they would choose if they were alone
+
+
+def choose(
+    candidates: Sequence[ConnectionConfig], offered: Sequence[Proposal], ke_group: int
+) -> tuple[Proposal, tuple[ConnectionConfig, ...]]:
+    """The proposal, and the candidates that allow it, in their order. NegotiationError if none has anything in common with the offer."""
+    lists = _lists_of(candidates)
+    weighed = list(lists.values())[:LISTS_MAX]
+    refusal = _let_choose(weighed, offered, ke_group)
+    able = [one for one in weighed if one.choice is not None]
+    if not able:
+        raise NoCommonProposal(lambda: f"{refusal}{_others(candidates)}")
+    best = _best(able, offered, ke_group)
+    chosen = (best,)
+    allowing = {key for key, one in lists.items() if _allows(one.proposals, chosen)}
+    return best, tuple(one for one in candidates if id(one.proposals) in allowing)
+
+
+def _lists_of(candidates: Iterable[ConnectionConfig]) -> dict[int, _List]:
+    """By identity: to hash and compare long lists would cost more than it saves."""
+    lists: dict[int, _List] = {}
+    for one in candidates:
+        row = lists.setdefault(id(one.proposals), _List(one.proposals))
+        row.count += 1
+        row.named += bool(one.remote_addrs)
+    return lists
+
+
+def _let_choose(lists: Iterable[_List], offered: Sequence[Proposal], ke_group: int) -> NegotiationError | None:
+    """Each by its own order, with the group that was sent if it can. The first refusal."""
+    refusal: NegotiationError | None = None
+    for one in lists:
+        try:
+            one.choice = choose_with_group(offered, one.proposals, ke_group)
+        except NegotiationError as error:
+            refusal = refusal or error
+    return refusal
+
+
+def _others(candidates: Sequence[ConnectionConfig]) -> str:
+    """Whose proposals the refusal does not show."""
+    names = [one.name for one in candidates if one.proposals != candidates[0].proposals] if candidates else []
+    if not names:
+        return ""
+    left = len(names) - NAMES_SHOWN
+    more = f" and {left} more" if left > 0 else ""
+    return f" (connection {candidates[0].name}); nor with {', '.join(names[:NAMES_SHOWN])}{more}"
+
+
+def _best(able: Sequence[_List], offered: Sequence[Proposal], ke_group: int) -> Proposal:
+    choices = list(dict.fromkeys(one.choice for one in able if one.choice is not None))
+    if len(choices) == 1:
+        return choices[0]
+    total = sum(one.count for one in able)
+
+    def weight(choice: Proposal) -> tuple[int, bool, int, tuple[int, ...]]:
+        """Greater is better: who names the address, does the sent group do, how many allow it, what the peer likes best."""
+        allowing = [one for one in able if one.choice == choice or _allows(one.proposals, (choice,))]
+        count = sum(one.count for one in allowing)
+        is_sent = _group(choice) == ke_group and 2 * count >= total
+        return sum(one.named for one in allowing), is_sent, count, tuple(-place for place in _place(offered, choice))
+
+    return max(choices, key=weight)
+
+
+def _place(offered: Sequence[Proposal], choice: Proposal) -> tuple[int, ...]:
+    """Where it stands in the peer's own order: proposal, cipher, group."""
+    number = next((i for i, one in enumerate(offered) if one.number == choice.number), len(offered))
+    theirs = offered[number] if number < len(offered) else choice
+    types = (TransformType.ENCR, TransformType.KE)
+    found = (next((i for i, t in enumerate(theirs.of(kind)) if t == choice.one(kind)), 0) for kind in types)
+    return (number, *found)
+
+
+def _group(proposal: Proposal) -> int | None:
+    transform = proposal.one(TransformType.KE)
+    return transform.id if transform is not None else None
+
+
+def _allows(ours: Sequence[Proposal], chosen: tuple[Proposal]) -> bool:
+    try:
+        choose_proposal(chosen, ours)
+    except NegotiationError:
+        return False
+    return True
