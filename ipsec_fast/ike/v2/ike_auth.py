@@ -131,9 +131,8 @@ class IkeAuth(Exchange):
         _refuse_own(sa, sa.local_id, peer_id.identity)
         psk = yield from ask_credential(sa.name, sa.local_id, peer_id.identity)
         check_auth(sa, psk, sa.local_id, peer_id, auth)
-        if (
-            wanted is None and psk is not self._psk
-        ):  # any other peer of ours could have answered with a secret of its own
+        means_many = wanted is None or wanted.is_pattern
+        if means_many and psk is not self._psk:  # any other peer of ours could have answered with a secret of its own
             check_auth(sa, self._psk, sa.local_id, peer_id, auth)
         sa.remote_id = peer_id.identity
         sa.progress(f"authentication of {peer_id.identity} with pre-shared key successful")

@@ -192,6 +192,26 @@ def test_an_initiator_without_remote_id_takes_only_the_secret_that_it_proved_its
     assert "the pre-shared keys differ" in pair.a.log
 
 
+@pytest.mark.parametrize("knows", ["hers", "ours"])
+def test_nor_does_one_whose_remote_id_is_a_wildcard(monkeypatch, knows: str) -> None:
+    """mallory fits the wildcard and has a secret of her own with a; the one that a proves itself with is the wildcard's."""
+    ours, hers = b"the secret of all who end so", b"the secret of a with mallory alone"
+    keys = [
+        SharedKey("all", (named("a.example"), named("*.rome.example")), secret_from_buffer(bytearray(ours))),
+        SharedKey("mallory", (named("a.example"), named("mallory.rome.example")), secret_from_buffer(bytearray(hers))),
+    ]
+    claims = "mallory.rome.example" if knows == "hers" else "paris.rome.example"
+    a = connection("a", remote_id=named("*.rome.example"))
+    pair = Pair(a=a, b=connection("b", local_id=named(claims)))
+    answered_by(pair, "a", Peers([a]), Credentials(keys))
+    real = ike_auth.check_auth
+    monkeypatch.setattr(ike_auth, "check_auth", lambda sa, *rest: real(sa, *rest) if sa.initiator else None)
+    pair.b.psk = hers if knows == "hers" else ours
+    pair.initiate("a")
+    pair.run(4.0)
+    assert bool(pair.a.views("ESTABLISHED")) is (knows == "ours")
+
+
 def test_nor_may_the_true_peer_take_the_name_of_another_one() -> None:
     secrets = OtherSecrets()
     a = connection("a", remote_id=None)
