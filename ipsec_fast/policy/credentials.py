@@ -5,7 +5,7 @@ The keys are handles of the arena; this file never sees their bytes. Called by c
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -14,6 +14,9 @@ from ..model import Identity
 
 if TYPE_CHECKING:
     from ..crypto.secret import Secret
+
+
+SHOWN = 6  # secrets, or identities of one, in the text of a refusal: a stranger may make us write it
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,21 +41,44 @@ class Credentials:
     """
 
     def __init__(self, keys: Iterable[SharedKey]) -> None:
-        self._keys = tuple(keys)
+        self.replace(keys)
 
     def replace(self, keys: Iterable[SharedKey]) -> None:
         """From now on these. Who calls wipes those that are in no use any more."""
         self._keys = tuple(keys)
+        self._by_id: dict[
+            tuple[int, bytes], list[int]
+        ] = {}  # places in `_keys`, so that a handshake looks at few of them
+        self._for_many: list[int] = []  # places of those that name nobody, or somebody by a wildcard
+        for place, key in enumerate(self._keys):
+            for folded in dict.fromkeys(one.folded for one in key.ids):
+                self._by_id.setdefault(folded, []).append(place)
+            if not key.ids or any(one.is_pattern for one in key.ids):
+                self._for_many.append(place)
+        self._for_ourselves: dict[tuple[int, bytes], int] = {}  # the first that names this identity and no other
+        for place, key in enumerate(self._keys):
+            if len({one.folded for one in key.ids}) == 1:
+                self._for_ourselves.setdefault(key.ids[0].folded, place)
+
+    def _fitting(self, local: Identity, remote: Identity) -> Iterator[SharedKey]:
+        """Those that may have a score, in the order of the configuration."""
+        places = {*self._for_many, *self._by_id.get(remote.folded, ())}
+        if (place := self._for_ourselves.get(local.folded)) is not None:
+            places.add(place)
+        return (self._keys[place] for place in sorted(places))
 
     def shared_key(self, local: Identity, remote: Identity, *, allow_weak: bool = False) -> Secret:
         """SecretError, with both identities, where no entry fits, or where the best one is too short for this connection."""
         best: tuple[tuple[int, int], SharedKey] | None = None
-        for key in self._keys:
+        for key in self._fitting(local, remote):
             score = _score(key.ids, local, remote)
             if score is not None and (best is None or score > best[0]):
                 best = (score, key)
         if best is None:
-            named = ", ".join(f"{key.name} ({' '.join(str(one) for one in key.ids)})" for key in self._keys)
+            named = ", ".join(
+                f"{key.name} ({' '.join(str(one) for one in key.ids[:SHOWN])})" for key in self._keys[:SHOWN]
+            )
+            named += f" and {len(self._keys) - SHOWN} more" if len(self._keys) > SHOWN else ""
             raise SecretError(f"no secret for {local} with {remote}; the configuration has {named or 'none'}")
         if best[1].needs_allow_weak and not allow_weak:
             raise SecretError(

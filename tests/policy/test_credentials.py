@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from random import Random
+
 import pytest
 
 from ipsec_fast.errors import SecretError
 from ipsec_fast.model import Identity
-from ipsec_fast.policy.credentials import Credentials, SharedKey
+from ipsec_fast.policy import credentials
+from ipsec_fast.policy.credentials import Credentials, SharedKey, _score
 
 
 class FakeSecret:
@@ -89,3 +92,31 @@ def test_a_secret_that_needs_allow_weak_is_for_connections_that_have_it():
     with pytest.raises(SecretError, match="allow_weak"):
         Credentials([short]).shared_key(LONDON, PARIS)
     assert Credentials([short]).shared_key(LONDON, PARIS, allow_weak=True) is short.secret
+
+
+def test_a_look_up_finds_what_a_walk_over_all_entries_finds():
+    rng = Random(7)
+    names = ["a.example", "b.example", "*.example", "ops@a.example", "*@a.example", "c.other", "10.0.0.1"]
+    for _ in range(400):
+        keys = [key(f"k{n}", *rng.sample(names, rng.randrange(4))) for n in range(rng.randrange(7))]
+        local, remote = (Identity.parse(one) for one in rng.sample([n for n in names if "*" not in n], 2))
+        scores = [(score, -n) for n, one in enumerate(keys) if (score := _score(one.ids, local, remote)) is not None]
+        if scores:
+            assert Credentials(keys).shared_key(local, remote) is keys[-max(scores)[1]].secret
+        else:
+            with pytest.raises(SecretError):
+                Credentials(keys).shared_key(local, remote)
+
+
+def test_a_look_up_costs_the_same_among_ten_secrets_and_ten_thousand(monkeypatch):
+    looked = []
+    monkeypatch.setattr(credentials, "_score", lambda ids, *rest: looked.append(ids) or _score(ids, *rest))
+    for count in (10, 10_000):
+        keys = [key(f"k{n}", "london.example", f"site{n}.example") for n in range(count)]
+        store = Credentials([*keys, key("ours", "london.example"), key("any")])
+        looked.clear()
+        store.shared_key(LONDON, Identity.parse("site7.example"))
+        with pytest.raises(SecretError) as refused:
+            Credentials(keys).shared_key(LONDON, PARIS)
+        assert len(looked) == 3
+        assert len(str(refused.value)) < 600
