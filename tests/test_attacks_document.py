@@ -1,4 +1,4 @@
-"""docs/attacks.md names tests that exist."""
+"""docs/attacks.md and docs/findings.md name tests that exist."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-DOCUMENTS = ("attacks.md",)
+DOCUMENTS = ("attacks.md", "findings.md")
 
 
 def named(document: str) -> list[str]:
@@ -23,6 +23,8 @@ def test_every_test_that_the_document_names_exists(document: str) -> None:
     for name in names:
         path, _, function = name.partition("::")
         file = ROOT / path
-        if not file.exists() or (function and not re.search(rf"^def {function}\(", file.read_text(), re.MULTILINE)):
+        if not file.exists() or (
+            function and not re.search(rf"^(?:async )?def {function}\(", file.read_text(), re.MULTILINE)
+        ):
             missing.append(name)
     assert missing == []
