@@ -166,6 +166,20 @@ async def test_the_oldest_idle_connection_gives_way_and_a_listener_does_not(
     assert (await listener.event())[0] == "ike-updown"
 
 
+async def test_200_listeners_keep_nobody_out_and_half_of_the_places_are_theirs(host: Host) -> None:
+    listeners = []
+    for _ in range(200):
+        listeners.append(await host.connect())
+        await listeners[-1].register("log")
+    for _ in range(3):
+        assert "version" in await (await host.connect()).command("version")
+    assert len(host.server._connections) <= server_module.MAX_CONNECTIONS
+    host.server.broadcast("log", lambda: {"msg": "x"})
+    assert (await listeners[-1].event())[0] == "log"
+    for one in listeners:
+        one.writer.close()
+
+
 async def test_a_running_command_does_not_give_way(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(server_module, "MAX_CONNECTIONS", 1)
     busy = await host.connect()
