@@ -357,6 +357,7 @@ class Gateway:
     def _begin(self, change: Change) -> None:
         for connection in change.gone:
             self._starter.unload(connection.name)
+            self.operations.forget_turns(connection.name)
         for connection in change.fresh:
             self._starter.load(connection)
             self._restorer.claim(connection, self._now())
