@@ -210,6 +210,24 @@ async def test_half_a_request_is_dropped_in_time(host: Host, monkeypatch: pytest
     assert "version" in await idle.command("version")  # nothing of it was half here
 
 
+@pytest.mark.parametrize("command", ["list-conns", "list-sas"])
+async def test_a_client_that_is_dropped_while_it_is_written_to_is_no_failure_of_the_command(
+    host: Host, caplog: pytest.LogCaptureFixture, command: str
+) -> None:
+    client = await host.connect()
+    for kind in ("list-conn", "list-sa"):
+        await client.register(kind)
+    for one in host.server._connections:
+        one._channel._writable.clear()  # it reads nothing
+    client.send(PacketType.CMD_REQUEST, command)
+    await asyncio.sleep(0.05)
+    for one in list(host.server._connections):
+        one.drop()  # as where it gives way
+    while host.server._connections:
+        await asyncio.sleep(0)
+    assert not caplog.records
+
+
 # --- malformed input
 
 
