@@ -23,6 +23,7 @@ cdef unsigned int TUNSETOFFLOAD = 0x400454D0, TUNSETVNETHDRSZ = 0x400454D8
 cdef int IFF_TUN = 0x0001, IFF_NO_PI = 0x1000, IFF_VNET_HDR = 0x4000, IFF_MULTI_QUEUE = 0x0100
 cdef int IFF_TUN_EXCL = 0x8000, IFF_PERSIST = 0x0800, SIOCETHTOOL = 0x8946, ETHTOOL_GLINK = 0x0A
 cdef unsigned int TUNGETIFF = 0x800454D2
+cdef int TUNGETDEVNETNS = 0x54E3
 cdef int F_CSUM = 0x01, F_TSO4 = 0x02, F_TSO6 = 0x04, F_TSO_ECN = 0x08, F_USO4 = 0x20, F_USO6 = 0x40
 DEVICE = "/dev/net/tun"
 
@@ -56,18 +57,28 @@ cdef class Tun(InnerPort):
 
     @property
     def is_attached(self):
-        """False once somebody has deleted the device."""
+        """Whether the device is still there, under its name and in our network namespace."""
         try:
-            fcntl.ioctl(self.port.fd, TUNGETIFF, bytes(40))
+            answer = fcntl.ioctl(self.port.fd, TUNGETIFF, bytes(40))
         except OSError:
             return False
-        return True
+        return _name_in(answer) == self._name and _is_in_our_namespace(self.port.fd)
 
     def reattach(self, *, bint exclusive=False):
-        """Make the device again, or join it, on the same descriptor; only where it was deleted. HostError, StateError."""
+        """Make the device again, or join it, on the same descriptor, where it is not attached. HostError, StateError.
+
+        A device that was renamed or moved to another network namespace loses this queue, and vanishes with its last one.
+        """
         if self.port.fd < 0:
             raise StateError("this TUN queue is closed")
-        self._begin(self.port.fd, self._name, exclusive)
+        if self.is_attached:
+            raise StateError(f"this TUN queue is attached to {self._name}")
+        fd = _open_device()
+        try:
+            self._begin(fd, self._name, exclusive)
+            os.dup2(fd, self.port.fd, inheritable=False)  # a worker that waits for the old one is woken by `resume_inner`
+        finally:
+            os.close(fd)
 
     @property
     def name(self):
@@ -131,7 +142,26 @@ def _attach(fd, name, flags=0):
             errno.E2BIG: "it has no free queue; run fewer workers",
         }
         raise HostError(f"cannot create TUN device {name}: {reasons.get(error.errno, error.strerror)}") from error
-    return answer[:16].split(b"\0", 1)[0].decode()
+    return _name_in(answer)
+
+
+def _name_in(request):
+    return request[:16].split(b"\0", 1)[0].decode()
+
+
+def _is_in_our_namespace(fd):
+    """An old kernel does not say, nor does a host without /proc: yes then."""
+    try:
+        namespace = fcntl.ioctl(fd, TUNGETDEVNETNS)
+    except OSError:
+        return True
+    try:
+        ours = os.stat("/proc/thread-self/ns/net")
+        return os.path.samestat(os.fstat(namespace), ours)
+    except OSError:
+        return True
+    finally:
+        os.close(namespace)
 
 
 def _set_offload(fd, offload):

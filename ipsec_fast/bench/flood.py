@@ -35,6 +35,7 @@ GATEWAY_ADDRESS = "192.0.2.2"
 PATIENCE_S = 10.0  # for one handshake
 WARM_S = 0.5
 SAMPLES_LEAST = 2
+BAD_ICV_COUNTER = "drop_bad_icv"  # the workers'
 PAGE_KBYTES = 4
 # what strangers may mean: a connection for any address, whose peer proves a secret that they do not have
 ANYBODY = """
@@ -91,13 +92,18 @@ class LibraryResult:
 # --- with a gateway
 
 
-def run_floods(kinds: Sequence[str], rate: float, seconds: float, begin: Callable[[str], None]) -> list[Result]:
-    """The idle run first. HostError where a gateway does not start, or no good peer comes up in the idle run."""
+def run_floods(
+    kinds: Sequence[str], rates: Mapping[str, float], seconds: float, begin: Callable[[str], None]
+) -> list[Result]:
+    """The idle run first; `rates` by kind, 0: as fast as a socket takes them.
+
+    HostError where a gateway does not start, or no good peer comes up in the idle run.
+    """
     rows: list[Result] = []
     for kind in (IDLE, *kinds):
         begin(kind)
         with Topology("flood") as net, _gateway(net) as (gateway, peer):
-            rows.append(_measure(net, gateway, peer, kind, rate, seconds))
+            rows.append(_measure(net, gateway, peer, kind, rates.get(kind, 0.0), seconds))
         if kind == IDLE and not rows[0].setups:
             raise HostError("no good peer came up without a flood; there is nothing to compare with")
     return [rows[0], *(_with_ratios(row, rows[0]) for row in rows[1:])]
@@ -179,7 +185,7 @@ def _counters(gateway: DemoGateway) -> dict[str, int]:
     """Those that say what became of the flood."""
     with gateway.client() as client:
         counters = to_text(client.request("stats"))["counters"]
-    return {name: int(count) for name, count in counters.items() if name.startswith("ike_") or name == "bad_icv"}
+    return {name: int(count) for name, count in counters.items() if name.startswith("ike_") or name == BAD_ICV_COUNTER}
 
 
 def _rss_kbytes(gateway: DemoGateway) -> int:

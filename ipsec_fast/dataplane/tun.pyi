@@ -10,7 +10,10 @@ class Tun(InnerPort):
 
     name: str
     features: dict[str, bool]  # tso, uso, coalesce as they are now
-    is_attached: bool  # False once somebody has deleted the device
+    is_attached: bool  # False once somebody has deleted, renamed or moved the device
     def __init__(self, name: str, *, offload: Offload = ..., exclusive: bool = False) -> None: ...
     def reattach(self, *, exclusive: bool = False) -> None:
-        """Make the device again, or join it, on the same descriptor; only where it was deleted. HostError, StateError."""
+        """Make the device again, or join it, on the same descriptor, where it is not attached. HostError, StateError.
+
+        A device that was renamed or moved to another network namespace loses this queue, and vanishes with its last one.
+        """

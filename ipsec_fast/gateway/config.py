@@ -91,7 +91,8 @@ def load_config(path: Path) -> LoadedConfig:
     state_key = _load_state_key(tree, gateway, path.absolute().parent)
     secrets_known = len(sections) == len(tree.secrets) and not any(p.path.startswith("secrets") for p in tree.problems)
     secret_ids = {name: section.id for name, section in sections.items()}
-    for location, message in check_connections(connections, secret_ids, secrets_known):
+    weak = {entry.name for entry in secrets if entry.needs_allow_weak}
+    for location, message in check_connections(connections, secret_ids, secrets_known, weak):
         tree.blame(location, message)
     if tree.problems or gateway is None:
         for entry in secrets:

@@ -5,7 +5,7 @@ Called by config.py when every section is sound by itself.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
 from ..algorithms import weak_groups, weak_words
 from ..control.children import POLICIES_MAX, ROUTES_MAX
@@ -25,12 +25,21 @@ def check_connections(
     connections: Mapping[str, ConnectionSection],
     secret_ids: Mapping[str, tuple[Identity, ...]],
     all_secrets_known: bool,
+    weak_secrets: Collection[str] = (),
 ) -> Iterator[Blame]:
-    """Problems. Where some secret section is broken, nothing is said about secrets that seem missing."""
+    """Problems. Where some secret section is broken, nothing is said about secrets that seem missing.
+
+    `weak_secrets`: the names of those that only a connection with `allow_weak` may use.
+    """
     for name, section in connections.items():
         connection = section.build(name)
-        if all_secrets_known and not _has_secret(connection, secret_ids.values()):
-            yield ("connections", name), f"no secret for it; {_wanted_secret(connection)}"
+        usable = [ids for key, ids in secret_ids.items() if section.allow_weak or key not in weak_secrets]
+        if all_secrets_known and not _has_secret(connection, usable):
+            if _has_secret(connection, secret_ids.values()):
+                text = "its secret is too short for it; make a longer one, or write allow_weak = true here too"
+            else:
+                text = f"no secret for it; {_wanted_secret(connection)}"
+            yield ("connections", name), text
         yield from _check_who(name, connection)
         yield from check_ike_lifetimes(("connections", name), section)
         yield from _check_weak(("connections", name), section)

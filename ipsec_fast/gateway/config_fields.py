@@ -103,6 +103,8 @@ def _parse_address(word: str) -> Address:
     except ValueError:
         if re.fullmatch(r"[0-9.]+", word) or ":" in word:
             raise ValueError(f"{word!r} is no IPv4 or IPv6 address") from None
+        if word.startswith("%"):
+            raise ValueError(f"{word!r} is no address; write one, or %any for any of either version") from None
         hint = "ranges and subnets" if "/" in word or ("-" in word and word[0].isdigit()) else "host names"
         raise ValueError(f"{word!r}: {hint} are not supported by this version; write an address, or %any") from None
     if address.version == 6 and address.is_link_local:
@@ -128,6 +130,8 @@ def parse_selectors(value: object) -> tuple[TrafficSelector | DynamicSelector, .
 
 
 def _parse_selector(word: str) -> TrafficSelector | DynamicSelector:
+    if word.startswith("%"):
+        raise ValueError(f"{word!r} is no network; write 0.0.0.0/0 or ::/0 for all, dynamic for the IKE SA's address")
     try:
         return DynamicSelector.parse(word) if word.startswith("dynamic") else TrafficSelector.parse(word)
     except IpsecFastError as error:

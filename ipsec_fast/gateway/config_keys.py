@@ -2,7 +2,8 @@
 
 A pasted key of swanctl must not be called unknown. Its value may ask for what this version does anyway (`mobike = no`):
 nothing is said. Where ignoring it changes neither who is protected nor how, it is one warning (`*_IGNORED`). Otherwise
-it is refused as "not supported by this version". Called by config_tree.py.
+it is refused as "not supported by this version". A value that swanctl does not have either is an error in any case.
+Called by config_tree.py.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ CONNECTION_LATER: dict[str, frozenset[str]] = {
     **dict.fromkeys(("vips", "pools", "ppk_id", "mediated_by", "mediation_peer", "dns"), frozenset()),
 }
 CHILD_LATER: dict[str, frozenset[str]] = {
-    "policies": frozenset({"yes", "true"}),
+    "policies": YES,
     "sha256_96": NO,
     "mark_in_sa": NO,
     "tfc_padding": ZERO,
@@ -80,6 +81,27 @@ CHILD_IGNORED: dict[str, tuple[frozenset[str], str]] = {
 AUTH_IGNORED: dict[str, tuple[frozenset[str], str]] = {
     "revocation": (frozenset({"relaxed"}), NO_CERTIFICATES),
 }
+# what swanctl takes for them
+YES_OR_NO = ("yes", "no", "true", "false", "1", "0", "enabled", "disabled")
+IGNORED_WORDS: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys(
+        ("mobike", "aggressive", "pull", "send_certreq", "hostaccess", "copy_ecn", "policies_fwd_out", "ipcomp"),
+        YES_OR_NO,
+    ),
+    "childless": ("allow", "prefer", "force", "never", *YES_OR_NO),
+    "send_cert": ("always", "never", "ifasked", *YES_OR_NO),
+    "ocsp": ("reply", "request", "both", "never", *YES_OR_NO),
+    "copy_dscp": ("out", "in", "yes", "no", "true", "false"),
+    "hw_offload": ("auto", "crypto", "packet", *YES_OR_NO),
+    "revocation": ("strict", "ifuri", "relaxed"),
+}
+IGNORED_FORMS: dict[str, tuple[str, str]] = {
+    "keyingtries": (r"\d{1,10}|%forever", "a number of attempts, or 0 for no end"),
+    "dscp": (r"[01]{6}", "six binary digits, such as 101110"),
+    "replay_window": (r"\d{1,10}", "a number of packets"),
+    "reqid": (r"\d{1,10}", "a number"),
+    "round": (r"\d{1,10}", "a number"),
+}
 PORT_NAT_T = "4500"
 # where distributions put strongSwan's script, which opens a firewall for what its tunnels carry
 _OWN_UPDOWN = re.compile(
@@ -92,6 +114,19 @@ SECRETS_LATER = ("eap", "xauth", "ntlm", "ppk", "private", "rsa", "ecdsa", "pkcs
 def asks_for_what_we_do(value: object, fine: Iterable[str]) -> bool:
     text = ("yes" if value else "no") if isinstance(value, bool) else str(value).strip().lower()
     return text in fine
+
+
+def wrong_value(key: str, value: object) -> str | None:
+    """What would be right for an ignored key, where its value is one that swanctl refuses too."""
+    text = ("yes" if value else "no") if isinstance(value, bool) else str(value).strip().lower()
+    if key in IGNORED_FORMS:
+        form, right = IGNORED_FORMS[key]
+        return None if re.fullmatch(form, text, re.ASCII) and not isinstance(value, bool) else f"must be {right}"
+    words = IGNORED_WORDS.get(key, (text,))
+    if text in words:
+        return None
+    listed = [word for word in words if word not in YES_OR_NO[2:]]
+    return f"must be {', '.join(listed[:-1])} or {listed[-1]}{nearest(value, listed)}"
 
 
 def is_own_updown(value: object) -> bool:

@@ -14,6 +14,7 @@ from ..ike.config import ConnectionConfig
 from ..model import Identity
 from .config import validate_all
 from .config_check import check_connections, warn_connections, warn_sections
+from .config_fields import parse_seconds
 from .config_model import ConnectionSection, Mss, MtuProbe, SecretSection
 from .config_secrets import MAX_SECRET_BYTES, refuse_short, warn_of_length
 from .config_tree import fold_tree
@@ -32,7 +33,11 @@ class LoadedConnection:
 def parse_connection(name: str, section: Mapping[str, object]) -> LoadedConnection:
     tree = fold_tree({"connections": {name: dict(section)}})
     folded = tree.connections.get(name, {})
-    if folded.pop("dpd_timeout", None) is not None:  # swanctl's own users mean what it does: nothing
+    if (timeout := folded.pop("dpd_timeout", None)) is not None:  # swanctl's own users mean what it does: nothing
+        try:
+            parse_seconds(timeout)
+        except ValueError as error:
+            tree.blame(("connections", name, "dpd_timeout"), str(error))
         tree.warn(
             ("connections", name, "dpd_timeout"),
             "ignored: in strongSwan it is of IKEv1; set it in the gateway's own file",
@@ -72,7 +77,7 @@ def check_secret(name: str, kind: str, secret: Secret, *, allow_weak: bool) -> s
         if len(secret) > MAX_SECRET_BYTES:
             raise SecretError(f"is longer than {MAX_SECRET_BYTES} bytes")
         if not allow_weak or not len(secret):
-            refuse_short(secret, "it")
+            refuse_short(secret, "it", ", which is loaded first: swanctl --load-conns, then --load-creds")
         warning = warn_of_length(secret, "it")
         return None if warning is None else str(Problem(f"secrets.{name}", warning))
     except SecretError as error:

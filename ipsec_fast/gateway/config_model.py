@@ -107,9 +107,9 @@ def _parse_version(value: object) -> int:
 
 
 def _parse_auth(value: object) -> str:
-    if value == "psk":
+    word = value.strip().lower() if isinstance(value, str) else "this"
+    if word == "psk":
         return "psk"
-    word = value if isinstance(value, str) else "this"
     if word.startswith(("pubkey", "eap", "xauth", "ike:", "rsa", "ecdsa", "any")):
         raise ValueError(f'auth {word!r} is not supported by this version; write "psk"')
     raise ValueError('must be "psk"' + nearest(word, ("psk",)))

@@ -90,14 +90,14 @@ def warn_of_length(secret: Secret, where: str) -> str | None:
     )
 
 
-def refuse_short(secret: Secret, where: str) -> None:
+def refuse_short(secret: Secret, where: str, order: str = "") -> None:
     """SecretError for a pre-shared key that needs `allow_weak`; it is closed then."""
     size = len(secret)
     if size < SHORT_SECRET_BYTES:
         secret.close()
         raise SecretError(
             f"{where} holds {size} bytes; it must hold at least {MIN_SECRET_BYTES} (from {SHORT_SECRET_BYTES} on with a warning; "
-            f"fewer need allow_weak = true in the connection); {HOW_TO_MAKE}"
+            f"fewer need allow_weak = true in the connection{order}); {HOW_TO_MAKE}"
         )
 
 

@@ -120,7 +120,9 @@ def _fold_rounds(tree: Tree, section: dict[str, object], location: Location, sid
         assert isinstance(value, dict)
         section[side] = dict(value)
         tree.renamed[(*location, side)] = rounds[0]
-        section[side].pop("round", None)  # type: ignore[attr-defined]  # the order among rounds: there is one
+        # the order among rounds: there is one
+        if wrong := keys.wrong_value("round", section[side].pop("round", 0)):  # type: ignore[attr-defined]
+            tree.blame((*location, side, "round"), wrong)
         _drop_ignored(tree, section[side], (*location, side), keys.AUTH_IGNORED)  # type: ignore[arg-type]
         _drop_later(tree, section[side], (*location, side), keys.AUTH_LATER, prefixes=("cert", "cacert"))  # type: ignore[arg-type]
 
@@ -148,7 +150,12 @@ def _drop_ignored(
     ignored: Mapping[str, tuple[frozenset[str], str]],
 ) -> None:
     for key, (fine, reason) in ignored.items():
-        if key in section and not keys.asks_for_what_we_do(section.pop(key), fine):
+        if key not in section:
+            continue
+        value = section.pop(key)
+        if wrong := keys.wrong_value(key, value):
+            tree.blame((*location, key), wrong)
+        elif not keys.asks_for_what_we_do(value, fine):
             tree.warn((*location, key), f"ignored: {reason}")
 
 

@@ -26,7 +26,7 @@ from .waiting import Change
 
 MAX_CONNECTIONS, MAX_CHILDREN, MAX_SECRETS = 4096, 256, 4096  # that may be loaded; so a list of names fits one message
 MAX_NAME_BYTES = 100
-log = logging.getLogger("ipsec_fast.cfg")
+log = logging.getLogger("ipsec_fast.configuration")
 
 
 @dataclass(frozen=True, slots=True)

@@ -69,6 +69,7 @@ from .vici.server import ViciServer
 from .waiting import Change, Waiting
 
 DEFAULT_MTU = 1500
+CONFIGURATION_LOG = "ipsec_fast.configuration"  # what the control socket's commands are warned of
 ROUTES_REST_S = 0.05
 GOODBYE_S = 1.0  # how long an orderly stop waits for the peers' answers to DELETE
 
@@ -83,7 +84,7 @@ def run(config: LoadedConfig, *, log: Callable[[str], None] | None = None) -> in
 async def _main(config: LoadedConfig, log: Callable[[str], None]) -> int:
     _allow_descriptors()
     for warning in (*config.warnings, *harden_process()):
-        log(warning)
+        tell(log, warning, Cause.OPERATOR)
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -164,7 +165,7 @@ class Gateway:
         self._links, self._tun_name, self._tun_mtu = Links(netlink), tun, tun_mtu([], DEFAULT_MTU)
         index = self._links.set_up(tun, self._tun_mtu)
         self._route_watch = self._closing.enter_context(contextlib.closing(RouteWatch(index)))
-        device = OwnDevice(index, self._links.addresses_of(index))
+        device = OwnDevice(index, self._links.addresses_of(index), name=tun)
         self._device = self._closing.enter_context(contextlib.closing(device))
         self._tun_keeper = TunKeeper(tun, self._remake_tun, self._log)
         routes = Routes(netlink, tun)
@@ -356,6 +357,7 @@ class Gateway:
     def _begin(self, change: Change) -> None:
         for connection in change.gone:
             self._starter.unload(connection.name)
+            self.operations.forget_turns(connection.name)
         for connection in change.fresh:
             self._starter.load(connection)
             self._restorer.claim(connection, self._now())
@@ -630,7 +632,7 @@ def _logging_to(log: Callable[[str], None]) -> Any:
         told_at = -TRACEBACK_S
 
         def emit(self, record: logging.LogRecord) -> None:
-            tell(log, record.getMessage(), Cause.FAULT)
+            tell(log, record.getMessage(), Cause.OPERATOR if record.name == CONFIGURATION_LOG else Cause.FAULT)
             # never for what a peer or an operator can do, only for a mistake of ours; which may be made again and again
             if record.exc_info and record.created - self.told_at >= TRACEBACK_S:
                 self.told_at = record.created

@@ -288,6 +288,10 @@ class Operations:
         self._pump()
         return count
 
+    def forget_turns(self, connection: str) -> None:
+        """Its configuration went or is another: an attempt begins at the first address again."""
+        self._turns.forget(connection)
+
     # --- trap policies
 
     def trapped(self) -> Sequence[tuple[ConnectionConfig, ChildConfig]]:
@@ -380,6 +384,10 @@ class Operations:
 
     def _path_to(self, connection: ConnectionConfig, remote: Address) -> Path:
         same = [one for one in connection.local_addrs if one.version == remote.version]
+        if connection.local_addrs and not same:
+            raise HostError(
+                f"connection {connection.name} has no IPv{remote.version} address in local_addrs to reach {remote} from"
+            )
         return Path(same[0] if same else source_for(remote), IKE_PORT, remote, IKE_PORT)
 
 

@@ -1,4 +1,4 @@
-"""Makes our TUN device again when somebody deletes it or sets it down (`ip link del`, NetworkManager).
+"""Makes our TUN device again when somebody deletes it, renames it, moves it or sets it down (`ip link del`, NetworkManager).
 
 Meanwhile the prohibit routes refuse what the tunnels should carry. The first time it is made again at once; who does it again and again
 is answered after 1 s, 2 s, 4 s, up to a minute, until it has stood for a minute. One line at the loss, one when it is there again, and
@@ -23,6 +23,7 @@ class TunKeeper:
         self._remake = remake
         self._log = log
         self._due: float | None = None
+        self._lost_at = 0.0
         self._made_at = float("-inf")
         self._wait_s = FIRST_S
         self._told = ""
@@ -35,6 +36,7 @@ class TunKeeper:
         """It is gone, or down. May be told several times of one loss."""
         if self._due is not None:
             return
+        self._lost_at = now
         if now - self._made_at >= STOOD_S:
             self._wait_s, self._due = FIRST_S, now
             when = "at once"
@@ -44,7 +46,7 @@ class TunKeeper:
             self._wait_s = min(self._wait_s * FACTOR, MOST_S)
         self._told = ""
         self._log(
-            f"error: device {self._name} was deleted or set down by somebody else; it is made again {when}, "
+            f"error: device {self._name} was deleted, renamed, moved or set down by somebody else; it is made again {when}, "
             "until then what the tunnels carry is refused"
         )
 
@@ -64,4 +66,5 @@ class TunKeeper:
             self._wait_s = min(self._wait_s * FACTOR, MOST_S)
             return
         self._due, self._made_at = None, now
-        self._log(f"device {self._name} is there again")
+        # the time makes it a line of its own: of equal ones in a row the log tells one
+        self._log(f"device {self._name} is there again after {now - self._lost_at:.2f} s")

@@ -24,6 +24,11 @@ class Turns:
         if len(connection.remote_addrs) > 1 and self.place(connection) == place:
             self._turns[connection.name] = place + 1
 
+    def forget(self, connection: str) -> None:
+        """Its addresses are others now, or there are none. What is under way hands over to nobody."""
+        self._turns.pop(connection, None)
+        self._attempts = {ike_id: one for ike_id, one in self._attempts.items() if one[0] != connection}
+
     def begin(self, ike_id: int, connection: ConnectionConfig) -> None:
         """An attempt with this IKE SA goes to the address whose turn it is."""
         if len(connection.remote_addrs) > 1:

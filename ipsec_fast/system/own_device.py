@@ -1,4 +1,4 @@
-"""Follows our own TUN device (rtnetlink(7)): that somebody deleted it or set it down, and which addresses it had.
+"""Follows our own TUN device (rtnetlink(7)): that somebody deleted, renamed or moved it or set it down, and which addresses it had.
 
 The kernel takes a device's addresses away before it says that the device is gone, so what went less than LOST_WITH_S before is taken
 to have gone with it. Left out: making it again (gateway/tun_keeper.py). Called by gateway.daemon.
@@ -19,6 +19,7 @@ from .watch import READ_BYTES, READS, RTM_DELLINK, RTM_NEWLINK, messages_of
 RTMGRP_LINK, RTMGRP_IPV4_IFADDR, RTMGRP_IPV6_IFADDR = 0x1, 0x10, 0x100
 RTM_NEWADDR, RTM_DELADDR = 20, 21
 IFA_ADDRESS, IFA_LOCAL = 1, 2
+IFLA_IFNAME = 3
 IFF_UP = 0x1
 LOST_WITH_S = 1.0
 _LINK, _ADDRESS = struct.Struct("=BxHiII"), struct.Struct("=BBBBI")
@@ -30,13 +31,18 @@ class OwnDevice:
     """`fd` is readable while `take` may have something. HostError without netlink."""
 
     def __init__(
-        self, index: int, addresses: Iterable[Interface] = (), clock: Callable[[], float] = time.monotonic
+        self,
+        index: int,
+        addresses: Iterable[Interface] = (),
+        clock: Callable[[], float] = time.monotonic,
+        name: str = "",
     ) -> None:
-        self._index = index
+        """`name`: under another one the device is as good as gone; left out, any will do."""
+        self._index, self._name = index, name
         self._clock = clock
         self._addresses: dict[Interface, None] = dict.fromkeys(addresses)
         self._left: dict[Interface, float] = {}  # when each was taken away
-        self.is_broken = False  # it is gone or down
+        self.is_broken = False  # it is gone, down or renamed
         kind = socket.SOCK_RAW | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
         try:
             self._socket = socket.socket(socket.AF_NETLINK, kind, socket.NETLINK_ROUTE)
@@ -74,7 +80,7 @@ class OwnDevice:
         if kind in (RTM_NEWLINK, RTM_DELLINK):
             _, _, index, flags, _ = _LINK.unpack_from(body)
             is_ours = index == self._index and body[0] == socket.AF_UNSPEC
-            if is_ours and (kind == RTM_DELLINK or not flags & IFF_UP):
+            if is_ours and (kind == RTM_DELLINK or not flags & IFF_UP or self._is_renamed(body)):
                 self._break()
         elif kind in (RTM_NEWADDR, RTM_DELADDR) and _ADDRESS.unpack_from(body)[4] == self._index:
             found = _interface_of(body)
@@ -87,6 +93,10 @@ class OwnDevice:
                 del self._addresses[found]
                 self._left[found] = self._clock()
 
+    def _is_renamed(self, body: bytes) -> bool:
+        name = _attributes(body, _LINK.size).get(IFLA_IFNAME, b"").rstrip(b"\0").decode(errors="replace")
+        return bool(self._name and name) and name != self._name
+
     def _break(self) -> None:
         self.is_broken = True
         self._addresses.update(dict.fromkeys(self._left))
@@ -97,13 +107,17 @@ class OwnDevice:
 
 
 def _interface_of(body: bytes) -> Interface | None:
+    found = _attributes(body, _ADDRESS.size)
+    data = found.get(IFA_LOCAL, found.get(IFA_ADDRESS))
+    return None if data is None else ipaddress.ip_interface(f"{ipaddress.ip_address(data)}/{body[1]}")
+
+
+def _attributes(body: bytes, at: int) -> dict[int, bytes]:
     found: dict[int, bytes] = {}
-    at = _ADDRESS.size
     while at + 4 <= len(body):
         length, kind = struct.unpack_from("=HH", body, at)
         if length < 4:
             break
         found[kind] = body[at + 4 : at + length]
         at += (length + 3) & ~3
-    data = found.get(IFA_LOCAL, found.get(IFA_ADDRESS))
-    return None if data is None else ipaddress.ip_interface(f"{ipaddress.ip_address(data)}/{body[1]}")
+    return found

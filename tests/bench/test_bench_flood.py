@@ -102,6 +102,20 @@ def test_the_library_alone_needs_no_namespaces(
     assert [row["flood"] for row in document["results"]] == [LIBRARY]
 
 
+def test_bad_icvs_come_as_fast_as_a_socket_takes_them_unless_a_rate_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[float] = []
+
+    def run(kinds: object, rates: dict[str, float], *_: object) -> list[Result]:
+        asked.extend((rates["bad-icv"], rates["junk"]))
+        return [Result("idle", 0, 1.0, 10, 0, 10.0, 12.0, 2.0, 3.0, 0.0, 50.0)]
+
+    monkeypatch.setattr(flood_face, "run_floods", run)
+    monkeypatch.setattr(flood_face, "go_inside", lambda words: None)
+    for words in ((), ("--rate", "300")):
+        assert bench.main(parse("--json", "--kind", "bad-icv", *words)) == 0
+    assert asked == [0, flood_face.RATE, 300, 300]
+
+
 @pytest.mark.netns
 def test_a_short_run_against_a_gateway() -> None:
     words = [word for kind in KINDS for word in ("--kind", kind)]
@@ -125,4 +139,6 @@ def test_a_short_run_against_a_gateway() -> None:
     seen = {row["flood"]: row["counters"] for row in rows}
     assert seen["junk"]["ike_unknown_spi"] > 100
     assert seen["refused"]["ike_cookies_sent"] > 50
+    assert seen["bad-icv"]["drop_bad_icv"] > 100
+    assert not seen["idle"]["drop_bad_icv"]
     assert not list(Path("/run/netns").glob("flood-*"))

@@ -131,6 +131,49 @@ def test_a_key_that_changes_who_is_protected_or_how_is_refused(tmp_path: Path, p
     assert "not supported" in message
 
 
+WRONG = [
+    *(("connection", line) for line in (
+        'mobike = "maybe"', 'mobike = ""', 'keyingtries = "x"', "keyingtries = -1", "keyingtries = true", 'send_certreq = "maybe"',
+        'send_cert = "sometimes"', 'aggressive = "force"', 'pull = "x"', 'dscp = "EF"', 'childless = "pefer"', 'ocsp = "x"',
+        "mobike = []", "keyingtries = 1.5",
+    )),
+    *(("child", line) for line in (
+        'replay_window = "x"', "replay_window = -1", 'copy_dscp = "both"', 'copy_ecn = "x"', 'hostaccess = "left"', 'ipcomp = "maybe"',
+        'hw_offload = "cripto"', 'reqid = "%unique"', 'policies_fwd_out = "x"',
+    )),
+    ("remote", f'{REMOTE}\nrevocation = "x"'),
+    ("remote", f'{REMOTE}\nround = "first"'),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("part", "line"), WRONG)
+def test_an_ignored_key_with_a_value_that_swanctl_does_not_have_is_an_error(
+    tmp_path: Path, part: str, line: str
+) -> None:
+    key = line.splitlines()[-1].split(" =")[0]
+    ((path, message),) = problems(tmp_path, **{part: line}).items()
+    assert path.endswith(f".{key}")
+    assert message.startswith("must be ")
+
+
+def test_a_mistyped_ignored_value_gets_the_nearest_word(tmp_path: Path) -> None:
+    assert 'did you mean "crypto"?' in str(problems(tmp_path, child='hw_offload = "cripto"'))
+
+
+def test_swanctl_s_dpd_timeout_is_a_time_or_an_error() -> None:
+    auth = {"auth": "PSK"}  # charon does not mind the case
+    section = {"local": auth, "remote": auth, "remote_addrs": ["192.0.2.2"], "dpd_timeout": "x"}
+    with pytest.raises(ConfigError, match="dpd_timeout: 'x' is no time"):
+        parse_connection("a", section)
+    assert "ignored" in str(parse_connection("a", section | {"dpd_timeout": "150s"}).warnings)
+
+
+@pytest.mark.parametrize("word", ["%any4", "%any6", "%defaultroute"])
+def test_a_word_with_a_percent_sign_is_told_what_there_is(tmp_path: Path, word: str) -> None:
+    assert "no address" in str(problems(tmp_path, remote=f'{REMOTE}\n[connections.b]\nlocal_addrs = "{word}"'))
+    assert "::/0" in str(problems(tmp_path, child=f'local_ts = "{word}"'))
+
+
 # --- numbers
 
 HUGE = "9" * 5000
@@ -218,6 +261,19 @@ def test_a_shorter_one_needs_allow_weak(tmp_path: Path, size: int) -> None:
     others = 'id = ["c.example", "d.example"]\nallow_weak = false\n' + secret
     more = f"{SECRET}\n[secrets.ike-2]\n{others}"
     assert "allow_weak" in problems(tmp_path, secret=more, connection="allow_weak = true")["secrets.ike-2.secret"]
+
+
+def test_a_connection_whose_only_secret_is_too_short_for_it_is_named(tmp_path: Path) -> None:
+    """Another one allows it, which does not help this one."""
+    short = 'secret = "seven77"\n'
+    second = (
+        short + '[connections.other]\nremote_addrs = "192.0.2.9"\nlocal = { auth = "psk" }\nremote = { auth = "psk" }'
+    )
+    found = problems(tmp_path, secret=second, connection="allow_weak = true")
+    assert list(found) == ["connections.other"]
+    assert "too short for it" in found["connections.other"]
+    assert load(tmp_path, secret=second + "\nallow_weak = true", connection="allow_weak = true")
+    assert load(tmp_path, secret=short + "allow_weak = true")
 
 
 # --- identities

@@ -174,3 +174,14 @@ def test_a_mistake_of_ours_that_is_made_for_every_datagram_fills_no_log() -> Non
     assert "internal error" in book.told[0]
     assert any("Traceback" in line for line in book.told)
     assert len(book.told) <= 60
+
+
+def test_warnings_of_what_an_operator_loads_are_his_lines() -> None:
+    """Each load tells them again, and mistakes of ours have used up none of their room."""
+    book = Book()
+    with _logging_to(book.log):
+        for number in range(100):
+            logging.getLogger("ipsec_fast.ike").warning("mistake %d", number)
+        for _ in range(2):
+            logging.getLogger("ipsec_fast.configuration").warning("connections.a.mobike: ignored")
+    assert len([line for line in book.told if line.endswith("mobike: ignored")]) == 2

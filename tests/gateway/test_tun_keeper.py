@@ -63,7 +63,7 @@ def test_a_host_that_refuses_is_asked_again_and_its_reason_is_told_once() -> Non
     assert len(host.lines) == 2
     host.refusal = ""
     host.run(200.0)
-    assert host.lines[-1] == "device ipsec0 is there again"
+    assert host.lines[-1].startswith("device ipsec0 is there again after ")
     assert host.keeper.get_timer() is None
 
 
@@ -116,3 +116,27 @@ def test_only_our_own_device_counts_and_down_is_as_bad_as_gone() -> None:
     one._hear(*link(RTM_NEWLINK, INDEX, 0))
     assert not one.is_broken
     one.close()
+
+
+def test_another_name_is_as_bad_as_gone() -> None:
+    one = OwnDevice(INDEX, name="ipsec0")
+
+    def named(name: bytes) -> tuple[int, bytes]:
+        kind, body = link(RTM_NEWLINK, INDEX, own_device.IFF_UP)
+        return kind, body + struct.pack("=HH", 4 + len(name), own_device.IFLA_IFNAME) + name
+
+    one._hear(*named(b"ipsec0\0"))
+    assert not one.is_broken
+    one._hear(*named(b"mine0\0"))
+    assert one.is_broken
+    one.close()
+
+
+def test_each_return_is_a_line_of_its_own() -> None:
+    """The log leaves out a line that it told less than 20 s ago."""
+    host = Host()
+    for _ in range(2):
+        host.keeper.note_lost(host.now)
+        host.run(host.now + 1.5)
+    back = [line for line in host.lines if "there again" in line]
+    assert len(set(back)) == 2

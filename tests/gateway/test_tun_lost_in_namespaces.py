@@ -77,3 +77,21 @@ def test_a_device_that_is_set_down_comes_up_again_and_repetition_is_bounded(pair
     wait_until("pings pass again", lambda: pair.ping() == 3 and pair.ping(inner="6") == 3, 60)
     assert 2 <= len(errors(pair)) <= 4
     assert "in 1 s" in pair.gateways[1].text()
+
+
+@pytest.mark.parametrize("workers", ["workers = 1", "workers = 2"])
+def test_a_device_that_is_renamed_or_moved_to_another_namespace_is_made_again(pair: SitePair, workers: str) -> None:
+    """Its queues hang on the old device then, which goes with the last of them."""
+    up(pair, workers)
+    netns, other = pair.netns("a"), pair.netns("b")
+    sh(f"ip -n {netns} addr add 172.31.9.1/32 dev ipsec0")
+    # an older kernel refuses that of a device that is up
+    sh(f"ip -n {netns} link set ipsec0 name mine0", check=False)
+    wait_until("pings pass again", lambda: "ipsec0" in sh(f"ip -n {netns} -o link") and pair.ping() == 3, 60)
+    assert "mine0" not in sh(f"ip -n {netns} -o link")
+    sh(f"ip -n {netns} link set ipsec0 netns {other} name moved0")
+    wait_until("pings pass again", lambda: "ipsec0" in sh(f"ip -n {netns} -o link") and pair.ping() == 3, 60)
+    assert "moved0" not in sh(f"ip -n {other} -o link")
+    assert "172.31.9.1/32" in sh(f"ip -n {netns} addr show dev ipsec0")
+    assert pair.gateways[1].stop() == 0
+    assert pair.leftovers("a") == ""

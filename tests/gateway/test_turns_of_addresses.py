@@ -58,3 +58,14 @@ def test_a_failure_without_an_ike_rekey_of_ours_and_a_single_address_leave_nothi
     turns.hand_over(THREE, 0)
     turns.hand_over(THREE, 1)
     assert turns.place(shorter) == 0
+
+
+def test_another_configuration_begins_at_its_first_address() -> None:
+    turns = Turns()
+    attempt(turns, 1)
+    turns.begin(2, THREE)
+    turns.forget("site")
+    turns.hear(IkeDown(2, "site", "over", failed=True))  # that attempt was of the old one
+    assert turns.place(THREE) == 0
+    assert not turns._turns
+    assert not turns._attempts

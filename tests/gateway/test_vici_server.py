@@ -166,6 +166,20 @@ async def test_the_oldest_idle_connection_gives_way_and_a_listener_does_not(
     assert (await listener.event())[0] == "ike-updown"
 
 
+async def test_200_listeners_keep_nobody_out_and_half_of_the_places_are_theirs(host: Host) -> None:
+    listeners = []
+    for _ in range(200):
+        listeners.append(await host.connect())
+        await listeners[-1].register("log")
+    for _ in range(3):
+        assert "version" in await (await host.connect()).command("version")
+    assert len(host.server._connections) <= server_module.MAX_CONNECTIONS
+    host.server.broadcast("log", lambda: {"msg": "x"})
+    assert (await listeners[-1].event())[0] == "log"
+    for one in listeners:
+        one.writer.close()
+
+
 async def test_a_running_command_does_not_give_way(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(server_module, "MAX_CONNECTIONS", 1)
     busy = await host.connect()
@@ -194,6 +208,24 @@ async def test_half_a_request_is_dropped_in_time(host: Host, monkeypatch: pytest
     client.writer.write(begun)
     assert await client.is_closed()
     assert "version" in await idle.command("version")  # nothing of it was half here
+
+
+@pytest.mark.parametrize("command", ["list-conns", "list-sas"])
+async def test_a_client_that_is_dropped_while_it_is_written_to_is_no_failure_of_the_command(
+    host: Host, caplog: pytest.LogCaptureFixture, command: str
+) -> None:
+    client = await host.connect()
+    for kind in ("list-conn", "list-sa"):
+        await client.register(kind)
+    for one in host.server._connections:
+        one._channel._writable.clear()  # it reads nothing
+    client.send(PacketType.CMD_REQUEST, command)
+    await asyncio.sleep(0.05)
+    for one in list(host.server._connections):
+        one.drop()  # as where it gives way
+    while host.server._connections:
+        await asyncio.sleep(0)
+    assert not caplog.records
 
 
 # --- malformed input

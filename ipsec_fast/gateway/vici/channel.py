@@ -21,6 +21,10 @@ PACKET_S = 5.0  # from a packet's first byte to its last
 FIRST_BYTES = 65536  # of a packet's buffer; the announced length is only believed as it fills
 
 
+class ClientGone(ConnectionResetError):
+    """It went away while something was written to it, which is no failure of the command."""
+
+
 class Channel(asyncio.BufferedProtocol):
     """`accepted` is called once the connection stands."""
 
@@ -130,10 +134,10 @@ class Channel(asyncio.BufferedProtocol):
             self._transport.write(segment)
 
     async def drain(self) -> None:
-        """Until the client has read enough. ConnectionError when it went away."""
+        """Until the client has read enough. ClientGone when it went away."""
         await self._writable.wait()
         if self._transport.is_closing():
-            raise ConnectionResetError("the client went away")
+            raise ClientGone("the client went away")
 
     def pause_writing(self) -> None:
         self._writable.clear()

@@ -17,6 +17,7 @@ from typing import Any
 from ... import __version__
 from ...errors import IpsecFastError, StateError, UsageError
 from ...ike.events import NO_ANSWER, ChildView, IkeView, Progress
+from .channel import ClientGone
 from .codec import Decoded, Encodable, flag, number, text
 from .config_commands import ConfigCommands
 from .control import ControlLog, GatewayControl, Handler, Selection, Session
@@ -62,6 +63,8 @@ class Commands:
             return await self.table[name](request, session)
         except IpsecFastError as error:
             return {"success": "no", "errmsg": _one_line(str(error))}
+        except ClientGone:
+            raise  # nobody waits for the rest
         except Exception:
             log.exception("command %s failed", name)
             return {"success": "no", "errmsg": f"internal error in {name}; the gateway's log has the details"}

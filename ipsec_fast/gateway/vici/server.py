@@ -123,13 +123,15 @@ class ViciServer:
         return None if uid in (0, os.geteuid()) else f"user {uid} is neither root nor the gateway's own user"
 
     def _make_room(self) -> str | None:
-        """Nothing where there is room, or an idle connection has given way."""
+        """Nothing where there is room, or an idle connection has given way; then listeners, which may have half of the places for good."""
         if len(self._connections) < MAX_CONNECTIONS:
             return None
-        idle = [one for one in self._connections if one.idle_since is not None]
-        if not idle:
-            return f"{MAX_CONNECTIONS} are open already, and all of them wait for an answer or for events"
-        oldest = min(idle, key=lambda one: one.idle_since or 0.0)
+        found = {one: since for one in self._connections if (since := one.idle_since) is not None}
+        if not found:
+            found = {one: since for one in self._connections if (since := one.listens_since) is not None}
+            if len(found) <= MAX_CONNECTIONS // 2:
+                return f"{MAX_CONNECTIONS} are open already, and all of them wait for an answer or for events"
+        oldest = min(found, key=lambda one: found[one])
         self._connections.discard(oldest)
         oldest.drop()
         return None
@@ -155,6 +157,11 @@ class Connection:
         if self.events or self._waits_since is None or (self._was_answered and now - self._waits_since < BETWEEN_S):
             return None
         return self._waits_since
+
+    @property
+    def listens_since(self) -> float | None:
+        """When it last asked for anything, where it only hears events."""
+        return self._waits_since if self.events else None
 
     def drop(self) -> None:
         self._channel.abort()
