@@ -1,4 +1,4 @@
-"""When a replaced table may be freed: after every worker passed a quiescent point (design decision 5), without a lock in any worker.
+"""When a replaced table may be freed: after every worker passed a quiescent point, without a lock in any worker.
 
 The pattern is an epoch counter. A worker stores the epoch it sees at each turn of its loop, and UINT64_MAX while it sleeps in poll. Who
 replaced a pointer first swaps it, then calls `retire` with the old object: it is kept until all workers have seen a later epoch. The fences on

@@ -213,7 +213,7 @@ cdef class SA:
         return f"<SA {self.protocol} {self.direction} spi 0x{self.spi:08x} {self.algorithm} seq {self.seq}>"
 
     def set_grant(self, granted):
-        """Numbers up to `granted` may be used (design decision 4); the next grant is wanted at half of what this one adds."""
+        """Numbers up to `granted` may be used; the next grant is wanted at half of what this one adds."""
         if not isinstance(granted, int) or granted < 0:
             raise UsageError(f"grant {granted!r}: it is the highest sequence number that may be used")
         cdef uint64_t end = min(granted, <object> self.hot.hard_limit)

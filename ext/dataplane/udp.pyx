@@ -1,6 +1,6 @@
 """The UDP sockets of the gateway, and where an SA sends to (RFC 3948, RFC 7296 section 2.23).
 
-A socket sends with DF and no path MTU discovery of the kernel's (design decision 10); what ICMP says goes to its error queue (IP_RECVERR), where the
+A socket sends with DF and no path MTU discovery of the kernel's (docs/mtu.md); what ICMP says goes to its error queue (IP_RECVERR), where the
 worker reads it. It carries our SO_MARK so that the fail-closed rule lets its
 packets pass, and takes super-datagrams (UDP_GRO). What is longer than the interface's MTU leaves by a socket of its own (udp_large.py): DF is an
 option of a whole socket, and this one carries the worker's ESP as well. UDP_SEGMENT is a control message of a single send, never a socket option. What the kernel

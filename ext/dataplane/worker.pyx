@@ -5,7 +5,7 @@
 
 It sleeps in poll until a descriptor has something, or the stop eventfd. It holds no lock and no Python object, and allocates nothing after start. Each
 packet that does not go on is counted by its verdict, for the worker and for its SA; what control must know goes up the notify ring, what is not ESP the
-punt ring. One worker numbers an outbound SA and owns an inbound window (design decision 4), so it holds the SAs of its tables (spd.Holding) from their
+punt ring. One worker numbers an outbound SA and owns an inbound window (ARCHITECTURE.md, rule 1), so it holds the SAs of its tables (spd.Holding) from their
 publication until it has stopped or passed a quiescent point without them. A child of fork has no worker: what it inherits can only be thrown away.
 Called by gateway.
 Here: the loop and the Python face; the rest of the one translation unit, so that it is inlined, stands in worker_{state,tell,path,out,in,raw,hold,hand}.pxi.

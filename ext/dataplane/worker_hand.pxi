@@ -1,6 +1,6 @@
 """From worker to worker: what another one's SA carries is put into that one's ring. Included by worker.pyx.
 
-One worker numbers and sends on an SA and owns its window (design decision 4), so a packet that the kernel gave to another one goes to the owner,
+One worker numbers and sends on an SA and owns its window (ARCHITECTURE.md, rule 1), so a packet that the kernel gave to another one goes to the owner,
 whole and unsealed, or still sealed. The owner of an inbound SA is its SPI modulo the number of workers, which every worker knows without a table, and
 the kernel too (system/steering); that of an outbound one stands in the policy. There is a ring for each pair, so that what one flow's packets were
 read by in order is handed over in order; a full ring is a counted drop.

@@ -1,4 +1,4 @@
-"""The dataplane's half of every Child SA: its two SAs, its policies, its grants, its routes (design.md, "The way of a rekey").
+"""The dataplane's half of every Child SA: its two SAs, its policies, its grants, its routes.
 
 `install`, `switch_outbound` and `remove` change the books; the tables that each worker reads are made anew by `tables` whenever
 `changed` says so. Whose policies come first says policy_order, who may hold which selectors says separation. A child that goes stops

@@ -1,4 +1,4 @@
-"""What must be in the store before something may happen, put there (design decision 4), and what becomes of it where the store fails.
+"""What must be in the store before something may happen, put there (ARCHITECTURE.md, rule 1), and what becomes of it where the store fails.
 
 A record before its datagrams, the end of a block of sequence numbers before the first of them, the highest inbound numbers once a
 second. Where a write fails (a full disk) the IKE SA's record is taken out of the store: it goes on, and would be negotiated anew after

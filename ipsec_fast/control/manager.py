@@ -1,7 +1,8 @@
 """Between an IKE endpoint and everything it acts on: answers its asks, does what its notices say, tells it what the dataplane saw.
 
-The shell calls `drain` after every input to the endpoint, then stores records, then sends datagrams (design.md, "The way of an IKE
-message"): an inbound SA is in the worker's tables before the message leaves that lets the peer use it. Called by gateway.daemon.
+The shell calls `drain` after every input to the endpoint, then stores records, then sends datagrams (ARCHITECTURE.md, "The walk
+of an IKE message"). So an inbound SA is in the worker's tables before the message that lets the peer use it leaves.
+Called by gateway.daemon.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Overhead, largest inner packet, padding and MSS of an SA, by arithmetic alone (design.md decision 10).
+"""Overhead, largest inner packet, padding and MSS of an SA, by arithmetic alone (docs/mtu.md).
 
     ESP, tunnel      outer IP | UDP | SPI, sequence number | IV | inner packet, TFC padding, padding, pad length, next header | ICV
     ESP, transport   the packet's IP header | UDP | SPI, sequence number | IV | its payload, padding, pad length, next header | ICV

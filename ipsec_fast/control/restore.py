@@ -1,4 +1,4 @@
-"""What the process before us stored becomes IKE SAs and Child SAs again, or is negotiated anew (design decision 4).
+"""What the process before us stored becomes IKE SAs and Child SAs again, or is negotiated anew (ARCHITECTURE.md, rule 1).
 
 Outbound numbers go on behind the stored end of their block, inbound ones must be above the stored highest. Where two records name the
 same child, a crash fell between two writes of an IKE rekey: if ours was the request, the answer has come and the newer record counts;

@@ -1,4 +1,4 @@
-"""Which prefixes stand in the routing table because of which Child SAs, and which stay refused without one (design.md decision 12).
+"""Which prefixes stand in the routing table because of which Child SAs, and which stay refused without one (ARCHITECTURE.md, rule 6).
 
 A prefix is routed into the TUN from the first child that can carry it to the last one. Before and after, the prefixes of children
 that the configuration starts by itself are refused, so that nothing for them leaves in clear; others are free.

@@ -77,7 +77,7 @@ class SA:
         crew: int = 0,
     ) -> None: ...
     def set_grant(self, granted: int) -> None:
-        """Numbers up to `granted` may be used (design decision 4); the next grant is wanted at half of what this one adds."""
+        """Numbers up to `granted` may be used; the next grant is wanted at half of what this one adds."""
 
     def set_limits(
         self,

@@ -1,4 +1,4 @@
-"""The face of IKE for its shell: sans-IO, deterministic given inputs and answers (design decision 7).
+"""The face of IKE for its shell: sans-IO, deterministic given inputs and answers.
 
 In: `receive_datagram`, `initiate`, `rekey_*`, `terminate_*`, `handle_timer`, `answer`. Out, taken in this order:
 `next_event`, `changed_records`, `datagrams_to_send`, `get_timer`. It finds the IKE SA of a datagram by its SPIs and

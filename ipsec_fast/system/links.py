@@ -94,7 +94,7 @@ class Links:
     def path_mtu(self, remote: Address, mark: int, default: int = 1500) -> int:
         """The MTU of the way to `remote`: of the route if somebody set one there, otherwise of its device.
 
-        What ICMP taught the kernel is left out, because anybody can send that (design.md decision 10).
+        What ICMP taught the kernel is left out, because anybody can send that (docs/mtu.md).
         """
         try:
             found = self._netlink.call(

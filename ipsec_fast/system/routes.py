@@ -1,4 +1,4 @@
-"""Which packets of this host go into the TUN, and what happens to them while it is not there (design.md decision 12).
+"""Which packets of this host go into the TUN, and what happens to them while it is not there (ARCHITECTURE.md, rule 6).
 
 All routes stand in tables of ours and carry `protocol 73`. Per prefix there are two: `dev TUN` while a Child SA can carry
 it, and `prohibit` with a worse metric, which answers "administratively prohibited" once the device is gone. Rules before main

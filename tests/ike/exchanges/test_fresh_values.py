@@ -1,4 +1,4 @@
-"""No key pair, nonce or SPI comes twice, over many handshakes and over a fork (row 30)."""
+"""No key pair, nonce or SPI comes twice, over many handshakes and over a fork (docs/attacks.md, row 30)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who the peer is: our own messages sent back to us, other holders of a secret, sessions that are wired crosswise (rows 33, 34)."""
+"""Who the peer is: reflected messages, other holders of a secret, two sessions connected crosswise (docs/attacks.md, rows 33 and 34)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What strangers may cost (security rows 3, 42 to 44, 83): work, memory, places, answers and lines have a bound, and good peers get in."""
+"""What strangers may cost (docs/attacks.md, rows 3, 42 to 44, 83): work, memory, IKE SAs, answers and lines are bounded; good peers get in."""
 
 from __future__ import annotations
 
