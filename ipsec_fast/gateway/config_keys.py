@@ -1,7 +1,7 @@
 """swanctl.conf's keys that this version does not act on, and the spellings that make its tree one shape.
 
-A pasted key of swanctl must not be called unknown. Its value may ask for what this version does anyway (`mobike = no`):
-nothing is said. Where ignoring it changes neither who is protected nor how, it is one warning (`*_IGNORED`). Otherwise
+A key of swanctl must not be called unknown. If its value asks for what this version does anyway (`mobike = no`), it is
+accepted silently. If ignoring it changes neither who is protected nor how, it causes one warning (`*_IGNORED`). Otherwise
 it is refused as "not supported by this version". Called by config_tree.py.
 """
 
@@ -51,7 +51,7 @@ AUTH_LATER: dict[str, frozenset[str]] = {
         frozenset(),
     ),
 }  # fmt: skip
-# key: what is fine without a word, and what happens instead of anything else
+# key: values that are accepted silently, and what happens instead of any other value
 NO_CERTIFICATES = "no certificates travel with a pre-shared key"
 CONNECTION_IGNORED: dict[str, tuple[frozenset[str], str]] = {
     "mobike": (NO, "a peer whose address changes is set up anew"),
@@ -81,7 +81,7 @@ AUTH_IGNORED: dict[str, tuple[frozenset[str], str]] = {
     "revocation": (frozenset({"relaxed"}), NO_CERTIFICATES),
 }
 PORT_NAT_T = "4500"
-# where distributions put strongSwan's script, which opens a firewall for what its tunnels carry
+# where distributions put strongSwan's script, which opens a firewall for the traffic of its tunnels
 _OWN_UPDOWN = re.compile(
     r"(/[\w./-]+/(ipsec|strongswan)/_updown|ipsec _updown|_updown)(\s+(iptables|ip6tables))?", re.ASCII
 )
@@ -95,12 +95,12 @@ def asks_for_what_we_do(value: object, fine: Iterable[str]) -> bool:
 
 
 def is_own_updown(value: object) -> bool:
-    """strongSwan's own script, with no argument of somebody else's."""
+    """Whether it is strongSwan's own script, with strongSwan's arguments."""
     return isinstance(value, str) and "/../" not in value and bool(_OWN_UPDOWN.fullmatch(value.strip()))
 
 
 def port_ignored(value: object) -> bool:
-    """IKE may begin at 4500 too; ours begins at 500 and goes there by itself."""
+    """Whether it is 4500: our IKE begins at 500 and moves to 4500 by itself."""
     return asks_for_what_we_do(value, (PORT_NAT_T,))
 
 
@@ -112,7 +112,7 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
 
 
 def nearest(value: object, words: Iterable[str]) -> str:
-    """`; did you mean "start"?` behind a text that lists the words of a value, or nothing."""
+    """`; did you mean "start"?`, to be appended to a text that lists the words of a value, or nothing."""
     word = str(value).strip().lower()[:100] if isinstance(value, str) else ""
     near = difflib.get_close_matches(word, tuple(words), n=1, cutoff=0.6) if word else []
     return f'; did you mean "{near[0]}"?' if near and near[0] != word else ""

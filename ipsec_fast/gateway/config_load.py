@@ -32,7 +32,7 @@ class LoadedConnection:
 def parse_connection(name: str, section: Mapping[str, object]) -> LoadedConnection:
     tree = fold_tree({"connections": {name: dict(section)}})
     folded = tree.connections.get(name, {})
-    if folded.pop("dpd_timeout", None) is not None:  # swanctl's own users mean what it does: nothing
+    if folded.pop("dpd_timeout", None) is not None:  # swanctl's users expect what it does for IKEv2: nothing
         tree.warn(
             ("connections", name, "dpd_timeout"),
             "ignored: in strongSwan it is of IKEv1; set it in the gateway's own file",
@@ -62,7 +62,7 @@ def parse_owners(name: str, owners: Sequence[str]) -> tuple[Identity, ...]:
 
 
 def check_secret(name: str, kind: str, secret: Secret, *, allow_weak: bool) -> str | None:
-    """What to warn of; ConfigError for a kind that we do not know, and for a pre-shared key that can be guessed: it is closed then."""
+    """The warnings; ConfigError for a kind that we do not know, and for a pre-shared key that can be guessed, which is then closed."""
     word = kind.strip().lower()
     try:
         if word != "ike":

@@ -176,7 +176,7 @@ class Gateway:
         vici = ViciServer(settings.socket, self.operations)
         self._closing.push_async_callback(vici.close)
         await vici.start()
-        # a start that fails leaves closed what a crash has left closed
+        # a failed start keeps the prohibit routes that a crash has left
         self._closing.callback(lambda: routes.close(keep_adopted=not self._orderly))
         self._waiting.start(config.connections)
         self._restorer.restore(opened.stored, config.connections, self._now())
@@ -368,7 +368,7 @@ class Gateway:
         return time.monotonic()
 
     def _receive(self, data: bytes, path: Path) -> None:
-        """Everything that one turn of the loop brings is pumped, and its tables are published, once; a stranger waits his turn."""
+        """Queue an IKE_SA_INIT request; hand over anything else now, and pump once for all that this turn of the loop brings."""
         if is_sa_init_request(data):
             self._strangers.add(data, path)
             return
@@ -377,7 +377,7 @@ class Gateway:
             self._pump_soon = self._loop.call_soon(self._pump)
 
     def _take_stranger(self, data: bytes, path: Path) -> None:
-        """What it costs is spent here; what it has sent leaves with the others of its slice."""
+        """Work on one queued request. Its answer leaves with the others of its slice."""
         self._endpoint.receive_datagram(data, path, self._now())
         self._pumping = True
         try:
@@ -404,14 +404,14 @@ class Gateway:
             self._pump()
 
     def _take_tun_lost(self) -> None:
-        """A worker may have noticed late, when it was there again."""
+        """Resume the workers if the device exists again, since a worker may notice the loss late."""
         if self._forwarding.has_tun:
             self._workers.resume_inner()
         else:
             self._tun_keeper.note_lost(self._now())
 
     def _remake_tun(self) -> None:
-        """Device, MTU, addresses, routes, queues: as they were. HostError, and the next call goes on."""
+        """Restore device, MTU, addresses, routes and queues. After a HostError the next call continues."""
         self._forwarding.remake_tun()
         index = self._links.set_up(self._tun_name, self._tun_mtu)
         self._route_watch.ignore(index)
@@ -631,7 +631,7 @@ def _logging_to(log: Callable[[str], None]) -> Any:
 
         def emit(self, record: logging.LogRecord) -> None:
             tell(log, record.getMessage(), Cause.FAULT)
-            # never for what a peer or an operator can do, only for a mistake of ours; which may be made again and again
+            # only for an internal error, never for what a peer or an operator does; it may occur again and again
             if record.exc_info and record.created - self.told_at >= TRACEBACK_S:
                 self.told_at = record.created
                 for line in logging.Formatter().formatException(record.exc_info).splitlines():
