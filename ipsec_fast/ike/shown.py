@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 class Shown:
-    """Nonces and KE values that our open attempts have sent, and whose each is."""
+    """Nonces and KE values that our open attempts have sent, each with its attempt."""
 
     def __init__(self) -> None:
         self._owners: dict[bytes, int] = {}
