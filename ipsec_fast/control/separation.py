@@ -27,7 +27,9 @@ from ..system.routes import Network
 
 POLICIES_PER_PEER = ROUTES_PER_PEER = 2048
 PER_CONNECTION = 16384  # policies, routes and Child SAs of a connection whose peers may have any identity
-LOOKED_AT_MAX = 1024  # selectors with the same addresses but other ports; beyond that an offer is refused without looking further
+LOOKED_AT_MAX = (
+    1024  # selectors with the same addresses but other ports; beyond that an offer is refused without looking further
+)
 Key = tuple[str, str]  # connection, child
 Peer = tuple[object, ...]
 Prefix = tuple[int, int]  # first address, length

@@ -163,11 +163,11 @@ class EndpointSettings:
     old_inbound_s: float = 5.0
     childless_s: float = 30.0  # our responder keeps an IKE SA whose Child was refused that long
     cookie_always: bool = False  # the responder answers every IKE_SA_INIT without a COOKIE by one, without state
-    cookie_from_half_open: int = (
-        64  # half-open IKE SAs from which on a COOKIE is demanded
-    )
+    cookie_from_half_open: int = 64  # half-open IKE SAs from which on a COOKIE is demanded
     cookie_from_requests_per_s: int = 500  # IKE_SA_INIT requests from which on a COOKIE is demanded
-    cookie_from_refusals_per_s: int = 10  # refused IKE_SA_INIT requests from which on, for a while, a COOKIE is demanded
+    cookie_from_refusals_per_s: int = (
+        10  # refused IKE_SA_INIT requests from which on, for a while, a COOKIE is demanded
+    )
     keepalive_s: float = 20.0
     resources: int = 1  # workers, of which each may have a Child SA of its own (RFC 9611)
     fragment_bytes: int = 1280  # the largest IP datagram of a message that may be fragmented, with all its headers

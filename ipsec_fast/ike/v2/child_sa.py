@@ -77,12 +77,14 @@ class ChildSA:
     own_rekey: RekeyChild | None = None
     peer_rekey: PeerChildRekey | None = None
     rekey_failures: int = 0
-    narrowed_in_rekey: bool = False  # by the peer: the next try is a new Child SA, which may be narrower
+    narrowed_in_rekey: bool = (
+        False  # a rekey was narrowed by the peer: the next try is a new Child SA, which may be narrower
+    )
     rekey_at: float | None = None  # by its time, without the retries of a rekey that failed
     life_at: float | None = None
     quiet_since: float = 0.0  # nothing is known to have passed since; a rekey is no traffic
     place: Place = ORDINARY
-    narrowed: str = ""  # `by the peer from 10.1.0.0/16`, `by us from ...`: what was offered and is not in it
+    narrowed: str = ""  # `by the peer from 10.1.0.0/16`, `by us from ...`: what the offer had in addition
 
     @property
     def name(self) -> str:

@@ -45,7 +45,7 @@ def ike_suite_of(proposal: Proposal) -> IkeSuite:
 
 
 def check_nonces(prf: PrfRow, nonces: Nonces) -> None:
-    """Section 2.10: at least half the key size of the negotiated PRF, which is known only now. ParseError otherwise."""
+    """ParseError for a nonce shorter than half the key of the negotiated PRF, which is known only now (section 2.10)."""
     least, shortest = prf.key_bytes // 2, min(len(nonces.ni), len(nonces.nr))
     if shortest < least:
         raise ParseError(f"a nonce of {shortest} bytes; with {prf.name} at least {least} are wanted (section 2.10)")

@@ -32,7 +32,7 @@ class TsPayload:
 
     type_: PayloadType  # TSI or TSR
     selectors: tuple[TrafficSelector, ...]
-    unread: tuple[bytes, ...] = ()  # selectors of types that we do not know, as they came
+    unread: tuple[bytes, ...] = ()  # selectors of unknown types, as received
 
     @property
     def type(self) -> PayloadType:
@@ -64,7 +64,7 @@ class TsPayload:
 
 
 def _decode_selector(outer: Reader) -> TrafficSelector | bytes:
-    """A selector, or its bytes where we do not know its type.
+    """A selector, or its bytes if its type is unknown.
 
     +-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+
     |   TS Type     |IP Protocol ID |       Selector Length         |

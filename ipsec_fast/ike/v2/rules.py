@@ -43,7 +43,7 @@ def _rule(encrypted: bool, counts: dict[int, Range]) -> Rule:
 
 _ONE, _MAYBE, _ANY = (1, 1), (0, 1), (0, MAX_PAYLOADS)
 
-# Notifies and Vendor IDs may stand in every message. Every other type is let through too, and ignored.
+# Notifies and Vendor IDs may be in every message. Every other type is accepted too, and ignored.
 RULES: dict[tuple[int, bool], Rule] = {  # (exchange, is a response)
     # HDR, SAi1, KEi, Ni -->                                  <-- HDR, SAr1, KEr, Nr
     (ExchangeType.IKE_SA_INIT, False): _rule(False, {_SA: _ONE, _KE: _ONE, _NONCE: _ONE}),
@@ -117,7 +117,7 @@ def _check_critical(payloads: Sequence[Payload], response: bool) -> None:
 
 
 def _check_identities(payloads: Sequence[Payload]) -> None:
-    """An empty one names nobody; one without end would fill our memory, our log and every list of SAs."""
+    """An empty identity names nobody; a very long one would fill our memory, our log and every list of SAs."""
     for payload in payloads:
         if isinstance(payload, IdPayload) and not 1 <= len(payload.identity.data) <= IDENTITY_MAX_BYTES:
             has = f"an identity of {len(payload.identity.data)} bytes"

@@ -1,9 +1,9 @@
 """IKE_SA_INIT as responder (RFC 7296 sections 1.2, 2.6, 2.7, 2.23).
 
 A COOKIE is answered without any state. The other refusals leave none behind either: the half-open IKE SA goes as soon
-as the error notify is sent, in clear, with a responder SPI of zero. A half-open one lives 100 s, or goes when there is no
-more room and its network holds most (half_open.py). Under load, who has no COOKIE costs a look at the payload headers and
-the COOKIE, nothing else. No answer is longer than its request, and all have a rate (strangers.py).
+as the error notify is sent, in clear, with a responder SPI of zero. A half-open one lives 100 s. If there are too
+many, the network that holds most loses its oldest (half_open.py). Under load, of a request without a COOKIE only the payload
+headers are read. No answer is longer than its request, and answers are rate-limited (strangers.py).
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ def _repeat(sa: IkeSA, data: bytes, path: Path) -> None:
 
 
 def _is_short(data: bytes) -> bool:
-    """With a nonce shorter than ours, the response would be longer than the request; with a COOKIE in it, it is not."""
+    """Whether its nonce is shorter than ours: then only a request with a COOKIE is as long as the response."""
     try:
         return len(read_init(data).ni) < NONCE_BYTES
     except RemoteError:
@@ -127,7 +127,7 @@ def _refuse(core: Core, header: IkeHeader, path: Path, payload: NotifyPayload, r
 
 
 def _send(core: Core, header: IkeHeader, path: Path, payload: Payload, request_bytes: int) -> bool:
-    """Never more bytes than the request had: its source may be somebody else's address."""
+    """Send it unless it is longer than the request, whose source address may be forged."""
     reply = IkeHeader.make(header.spi_i, ZERO_SPI, header.exchange, header.message_id, initiator=False, response=True)
     datagram = encode_message(reply, (payload,))
     if len(datagram) > request_bytes:
@@ -143,7 +143,7 @@ def _answer(sa: IkeSA, message: Message, data: bytes, path: Path) -> Steps[None]
         yield from _accept(sa, message, data, path)
     except IpsecFastError as error:
         notify = (error.notify if isinstance(error, RemoteError) else None) or NotifyType.NO_PROPOSAL_CHOSEN
-        is_retry = notify == NotifyType.INVALID_KE_PAYLOAD  # that one is no failure, the peer tries again
+        is_retry = notify == NotifyType.INVALID_KE_PAYLOAD  # no failure: the peer tries again with that group
         head = f"IKE_SA_INIT from {path.remote} refused with {name_of(NotifyType, notify)}"
         sa.tell_of_stranger(Line.REFUSED, partial("{}: {}".format, head, error), level=1 if is_retry else 0)
         payload = NotifyPayload(notify, error.data if isinstance(error, RemoteError) else b"")
@@ -206,7 +206,7 @@ def _accept(sa: IkeSA, message: Message, data: bytes, path: Path) -> Steps[None]
 
 
 def _settings(sa: IkeSA) -> tuple[bool, bool]:
-    """Whether ESP is to be encapsulated and IKE fragmentation announced, which must be said before IKE_AUTH tells the connection.
+    """Whether to encapsulate ESP and to announce IKE fragmentation; the connection is known only in IKE_AUTH, which is too late.
 
     Encapsulation if any candidate that may be meant wants it: without our word the peer would send plain ESP to one that must have
     UDP, while one that can do without takes both. What is announced of fragmentation binds nobody to send fragments.
