@@ -104,7 +104,7 @@ cdef void tx_seal(tx_queue *queue) noexcept nogil:
 
 
 cdef uint32_t close_gaps(tx_queue *queue, tx_slot *slot) noexcept nogil:
-    """Packets without VERDICT_OK leave their slot, counted; the others move up. How many are left. No move where all are well.
+    """Count packets without VERDICT_OK and remove them from their slot; the others move up. Returns how many are left.
 
     Their lengths are what the kernels say, not what tx_reserve has foreseen; `packets` of the slot begins with those that are left."""
     cdef uint32_t i, kept = 0, at = slot.to.front
@@ -305,7 +305,7 @@ cdef void put_front(tx_queue *queue, tx_slot *slot) noexcept nogil:
 
 
 cdef inline uint16_t put_mended(uint8_t *at, const uint8_t *bytes_, uint32_t length, uint16_t check) noexcept nogil:
-    """Stores some 16-bit words; the checksum that covers them, mended."""
+    """Stores 16-bit words and updates the checksum that covers them."""
     cdef uint32_t i
     cdef uint16_t before, after
     for i in range(0, length, 2):
@@ -317,7 +317,7 @@ cdef inline uint16_t put_mended(uint8_t *at, const uint8_t *bytes_, uint32_t len
 
 
 cdef inline void clear_df(uint8_t *packet, uint64_t *ids) noexcept nogil:
-    """Without DF the identification matters: it becomes one that the peer's other SAs do not use. AH covers it, so there it stays."""
+    """Without DF, set an identification that no other SA to the peer uses. AH covers the field, so AH's is not changed."""
     cdef uint16_t check
     cdef uint8_t fields[4]
     if packet[0] >> 4 != 4 or not packet[6] & IP_DF:

@@ -132,8 +132,8 @@ cdef class SA:
     "beet": all packets go from `inner[0]` to `inner[1]`; they travel between `src` and `dst`, without an inner header.
     `crew` is the size of the Crew that may help to seal or open; 0 in the end where the engine is too fast for that (`sa.crew`).
     `protocol` "ah" (RFC 4302): `algorithm` is one such as "sha256" or "aes128gmac"; tunnel (with `src`, `dst`) or transport.
-    One thread uses an SA at a time: a call, or the worker whose tables hold it. An SA made before a fork is the parent process's;
-    in the child `protect` and `unprotect`, workers and crews refuse it with StateError.
+    One thread uses an SA at a time: a call, or the worker whose tables hold it. An SA made before a fork belongs to the
+    parent process: in the child `protect`, `unprotect`, workers and crews refuse it with StateError.
     Raises AlgorithmError (unknown algorithm, key of a wrong length), UsageError (everything else that is wrong).
     """
 

@@ -120,8 +120,8 @@ cdef class UdpSocket:
     def sendto(self, data, remote, int port, local=None, cut="needed"):
         """Send one datagram as it is (the caller adds the marker). Raises HostError with the kernel's reason.
 
-        `cut`: what is longer than the interface's MTU leaves in IP fragments, or not at all. In fragments it goes by a raw socket,
-        which takes CAP_NET_RAW: what others send by this socket at that moment keeps DF.
+        `cut`: what is longer than the interface's MTU leaves in IP fragments, or not at all. Fragments leave by a raw socket
+        (CAP_NET_RAW), so that what others send by this socket at that moment keeps DF.
         """
         if self._socket is None:
             raise UsageError("this UDP socket was never made: UdpSocket.__init__ did not run, or failed")
@@ -228,8 +228,8 @@ cdef class Endpoint:
 def set_endpoint(SA sa not None, int socket_index, local, remote, int port, outside=None):
     """Where an outbound SA sends to; may be called while workers use it. `local`: the source address of a wildcard socket.
 
-    Of an inbound SA: where its peer is. From then on the worker tells (NoticeKind.PEER_MOVED) when its newest authentic packet came
-    in UDP from another address or port; without an endpoint it does not look.
+    Of an inbound SA: where its peer is. From then on the worker sends NoticeKind.PEER_MOVED if the newest authentic packet came in UDP
+    from another address or port; without an endpoint it does not check.
 
     `outside`: how IPv6 packets of up to 1280 bytes leave that are longer than `sa.max_inner`; None: they are dropped. Raises UsageError.
     """

@@ -339,7 +339,7 @@ cdef class Worker:
         return self._tables
 
     def publish(self, Tables tables not None):
-        """Swap in new tables; the old ones are freed once the worker passed a quiescent point.
+        """Swap in new tables; the old ones are freed after the worker has passed a quiescent point.
 
         Raises StateError, and leaves everything as it was, if another worker or a call uses an SA of the tables that would be this
         worker's, or an SA was made before a fork. UsageError for an SA without an owner if there are several workers.
@@ -358,7 +358,7 @@ cdef class Worker:
         retire(old)
 
     def resume_inner(self):
-        """Read from the inner port again after TUN_LOST: its device is there again (`Tun.reattach`)."""
+        """Read from the inner port again after TUN_LOST, once its device exists again (`Tun.reattach`)."""
         self._need()
         self.state.tun_fd = self.state.tun.fd
         os.eventfd_write(self.state.hand_fd, 1)
@@ -381,7 +381,7 @@ cdef class Worker:
         return self._notify.fd
 
     def take_punted(self):
-        """Datagrams that are no ESP (IKE), oldest first."""
+        """Datagrams that are not ESP (IKE), oldest first."""
         self._need()
         return [self._punted(record) for record in (<Ring>self._punt).take_records()]
 

@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class SharedKey:
-    """A PSK and whose it is. No `ids`: for every pair of identities that has no better entry.
+    """A PSK and its identities. Without `ids` it serves every pair of identities that has no better entry.
 
-    `needs_allow_weak`: so short that only a connection that allows it may use it.
+    `needs_allow_weak`: it is so short that only a connection with `allow_weak` may use it.
     """
 
     name: str
@@ -32,8 +32,8 @@ class SharedKey:
 class Credentials:
     """The PSKs of a gateway. The best entry wins, among equals the first.
 
-    One that names the peer goes before one that means it by a wildcard (`*.example.org`), and each of them before itself without our
-    own identity; then one that names nobody but ourselves, so every peer of this identity; then one that names nobody.
+    The order: entries that name the peer, those whose wildcard covers it (`*.example.org`), those that name only us, those that
+    name nobody. Within the first two, entries that name us too come first.
     An entry that names the peer's neighbours but not the peer is none of these and never used.
     """
 
@@ -45,7 +45,7 @@ class Credentials:
         self._keys = tuple(keys)
 
     def shared_key(self, local: Identity, remote: Identity, *, allow_weak: bool = False) -> Secret:
-        """SecretError, with both identities, where no entry fits, or where the best one is too short for this connection."""
+        """SecretError, with both identities, if no entry fits, or if the best one is too short for this connection."""
         best: tuple[tuple[int, int], SharedKey] | None = None
         for key in self._keys:
             score = _score(key.ids, local, remote)
@@ -67,7 +67,7 @@ class Credentials:
 
 
 def _score(ids: tuple[Identity, ...], local: Identity, remote: Identity) -> tuple[int, int] | None:
-    """(how well it means the peer, whether it names us); strongSwan compares in this order too."""
+    """(how well it fits the peer, whether it names us); strongSwan compares in this order too."""
     if not ids:
         return 0, 0
     names_local = any(one.matches(local) for one in ids)

@@ -1,7 +1,7 @@
-"""Follows our own TUN device (rtnetlink(7)): that somebody deleted it or set it down, and which addresses it had.
+"""Watches our own TUN device (rtnetlink(7)): whether somebody deleted it or set it down, and which addresses it had.
 
-The kernel takes a device's addresses away before it says that the device is gone, so what went less than LOST_WITH_S before is taken
-to have gone with it. Left out: making it again (gateway/tun_keeper.py). Called by gateway.daemon.
+The kernel removes a device's addresses before it reports the removal of the device. So addresses that were removed less than
+LOST_WITH_S before count as lost with the device. Left out: making it again (gateway/tun_keeper.py). Called by gateway.daemon.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ class OwnDevice:
         self._index = index
         self._clock = clock
         self._addresses: dict[Interface, None] = dict.fromkeys(addresses)
-        self._left: dict[Interface, float] = {}  # when each was taken away
-        self.is_broken = False  # it is gone or down
+        self._left: dict[Interface, float] = {}  # when each was removed
+        self.is_broken = False  # deleted or down
         kind = socket.SOCK_RAW | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
         try:
             self._socket = socket.socket(socket.AF_NETLINK, kind, socket.NETLINK_ROUTE)
@@ -50,15 +50,15 @@ class OwnDevice:
 
     @property
     def addresses(self) -> list[Interface]:
-        """What it should have: what it has, and what went with it."""
+        """The addresses that it should have: those that it has, and those lost with it."""
         return list(self._addresses)
 
     def take(self) -> None:
-        """Read the news."""
+        """Read the kernel's messages."""
         for _ in range(READS):
             try:
                 data = self._socket.recv(READ_BYTES)
-            except OSError:  # nothing more, or more news than room
+            except OSError:  # no more messages, or more than the buffer holds
                 break
             for kind, body in messages_of(data):
                 with contextlib.suppress(struct.error, ValueError):
@@ -67,7 +67,7 @@ class OwnDevice:
         self._left = {one: at for one, at in self._left.items() if now - at < LOST_WITH_S}
 
     def move(self, index: int) -> None:
-        """It was made again, or brought up."""
+        """Note that the device was made again, or brought up."""
         self._index, self.is_broken = index, False
 
     def _hear(self, kind: int, body: bytes) -> None:
