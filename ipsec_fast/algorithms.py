@@ -1,9 +1,9 @@
 """One row per transform that we carry, and the proposal strings of strongSwan's spelling that name them.
 
 `aes128gcm16-prfsha256-x25519` is an IKE proposal, `aes128gcm16`, `aes128-sha256-esn`, `aes256-sha256-x25519` (PFS) are
-ESP proposals. A word may be repeated with other values; the peer picks one of each type. What strongSwan leaves out of a
-proposal is left out here: integrity beside an AEAD (in IKE it names the PRF), a PRF in ESP. Sizes are in bytes unless the
-name says bits. Which engine runs a row is the dataplane's business.
+ESP proposals. A word may be repeated with other values; the peer picks one of each type. What strongSwan leaves out of
+a proposal is left out here: integrity beside an AEAD (in IKE it names the PRF), a PRF in ESP. Sizes are in bytes unless
+the name says bits. Which engine runs a row is the dataplane's business.
 """
 
 from __future__ import annotations
@@ -426,7 +426,9 @@ def _known_esp() -> str:
 
 
 def weak_words(proposals: Iterable[Proposal]) -> tuple[str, ...]:
-    """The integrity algorithms and PRFs of these proposals that are warned about (RFC 8221 section 6, RFC 8247 section 2)."""
+    """The integrity algorithms and PRFs of these proposals that are warned about
+    (RFC 8221 section 6, RFC 8247 section 2).
+    """
     names: dict[str, str] = {}  # by digest, because `sha1` is an integrity algorithm and a PRF
     for one in proposals:
         rows: list[Integrity | PrfRow | None] = [integrity_by_id(t.id) for t in one.of(TransformType.INTEG)]

@@ -313,11 +313,12 @@ class Identity:
 
     @classmethod
     def parse(cls, text: str) -> Identity:
-        """Parse strongSwan's spelling: a prefix such as `keyid:` names the type; after it `#` and hex digits give the bytes.
+        """Parse strongSwan's spelling: a prefix such as `keyid:` names the type;
+        after it `#` and hex digits give the bytes.
 
-        Without a prefix the shape tells: an address, `user@host` or `@@user@host`, `@name` or a plain name (FQDN), `@#hex` (KEY_ID),
-        and KEY_ID for what has a colon and is no address. UsageError for types that only strongSwan has, and for an identity
-        that is empty, also after a prefix, or longer than 1,024 bytes.
+        Without a prefix the shape tells: an address, `user@host` or `@@user@host`, `@name` or a plain name (FQDN),
+        `@#hex` (KEY_ID), and KEY_ID for what has a colon and is no address. UsageError for types that only strongSwan
+        has, and for an identity that is empty, also after a prefix, or longer than 1,024 bytes.
         """
         identity = cls._parse(text)
         if not 1 <= len(identity.data) <= IDENTITY_MAX_BYTES:
@@ -384,11 +385,15 @@ class Identity:
 
     @property
     def is_pattern(self) -> bool:
-        """Whether it is `*.example.org` or `*@example.org`. Only a configuration has patterns; a peer's identity never is one."""
+        """Whether it is `*.example.org` or `*@example.org`. Only a configuration has
+        patterns; a peer's identity never is one.
+        """
         return self.type in (IdType.FQDN, IdType.RFC822_ADDR) and self.data.startswith(b"*")
 
     def covers(self, other: Identity) -> bool:
-        """Whether this configured identity equals `other`, or is a pattern with whose end `other` ends, as in strongSwan."""
+        """Whether this configured identity equals `other`, or is a pattern with
+        whose end `other` ends, as in strongSwan.
+        """
         if self.matches(other):
             return True
         if not self.is_pattern or self.type != other.type or other.is_pattern or len(other.data) < len(self.data):
@@ -405,7 +410,9 @@ class Identity:
         return f"(ID type {said}, not {right})" if said != right else f"(both of ID type {said})"
 
     def __str__(self) -> str:
-        """A text that `parse` reads back if it is a name; cut if long. A name that looks like another type gets a prefix."""
+        """A text that `parse` reads back if it is a name; cut if long. A name
+        that looks like another type gets a prefix.
+        """
         if self.type in (IdType.IPV4_ADDR, IdType.IPV6_ADDR) and len(self.data) in (4, 16):
             return str(ipaddress.ip_address(self.data))
         if self.type not in (IdType.FQDN, IdType.RFC822_ADDR):

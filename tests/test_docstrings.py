@@ -1,4 +1,6 @@
-"""help() of compiled classes and functions says what the .pyi files say: nobody at a prompt or in a notebook sees those."""
+"""help() of compiled classes and functions says what the .pyi files say: nobody
+at a prompt or in a notebook sees those.
+"""
 
 from __future__ import annotations
 

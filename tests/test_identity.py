@@ -1,4 +1,6 @@
-"""Identities as text: their type can be told from it, nothing is empty, and nothing is long (docs/attacks.md, rows 16 and 84)."""
+"""Identities as text: their type can be told from it, nothing is empty, and nothing
+is long (docs/attacks.md, rows 16 and 84).
+"""
 
 from __future__ import annotations
 

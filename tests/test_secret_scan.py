@@ -1,4 +1,6 @@
-"""The scan of every test's output for its secrets finds them in each form, keeps them to itself, and fails the test that leaks."""
+"""The scan of every test's output for its secrets finds them in each form, keeps them
+to itself, and fails the test that leaks.
+"""
 
 from __future__ import annotations
 

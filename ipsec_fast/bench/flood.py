@@ -1,9 +1,10 @@
-"""The measurement of `ipsec-fast bench flood`: how a gateway serves good peers and its operator while strangers flood it.
+"""The measurement of `ipsec-fast bench flood`: how a gateway serves good peers
+and its operator while strangers flood it.
 
-One namespace has a gateway. Another has a good peer, which sets up one IKE SA after the other and asks for the status in
-between, and the flood, a process of its own (flood_source.py). Each kind of flood and the idle run have a gateway of their
-own; the figures of a flood are ratios to the idle run. The library's row opens batches of packets with bad and with good
-ICVs in turn. Called by flood_face.py.
+One namespace has a gateway. Another has a good peer, which sets up one IKE SA after the other and asks for the status
+in between, and the flood, a process of its own (flood_source.py). Each kind of flood and the idle run have a gateway of
+their own; the figures of a flood are ratios to the idle run. The library's row opens batches of packets with bad and
+with good ICVs in turn. Called by flood_face.py.
 """
 
 from __future__ import annotations
@@ -57,7 +58,9 @@ file = "{secret}"
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """One row; the field names are the JSON's. Times are medians and the longest; ratios are to the idle run, None in that one."""
+    """One row; the field names are the JSON's. Times are medians and the longest;
+    ratios are to the idle run, None in that one.
+    """
 
     flood: str
     sent_per_s: float

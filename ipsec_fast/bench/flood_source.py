@@ -1,8 +1,10 @@
-"""The flood of `bench flood`: a process of its own that sends one kind of datagrams at a rate, from many addresses of a network.
+"""The flood of `bench flood`: a process of its own that sends one kind of datagrams at
+a rate, from many addresses of a network.
 
     python -m ipsec_fast.bench.flood_source KIND TARGET RATE SECONDS [SPI]
 
-KIND is one of `KINDS`. RATE is datagrams per second, 0: as fast as a socket takes them. It prints how many it has sent. Called by flood.py.
+KIND is one of `KINDS`. RATE is datagrams per second, 0: as fast as a socket takes them. It prints
+how many it has sent. Called by flood.py.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The dataplane's half of every Child SA: its two SAs, its policies, its grants, its routes.
 
-`install`, `switch_outbound` and `remove` change the books; the tables that each worker reads are made anew by `tables` whenever
-`changed` says so. policy_order decides whose policies come first, separation who may hold which
-selectors. A removed child stops sending at once and keeps receiving during its grace period. Left out: anything that speaks IKE.
+`install`, `switch_outbound` and `remove` change the books; the tables that each worker reads are made anew by `tables`
+whenever `changed` says so. policy_order decides whose policies come first, separation who may hold which selectors. A
+removed child stops sending at once and keeps receiving during its grace period. Left out: anything that speaks IKE.
 Called by control.manager and the views.
 """
 
@@ -390,7 +390,9 @@ class Children:
         return [(ts, owners.pop() if len(owners) == 1 else None) for ts, owners in found.items()]
 
     def _sending(self, worker: int) -> list[InstalledChild]:
-        """Of each group the child that this worker sends on: the one switched to last first, those of silent peers last."""
+        """Of each group the child that this worker sends on: the one switched
+        to last first, those of silent peers last.
+        """
         groups: dict[tuple[object, ...], list[InstalledChild]] = {}
         for child in self._children.values():
             if child.order:

@@ -1,11 +1,12 @@
-"""What must be in the store before something may happen, put there (ARCHITECTURE.md, rule 1), and what becomes of it where the store fails.
+"""What must be in the store before something may happen, put there (ARCHITECTURE.md, rule 1), and
+what becomes of it where the store fails.
 
-A record before its datagrams, the end of a block of sequence numbers before the first of them, the highest inbound numbers once a
-second. Where a write fails (a full disk) the IKE SA's record is taken out of the store: it goes on, and would be negotiated anew after
-a crash. It is tried again once a second; without room such luck may change with every write, so one line is all until it has lasted for
-STEADY_S. Only where the record cannot be taken out either, so that an older one would come back, its datagrams are withheld and its
-grants end.
-Leaves out: reading it all again (restore.py). Called by the daemon and by grants.py.
+A record before its datagrams, the end of a block of sequence numbers before the first of them, the highest inbound
+numbers once a second. Where a write fails (a full disk) the IKE SA's record is taken out of the store: it goes on,
+and would be negotiated anew after a crash. It is tried again once a second; without room such luck may change with
+every write, so one line is all until it has lasted for STEADY_S. Only where the record cannot be taken out either, so
+that an older one would come back, its datagrams are withheld and its grants end. Leaves out: reading it all again
+(restore.py). Called by the daemon and by grants.py.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
-"""Between an IKE endpoint and everything it acts on: answers its asks, does what its notices say, tells it what the dataplane saw.
+"""Between an IKE endpoint and everything it acts on: answers its asks, does what its
+notices say, tells it what the dataplane saw.
 
-The shell calls `drain` after every input to the endpoint, then stores records, then sends datagrams (ARCHITECTURE.md, "The walk
-of an IKE message"). So an inbound SA is in the worker's tables before the message that lets the peer use it leaves.
-Called by gateway.daemon.
+The shell calls `drain` after every input to the endpoint, then stores records, then sends datagrams
+(ARCHITECTURE.md, "The walk of an IKE message"). So an inbound SA is in the worker's tables before the message that
+lets the peer use it leaves. Called by gateway.daemon.
 """
 
 from __future__ import annotations
@@ -50,9 +51,9 @@ class Dataplane(Protocol):
 
 
 class Manager:
-    """`log` gets one line per unexpected failure of ours; `resize` the TUN's new MTU question after children came or went;
-    `acquire` the child that a dropped packet was for, with that packet's selectors if they were told; `settle` comes before new
-    tables are published. `moved`: the peer of some Child SAs has another address.
+    """`log` gets one line per unexpected failure of ours; `resize` the TUN's new MTU question after children came or
+    went; `acquire` the child that a dropped packet was for, with that packet's selectors if they were told; `settle`
+    comes before new tables are published. `moved`: the peer of some Child SAs has another address.
     """
 
     def __init__(
@@ -114,7 +115,9 @@ class Manager:
             self._resize(self._children.max_inner_bytes())
 
     def take_notices(self, notices: Iterable[WorkerNotice], now: float) -> None:
-        """Notices of the worker; `drain` must follow. The tag (the child's number) identifies an SA, since two peers may choose one SPI."""
+        """Notices of the worker; `drain` must follow. The tag (the child's number) identifies
+        an SA, since two peers may choose one SPI.
+        """
         for notice in notices:
             match notice.kind:
                 case NoticeKind.FIRST_INBOUND:

@@ -1,9 +1,10 @@
-"""Which policy comes first where the traffic of several children overlaps (RFC 4301 section 4.4.1: an ordered list, the administrator's).
+"""Which policy comes first where the traffic of several children overlaps (RFC 4301 section
+4.4.1: an ordered list, the administrator's).
 
-The configuration decides, not what a peer has narrowed to. A child with narrower configured selectors comes first (10.2.0.0/24
-before 10.0.0.0/8). Among children that are configured for the same networks, one whose SA has a peer that answers comes before
-one without an SA; then the order in the file decides. Within one child the negotiated selectors decide: narrow before wide, then
-the newest. Called by control.children.
+The configuration decides, not what a peer has narrowed to. A child with narrower configured selectors comes first
+(10.2.0.0/24 before 10.0.0.0/8). Among children that are configured for the same networks, one whose SA has a peer that
+answers comes before one without an SA; then the order in the file decides. Within one child the negotiated selectors
+decide: narrow before wide, then the newest. Called by control.children.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
-"""What one peer may hold, and that no two peers of one configured child hold the same (RFC 4301 section 4.4.1: the SPD is the
-administrator's, not the peers').
+"""What one peer may hold, and that no two peers of one configured child hold the same (RFC 4301 section 4.4.1: the SPD
+is the administrator's, not the peers').
 
-If a connection serves many peers, each picks its selectors out of the configured ones. The first peer that has a network keeps
-it: overlapping selectors of another peer are refused with TS_UNACCEPTABLE, unless the child says `overlap = "allow"`. The same
-peer, recognised by its authenticated identity, may always come again: a reconnection, a rekey, a reauthentication. Policies
-and routes have limits per peer. A connection that accepts any identity has limits of its own too, because one holder of its
-secret could appear as many peers. Called by control.children.
+If a connection serves many peers, each picks its selectors out of the configured ones. The first peer that has a
+network keeps it: overlapping selectors of another peer are refused with TS_UNACCEPTABLE, unless the child says `overlap
+= "allow"`. The same peer, recognised by its authenticated identity, may always come again: a reconnection, a rekey, a
+reauthentication. Policies and routes have limits per peer. A connection that accepts any identity has limits of its own
+too, because one holder of its secret could appear as many peers. Called by control.children.
 
 A look-up takes time by the prefix lengths in use and the selectors found, not by the number of peers.
 """
@@ -50,7 +50,9 @@ class _Held:
 
 @dataclass(slots=True)
 class _Used:
-    """What one peer, or all peers of a connection, use. Child SAs for the same traffic count once, as only one has policies."""
+    """What one peer, or all peers of a connection, use. Child SAs for the same
+    traffic count once, as only one has policies.
+    """
 
     children: int = 0
     policies: int = 0
@@ -88,7 +90,9 @@ class Separation:
             (self._anybody.add if one.remote_id is None else self._anybody.discard)(one.name)
 
     def admit(self, ask: AskInstallChild) -> None:
-        """Raises NegotiationError (TS_UNACCEPTABLE) and changes nothing if another peer holds some of it or this peer holds too much."""
+        """Raises NegotiationError (TS_UNACCEPTABLE) and changes nothing if another peer
+        holds some of it or this peer holds too much.
+        """
         held = _held(ask)
         if not ask.overlap:
             self._refuse_overlap(held)
@@ -162,7 +166,9 @@ class Separation:
 
 
 class _Space:
-    """The remote selectors of one configured child, sorted by first address: prefixes nest or are disjoint, so that is enough."""
+    """The remote selectors of one configured child, sorted by first address: prefixes
+    nest or are disjoint, so that is enough.
+    """
 
     def __init__(self) -> None:
         self._at: dict[tuple[int, Prefix], list[tuple[int, TrafficSelector]]] = {}
@@ -194,7 +200,9 @@ class _Space:
     def meeting(
         self, networks: Iterable[tuple[Network, TrafficSelector]]
     ) -> Iterator[tuple[TrafficSelector, int, TrafficSelector]]:
-        """(one of these, child, one of its selectors) with common addresses: first those that contain it, then those inside it."""
+        """(one of these, child, one of its selectors) with common addresses: first
+        those that contain it, then those inside it.
+        """
         for network, ours in networks:
             for prefix in chain(self._around(network), self._inside(network)):
                 for child_id, theirs in tuple(self._at[network.version, prefix]):

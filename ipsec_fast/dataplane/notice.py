@@ -34,12 +34,13 @@ class NoticeKind(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Notice:
-    """`spi` as a number in host order (of NO_SA: the `tag` of the policy; of TOO_BIG 0 where the ICMP quotes too little).
+    """`spi` as a number in host order (of NO_SA: the `tag` of the policy; of
+    TOO_BIG 0 where the ICMP quotes too little).
 
     `remote`: of UNKNOWN_SPI the sender; of TOO_BIG the destination of our packet; of NO_SA that of the dropped packet.
-    `local`, `protocol`, `ports` are of NO_SA's packet: (local, remote) port, of ICMP type << 8 | code twice, None where it shows none.
-    `tag`: of what one SA reports (its first packet, limits, grant), the `SA.tag` of it. Identify an SA by its tag: the
-    peer chooses an outbound SPI, and two peers may choose the same.
+    `local`, `protocol`, `ports` are of NO_SA's packet: (local, remote) port, of ICMP type << 8 | code twice, None where
+    it shows none. `tag`: of what one SA reports (its first packet, limits, grant), the `SA.tag` of it. Identify an SA
+    by its tag: the peer chooses an outbound SPI, and two peers may choose the same.
     """
 
     kind: NoticeKind

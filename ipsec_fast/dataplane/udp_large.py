@@ -1,9 +1,9 @@
 """UDP datagrams that the kernel must send in IP fragments, although the port's socket sends with DF.
 
-Whether packets carry DF is an option of a whole socket. The sockets of a worker send ESP at any moment, in another thread, so the option
-must never change there. A second UDP socket on the port would receive a part of what is meant for the first one. So such a datagram
-leaves by a raw socket for UDP, which sends without DF, receives nothing, and is opened at its first use.
-Left out: smaller fragments than the interface's (gateway/ike_cut). Called by udp.
+Whether packets carry DF is an option of a whole socket. The sockets of a worker send ESP at any moment, in another
+thread, so the option must never change there. A second UDP socket on the port would receive a part of what is meant for
+the first one. So such a datagram leaves by a raw socket for UDP, which sends without DF, receives nothing, and is
+opened at its first use. Left out: smaller fragments than the interface's (gateway/ike_cut). Called by udp.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """swanctl.conf's keys that this version does not act on, and the spellings that make its tree one shape.
 
 A key of swanctl must not be called unknown. If its value asks for what this version does anyway (`mobike = no`), it is
-accepted silently. If ignoring it changes neither who is protected nor how, it causes one warning (`*_IGNORED`). Otherwise
-it is refused as "not supported by this version". Called by config_tree.py.
+accepted silently. If ignoring it changes neither who is protected nor how, it causes one warning (`*_IGNORED`).
+Otherwise it is refused as "not supported by this version". Called by config_tree.py.
 """
 
 from __future__ import annotations

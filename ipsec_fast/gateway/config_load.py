@@ -62,7 +62,9 @@ def parse_owners(name: str, owners: Sequence[str]) -> tuple[Identity, ...]:
 
 
 def check_secret(name: str, kind: str, secret: Secret, *, allow_weak: bool) -> str | None:
-    """The warnings; ConfigError for a kind that we do not know, and for a pre-shared key that can be guessed, which is then closed."""
+    """The warnings; ConfigError for a kind that we do not know, and for a pre-shared key
+    that can be guessed, which is then closed.
+    """
     word = kind.strip().lower()
     try:
         if word != "ike":

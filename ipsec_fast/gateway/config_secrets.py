@@ -51,10 +51,11 @@ def check_private(status: os.stat_result, path: Path, *, group_may_read: bool = 
 
 
 def decode_inline_secret(value: object) -> Secret:
-    """swanctl's spellings: plain text, `0x` or `0X` and hex digits, `0s` or `0S` and base64. Copies of the text stay behind.
+    """swanctl's spellings: plain text, `0x` or `0X` and hex digits, `0s` or `0S`
+    and base64. Copies of the text stay behind.
 
-    If the number of hex digits is odd, the first is a byte of its own, as in swanctl. Base64 without padding is refused, because
-    swanctl drops its end.
+    If the number of hex digits is odd, the first is a byte of its own, as in swanctl. Base64 without padding
+    is refused, because swanctl drops its end.
     """
     if not isinstance(value, str):
         raise SecretError("must be a string")

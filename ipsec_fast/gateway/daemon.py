@@ -368,7 +368,9 @@ class Gateway:
         return time.monotonic()
 
     def _receive(self, data: bytes, path: Path) -> None:
-        """Queue an IKE_SA_INIT request; hand over anything else now, and pump once for all that this turn of the loop brings."""
+        """Queue an IKE_SA_INIT request; hand over anything else now, and pump once
+        for all that this turn of the loop brings.
+        """
         if is_sa_init_request(data):
             self._strangers.add(data, path)
             return

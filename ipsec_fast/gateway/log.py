@@ -53,11 +53,12 @@ _RATES = {
 
 
 class Log:
-    """Token buckets before stderr, one for each cause. Lines without a token are counted, and the next line says how many.
+    """Token buckets before stderr, one for each cause. Lines without a token are
+    counted, and the next line says how many.
 
-    A line about a peer is always logged if its `key` was not logged for 30 s. So the first line of each kind about each connection
-    appears, and what one peer repeats in a loop is left out. The same line within 20 s is left out too: a responder that keeps no
-    state of a refusal would log each retransmission.
+    A line about a peer is always logged if its `key` was not logged for 30 s. So the first line of each kind about each
+    connection appears, and what one peer repeats in a loop is left out. The same line within 20 s is left out too: a
+    responder that keeps no state of a refusal would log each retransmission.
     """
 
     def __init__(

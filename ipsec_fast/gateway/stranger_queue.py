@@ -1,8 +1,8 @@
 """A queue of IKE_SA_INIT requests, so that a flood of them takes neither the event loop's time nor other peers' places.
 
 The daemon reads sockets at once and works at once on all other messages. The queued requests take turns by network
-(ike/half_open.py), in slices of a few milliseconds between which the loop runs, and for at most SHARE of the time. When the
-queue is full, the network with most requests in it loses its oldest. Called by daemon.py.
+(ike/half_open.py), in slices of a few milliseconds between which the loop runs, and for at most SHARE of the time. When
+the queue is full, the network with most requests in it loses its oldest. Called by daemon.py.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Makes our TUN device again when somebody deletes it or sets it down (`ip link del`, NetworkManager).
 
-Meanwhile the prohibit routes refuse packets for the tunnels. A lost device is made again at once; if it is lost again within
-STOOD_S, after 1 s, 2 s, 4 s, up to a minute. The log has one line at the loss, one when the device exists again, and one for
-each new reason why it cannot be made. Called by daemon.py; time is an argument.
+Meanwhile the prohibit routes refuse packets for the tunnels. A lost device is made again at once; if it is lost again
+within STOOD_S, after 1 s, 2 s, 4 s, up to a minute. The log has one line at the loss, one when the device exists again,
+and one for each new reason why it cannot be made. Called by daemon.py; time is an argument.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""Checks that an answer is of the type that its ask names (events.py): a wrong one is the caller's mistake, not the peer's.
+"""Checks that an answer is of the type that its ask names (events.py): a wrong one
+is the caller's mistake, not the peer's.
 
 Called by Core for `Endpoint.answer`, before the exchange that asked goes on.
 """

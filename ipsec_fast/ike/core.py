@@ -247,7 +247,9 @@ class Core:
         self._gone.append(IkeGone(sa.ike_id))
 
     def bury(self, sa: IkeSA) -> None:
-        """Keep the last response of a deleted IKE SA for a peer that lost its copy. A response to IKE_SA_INIT is not kept."""
+        """Keep the last response of a deleted IKE SA for a peer that lost its
+        copy. A response to IKE_SA_INIT is not kept.
+        """
         window = sa.window
         is_init_only = sa.init is not None and window.expected <= 1
         if window.last_response and not is_init_only:

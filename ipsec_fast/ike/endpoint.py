@@ -50,7 +50,8 @@ VERSION_REPLY_MIN_BYTES = 36  # the reply is never longer than what it answers
 class Endpoint:
     """`random(n)` gives n bytes, for nonces, SPIs, IVs and jitter. Times are the caller's clock in seconds, any origin.
 
-    `connected` lists the networks of this host's interfaces, which are cut out of what a peer proposes (v2/reserved.py).
+    `connected` lists the networks of this host's interfaces, which are cut out
+    of what a peer proposes (v2/reserved.py).
     """
 
     def __init__(
@@ -301,8 +302,8 @@ class Endpoint:
     def note_suspended(self, seconds: float, now: float) -> None:
         """The host was suspended for so long, which `now` does not include, but lifetimes do.
 
-        SAs whose rekey was due are rekeyed at once. SAs whose lifetime is over live LIFE_LEFT_S longer for that. Every peer gets a
-        liveness check.
+        SAs whose rekey was due are rekeyed at once. SAs whose lifetime is over live LIFE_LEFT_S longer
+        for that. Every peer gets a liveness check.
         """
         core = self._core
         core.now = now
@@ -312,7 +313,8 @@ class Endpoint:
             self._ask(sa)
 
     def answer(self, ticket: int, value_or_error: object, now: float) -> None:
-        """The answer to an ask, of the type that the ask names, or an Exception instance. It is ignored if the SA is gone.
+        """The answer to an ask, of the type that the ask names, or an Exception
+        instance. It is ignored if the SA is gone.
 
         UsageError for any other value; the ask then still waits.
         """

@@ -86,14 +86,15 @@ class AskSpi:
 
 @dataclass(frozen=True, slots=True)
 class AskInstallChild:
-    """Install a Child SA: inbound at once; outbound at once, or, if `outbound_deferred`, when SwitchOutbound says so. Answer: None.
+    """Install a Child SA: inbound at once; outbound at once, or, if `outbound_deferred`,
+    when SwitchOutbound says so. Answer: None.
 
-    `key_in` and `key_out` are handles in KEYMAT order (cipher key, salt, integrity key). `replaces` is the child this one rekeys.
-    `limits` hold for each direction by itself; the shell reports them by `Endpoint.rekey_child` and `Endpoint.child_expired`.
-    `resource`: of ours, the one that shall send on it (RFC 9611); None for an ordinary or a fallback Child SA.
-    `peer`: the authenticated identity of the peer. Unless `overlap`, answer with a NegotiationError (TS_UNACCEPTABLE) if another peer of
-    this child has selectors that overlap.
-    `follows_peer`: the peer is behind a NAT and we are not; the shell calls `Endpoint.packet_came_from` when its ESP comes from elsewhere.
+    `key_in` and `key_out` are handles in KEYMAT order (cipher key, salt, integrity key). `replaces` is the child this
+    one rekeys. `limits` hold for each direction by itself; the shell reports them by `Endpoint.rekey_child` and
+    `Endpoint.child_expired`. `resource`: of ours, the one that shall send on it (RFC 9611); None for an ordinary or a
+    fallback Child SA. `peer`: the authenticated identity of the peer. Unless `overlap`, answer with a NegotiationError
+    (TS_UNACCEPTABLE) if another peer of this child has selectors that overlap. `follows_peer`: the peer is behind a NAT
+    and we are not; the shell calls `Endpoint.packet_came_from` when its ESP comes from elsewhere.
     """
 
     ticket: int
@@ -256,7 +257,9 @@ class CheckIdle:
 
 @dataclass(frozen=True, slots=True)
 class PathMoved:
-    """The NAT of the peer has moved it: everything for it, these Child SAs too, goes to the new path (RFC 7296 section 2.23)."""
+    """The NAT of the peer has moved it: everything for it, these Child SAs too, goes
+    to the new path (RFC 7296 section 2.23).
+    """
 
     ike_id: int
     connection: str
@@ -267,7 +270,9 @@ class PathMoved:
 
 @dataclass(frozen=True, slots=True)
 class CheckSource:
-    """Asks for the source of the newest ESP packet of these Child SAs; answer with `Endpoint.source_checked`, best at once."""
+    """Asks for the source of the newest ESP packet of these Child SAs; answer with
+    `Endpoint.source_checked`, best at once.
+    """
 
     ike_id: int
     child_ids: tuple[int, ...]

@@ -1,8 +1,9 @@
-"""Rate limits on actions that unauthenticated senders cause: in all, by network and by address, so that none uses up all of it.
+"""Rate limits on actions that unauthenticated senders cause: in all, by network and by
+address, so that none uses up all of it.
 
-Each level must have a token: the bucket of the address, those of the networks around it (prefixes.py), and the one of all. Each
-level remembers 1,024 buckets. A forgotten bucket is full again, but the levels above it still limit. `Meter` only measures
-whether something happens often. Used by strangers.py; time is an argument.
+Each level must have a token: the bucket of the address, those of the networks around it (prefixes.py), and the one of
+all. Each level remembers 1,024 buckets. A forgotten bucket is full again, but the levels above it still limit. `Meter`
+only measures whether something happens often. Used by strangers.py; time is an argument.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
-"""Entries that unauthenticated senders occupy, by address and network, so that the one that holds most can lose its oldest.
+"""Entries that unauthenticated senders occupy, by address and network, so that the
+one that holds most can lose its oldest.
 
-No address has a limit of its own, because thousands of honest peers may be behind one NAT. The networks around the addresses
-count too (prefixes.py), so a whole /16 is one holder. Adding, removing and finding who holds most take constant time.
-Used by core.py for half-open IKE SAs and by the gateway for IKE_SA_INIT requests that wait.
+No address has a limit of its own, because thousands of honest peers may be behind one NAT. The networks around the
+addresses count too (prefixes.py), so a whole /16 is one holder. Adding, removing and finding who holds most take
+constant time. Used by core.py for half-open IKE SAs and by the gateway for IKE_SA_INIT requests that wait.
 """
 
 from __future__ import annotations
@@ -19,7 +20,9 @@ ROOT: Prefix = (0, 0)
 
 
 class Heaviest:
-    """Counts by key, with the largest at hand: the keys of equal count form a row, and a count changes by one at a time."""
+    """Counts by key, with the largest at hand: the keys of equal count form a
+    row, and a count changes by one at a time.
+    """
 
     def __init__(self) -> None:
         self.counts: OrderedDict[Hashable, int] = OrderedDict()
@@ -109,7 +112,9 @@ class ByHolder(Generic[T]):
         return next(iter(self._rows[at]))
 
     def oldest_of_the_heaviest(self) -> T:
-        """The oldest entry of the heaviest address in the heaviest /24 in the heaviest /16 (or their IPv6 counterparts)."""
+        """The oldest entry of the heaviest address in the heaviest /24 in the
+        heaviest /16 (or their IPv6 counterparts).
+        """
         at = ROOT
         for _ in range(LEVELS):
             at = self._inside[at].first  # type: ignore[assignment]

@@ -1,4 +1,6 @@
-"""What our own open IKE_SA_INIT attempts have sent, so that a peer that shows the same can be refused (v2/reflection.py)."""
+"""What our own open IKE_SA_INIT attempts have sent, so that a peer that shows
+the same can be refused (v2/reflection.py).
+"""
 
 from __future__ import annotations
 

@@ -1,8 +1,9 @@
 """Limits on unauthenticated senders: when they must return a COOKIE, how often they are answered and logged.
 
-Each limit is checked before the step that it limits: decoding, negotiating, computing, writing. A sender that floods uses up
-the share of its own address and network (fair.py), so an honest peer elsewhere is still answered, and its failures are still
-logged. Used by v2/sa_init_answer.py, v2/ike_sa.py and endpoint.py; docs/floods.md says what an operator sees.
+Each limit is checked before the step that it limits: decoding, negotiating, computing, writing. A sender that
+floods uses up the share of its own address and network (fair.py), so an honest peer elsewhere is still
+answered, and its failures are still logged. Used by v2/sa_init_answer.py, v2/ike_sa.py and endpoint.py;
+docs/floods.md says what an operator sees.
 """
 
 from __future__ import annotations
@@ -50,7 +51,9 @@ class Strangers:
         self._refusals.count(now)
 
     def must_show_address(self, half_open: int, now: float) -> bool:
-        """Whether an IKE_SA_INIT needs a COOKIE: by what is half open, by the requests and by the refusals of the last seconds."""
+        """Whether an IKE_SA_INIT needs a COOKIE: by what is half open, by the requests
+        and by the refusals of the last seconds.
+        """
         settings = self._settings
         if settings.cookie_always or half_open >= settings.cookie_from_half_open:
             return True

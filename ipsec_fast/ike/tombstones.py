@@ -1,7 +1,8 @@
-"""The last responses of deleted IKE SAs, kept for 30 s, because a peer whose copy was lost asks again (RFC 7296 section 2.1).
+"""The last responses of deleted IKE SAs, kept for 30 s, because a peer whose copy
+was lost asks again (RFC 7296 section 2.1).
 
-Responses to authenticated peers and to others are kept apart, so that a flood displaces only the others. The oldest goes
-first. Used by core.py.
+Responses to authenticated peers and to others are kept apart, so that a flood displaces only the
+others. The oldest goes first. Used by core.py.
 """
 
 from __future__ import annotations

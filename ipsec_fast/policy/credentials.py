@@ -32,9 +32,9 @@ class SharedKey:
 class Credentials:
     """The PSKs of a gateway. The best entry wins, among equals the first.
 
-    The order: entries that name the peer, those whose wildcard covers it (`*.example.org`), those that name only us, those that
-    name nobody. Within the first two, entries that name us too come first.
-    An entry that names the peer's neighbours but not the peer is none of these and never used.
+    The order: entries that name the peer, those whose wildcard covers it (`*.example.org`), those that name only us,
+    those that name nobody. Within the first two, entries that name us too come first. An entry that names the peer's
+    neighbours but not the peer is none of these and never used.
     """
 
     def __init__(self, keys: Iterable[SharedKey]) -> None:

@@ -34,7 +34,9 @@ class Peers:
                 self._named.setdefault(address, []).append(one)
             if not one.remote_addrs:
                 self._any_remote.append(one)
-        self._of_local: dict[Address, tuple[ConnectionConfig, ...]] = {}  # for remote addresses that no connection names
+        self._of_local: dict[
+            Address, tuple[ConnectionConfig, ...]
+        ] = {}  # for remote addresses that no connection names
         self._own = {one.local_id.folded for one in self.connections if one.local_id is not None}
         self._allowing_weak = frozenset(one.name for one in self.connections if one.allow_weak)
 

@@ -76,7 +76,9 @@ class Links:
         return [address for address in found if not address.is_link_local]
 
     def networks(self, but: str = "") -> list[ipaddress.IPv4Network | ipaddress.IPv6Network]:
-        """The connected networks: of each address its network, or the other end of a point-to-point link; without device `but`."""
+        """The connected networks: of each address its network, or the other end of a
+        point-to-point link; without device `but`.
+        """
 
         def dump(ip: Any) -> list[str]:
             names = {link["index"]: link.get_attr("IFLA_IFNAME") for link in ip.get_links()}

@@ -1,7 +1,8 @@
 """Watches our own TUN device (rtnetlink(7)): whether somebody deleted it or set it down, and which addresses it had.
 
-The kernel removes a device's addresses before it reports the removal of the device. So addresses that were removed less than
-LOST_WITH_S before count as lost with the device. Left out: making it again (gateway/tun_keeper.py). Called by gateway.daemon.
+The kernel removes a device's addresses before it reports the removal of the device. So addresses that were
+removed less than LOST_WITH_S before count as lost with the device. Left out: making it again
+(gateway/tun_keeper.py). Called by gateway.daemon.
 """
 
 from __future__ import annotations

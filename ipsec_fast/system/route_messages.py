@@ -1,7 +1,8 @@
 """Routes and rules as rtnetlink(7) messages, and the answers of the kernel to a batch of them.
 
-One `send` carries a whole batch and the kernel acknowledges each message, so a route takes some microseconds; with pyroute2 it
-takes half a millisecond. Nothing here dumps a table. Left out: what a route is for (routes.py). Called by routes.py and netlink.py.
+One `send` carries a whole batch and the kernel acknowledges each message, so a route takes some microseconds;
+with pyroute2 it takes half a millisecond. Nothing here dumps a table. Left out: what a route is for
+(routes.py). Called by routes.py and netlink.py.
 """
 
 from __future__ import annotations
@@ -82,7 +83,9 @@ def route_message(
 def rule_message(
     verb: str, version: int, *, table: int, protocol: int, priority: int, unmarked: int, suppress: bool
 ) -> Message:
-    """`verb` is "add" or "del". Packets without the mark `unmarked` look into `table`; `suppress`: the /0 of `table` does not match."""
+    """`verb` is "add" or "del". Packets without the mark `unmarked` look into `table`;
+    `suppress`: the /0 of `table` does not match.
+    """
     body = _BODY.pack(FAMILY[version], 0, 0, 0, table if table < 256 else 0, 0, 0, LOOKUP, INVERT)
     body += _u32(_FRA_PRIORITY, priority) + _u32(_FRA_TABLE, table)
     body += _u32(_FRA_FWMARK, unmarked) + _u32(_FRA_FWMASK, 0xFFFFFFFF)
@@ -105,7 +108,9 @@ class RouteSocket:
         self._number = 0
 
     def send(self, messages: Sequence[Message]) -> list[int]:
-        """Send all in order, also after a refusal; returns the errno of each, 0 also for those that the message ignores. OSError."""
+        """Send all in order, also after a refusal; returns the errno of each, 0 also for
+        those that the message ignores. OSError.
+        """
         found: list[int] = []
         for at in range(0, len(messages), PER_SEND):
             found += self._send_some(messages[at : at + PER_SEND])

@@ -1,4 +1,6 @@
-"""What follows a peer whose NAT moved it: the Child SAs' endpoints, their path, and which packet says where the peer is."""
+"""What follows a peer whose NAT moved it: the Child SAs' endpoints, their path,
+and which packet says where the peer is.
+"""
 
 from __future__ import annotations
 

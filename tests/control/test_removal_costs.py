@@ -1,4 +1,6 @@
-"""What N Child SAs that go cost above the dataplane: N looks at their own IKE SA, one set of tables, and nothing is kept of them."""
+"""What N Child SAs that go cost above the dataplane: N looks at their own IKE SA, one
+set of tables, and nothing is kept of them.
+"""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""Routes of children that go: in pieces, by what each child holds, right whatever is installed meanwhile, and never forgotten when the
-kernel refuses."""
+"""Routes of children that go: in pieces, by what each child holds, right whatever is installed meanwhile, and
+never forgotten when the kernel refuses."""
 
 from __future__ import annotations
 
@@ -48,7 +48,9 @@ class Leaving:
 
 
 class Kernel:
-    """A table of many at a time; with `is_slow`, a removal is carried out by `answer`, or by what comes after it in the queue."""
+    """A table of many at a time; with `is_slow`, a removal is carried out by
+    `answer`, or by what comes after it in the queue.
+    """
 
     def __init__(self, *, is_slow: bool = False) -> None:
         self.is_slow = is_slow

@@ -1,4 +1,6 @@
-"""Peers of one connection never take each other's traffic, each may have so much, and the configuration orders what overlaps."""
+"""Peers of one connection never take each other's traffic, each may have so much,
+and the configuration orders what overlaps.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""A child of fork: no SA, batch or crew of its parent numbers or opens a packet there; what the child makes itself works."""
+"""A child of fork: no SA, batch or crew of its parent numbers or opens a packet
+there; what the child makes itself works.
+"""
 
 from __future__ import annotations
 

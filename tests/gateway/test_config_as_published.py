@@ -1,4 +1,6 @@
-"""What people paste: keys that other products know, their spellings, their numbers; loaded, warned about, or refused in one line."""
+"""What people paste: keys that other products know, their spellings, their numbers;
+loaded, warned about, or refused in one line.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Who a connection is for: an identity that is left out, our own one in the peer's place, networks that peers may share."""
+"""Who a connection is for: an identity that is left out, our own one in the
+peer's place, networks that peers may share.
+"""
 
 from __future__ import annotations
 

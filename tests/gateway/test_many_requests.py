@@ -1,4 +1,6 @@
-"""Ten thousand requests to bring up what does not answer are one attempt and one waiter; who runs out of time is told why."""
+"""Ten thousand requests to bring up what does not answer are one attempt and one
+waiter; who runs out of time is told why.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""A NAT between two gateways changes its mapping while traffic flows: the one that is not behind it follows, and traffic goes on."""
+"""A NAT between two gateways changes its mapping while traffic flows: the one that is
+not behind it follows, and traffic goes on.
+"""
 
 from __future__ import annotations
 

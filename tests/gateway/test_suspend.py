@@ -1,4 +1,6 @@
-"""A host that slept: what is due is rekeyed at once, what was to end has time for that, and a clock that only ticks changes nothing."""
+"""A host that slept: what is due is rekeyed at once, what was to end has time for that, and
+a clock that only ticks changes nothing.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Somebody deletes our TUN device, or sets it down: one error line, it is made again as it was, and nothing leaves in clear meanwhile."""
+"""Somebody deletes our TUN device, or sets it down: one error line, it is made again as it
+was, and nothing leaves in clear meanwhile.
+"""
 
 from __future__ import annotations
 

@@ -1,8 +1,9 @@
-"""No secret of a test may be in what its gateways wrote: a hook that looks at the output of every test, and fails the one that leaks.
+"""No secret of a test may be in what its gateways wrote: a hook that looks at the output of
+every test, and fails the one that leaks.
 
-Secrets are what the test put into its folder: files *.psk and *.key, and `secret = ...` of configurations. Looked at is what the test
-and its processes printed or logged, plain, as hexadecimal and as base64. A finding names the place and never the secret.
-conftest.py takes the hook from here, so that it covers the whole run.
+Secrets are what the test put into its folder: files *.psk and *.key, and `secret = ...` of configurations. Looked at is
+what the test and its processes printed or logged, plain, as hexadecimal and as base64. A finding names the place and
+never the secret. conftest.py takes the hook from here, so that it covers the whole run.
 """
 
 from __future__ import annotations

@@ -25,7 +25,9 @@ NAT = (
 
 
 def largest_offers() -> dict[str, SaPayload]:
-    """Offers with as many proposals and transforms as are read; none holds anything that we carry, or none does as a whole."""
+    """Offers with as many proposals and transforms as are read; none holds
+    anything that we carry, or none does as a whole.
+    """
     strange = tuple(Transform(TransformType.ENCR, 200 + at, 128) for at in range(128))
     near = parse_ike_proposal("aes256gcm16-aes128gcm16-prfsha512-prfsha384-prfsha256-modp2048").transforms
     near = tuple(t for t in near if t.type != TransformType.KE)

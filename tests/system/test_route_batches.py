@@ -1,4 +1,6 @@
-"""Routes in batches against a real kernel: what N prefixes cost, what the books know without asking, and a kernel that refuses or hangs."""
+"""Routes in batches against a real kernel: what N prefixes cost, what the books know without
+asking, and a kernel that refuses or hangs.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """The vici server: one command at a time on each connection, events to those who registered.
 
-The number of connections is limited. When all are in use, the one that has been idle longest is closed for a new one. Idle
-means that no command runs and no events are registered, or that the client leaves unread what we wrote.
+The number of connections is limited. When all are in use, the one that has been idle longest is closed for a new one.
+Idle means that no command runs and no events are registered, or that the client leaves unread what we wrote.
 
 Reading goes on while a command runs, so that a client that goes away ends the waiting. Malformed bytes
 close that connection and nothing else. Output nobody reads is bounded. Called by daemon.py.

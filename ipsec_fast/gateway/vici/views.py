@@ -1,8 +1,8 @@
 """SAs and connections as list-sas and list-conns show them: charon's keys, charon's values, absent numbers left out.
 
-`mtu`, `mss_ipv4`, `mss_ipv6`, `path-mtu*`, `worker`, `cores` and `narrowed` of a child are ours; so is `silent` of an IKE SA:
-seconds since its peer was found silent. `per-cpu-sas` and `cpu` (RFC 9611) are charon's keys; a CPU of theirs is a worker of ours.
-Called by commands.py and announce.py.
+`mtu`, `mss_ipv4`, `mss_ipv6`, `path-mtu*`, `worker`, `cores` and `narrowed` of a child are ours; so is `silent` of an
+IKE SA: seconds since its peer was found silent. `per-cpu-sas` and `cpu` (RFC 9611) are charon's keys; a CPU of theirs
+is a worker of ours. Called by commands.py and announce.py.
 """
 
 from __future__ import annotations

@@ -1,9 +1,10 @@
 """Which proposal to choose while several connections may be meant (RFC 7296 section 2.7).
 
-IKE_SA_INIT names nobody, so until IKE_AUTH every connection whose addresses fit is a candidate (RFC 4301 section 4.4.3.1). So the
-proposal is chosen that most candidates allow, and another group is asked for only if most lack the one that was sent. Candidates
-that name the peer's address count before those for any address. Candidates with the same list of proposals are weighed together,
-so that the cost depends on the number of lists. Pure functions; called by sa_init_answer.
+IKE_SA_INIT names nobody, so until IKE_AUTH every connection whose addresses fit is a candidate (RFC 4301
+section 4.4.3.1). So the proposal is chosen that most candidates allow, and another group is asked for only if
+most lack the one that was sent. Candidates that name the peer's address count before those for any address.
+Candidates with the same list of proposals are weighed together, so that the cost depends on the number of
+lists. Pure functions; called by sa_init_answer.
 """
 
 from __future__ import annotations
@@ -37,7 +38,9 @@ class _List:
 def choose(
     candidates: Sequence[ConnectionConfig], offered: Sequence[Proposal], ke_group: int
 ) -> tuple[Proposal, tuple[ConnectionConfig, ...]]:
-    """The proposal, and the candidates that allow it, in their order. NegotiationError if none has anything in common with the offer."""
+    """The proposal, and the candidates that allow it, in their order. NegotiationError if
+    none has anything in common with the offer.
+    """
     lists = _lists_of(candidates)
     weighed = list(lists.values())[:LISTS_MAX]
     refusal = _let_choose(weighed, offered, ke_group)
@@ -51,7 +54,9 @@ def choose(
 
 
 def _lists_of(candidates: Iterable[ConnectionConfig]) -> dict[int, _List]:
-    """Candidates grouped by the identity of their list, because hashing and comparing long lists would cost more than it saves."""
+    """Candidates grouped by the identity of their list, because hashing and comparing
+    long lists would cost more than it saves.
+    """
     lists: dict[int, _List] = {}
     for one in candidates:
         row = lists.setdefault(id(one.proposals), _List(one.proposals))
@@ -88,7 +93,9 @@ def _best(able: Sequence[_List], offered: Sequence[Proposal], ke_group: int) -> 
     total = sum(one.count for one in able)
 
     def weight(choice: Proposal) -> tuple[int, bool, int, tuple[int, ...]]:
-        """Greater is better: candidates with the peer's address, the group that was sent, number of candidates, the peer's order."""
+        """Greater is better: candidates with the peer's address, the group that was
+        sent, number of candidates, the peer's order.
+        """
         allowing = [one for one in able if one.choice == choice or _allows(one.proposals, (choice,))]
         count = sum(one.count for one in allowing)
         is_sent = _group(choice) == ke_group and 2 * count >= total

@@ -111,7 +111,9 @@ def make_offer(
     replaces: int | None = None,
     packet: Packet | None = None,
 ) -> Steps[ChildOffer]:
-    """`resource` and `replaces` as in AskSpi; `packet`: the packet that triggered this Child SA. UsageError if it cannot be offered."""
+    """`resource` and `replaces` as in AskSpi; `packet`: the packet that triggered this
+    Child SA. UsageError if it cannot be offered.
+    """
     local, remote = lead_with(packet, *(selectors or selectors_of(sa, config)))
     _check_offer(config, local, remote)
     spi = yield from ask_spi(resource, replaces)
@@ -169,7 +171,9 @@ def _narrowed(
 
 
 def check_room(sa: IkeSA, place: Place) -> None:
-    """NegotiationError if this IKE SA or this peer has as many as it may; RFC 9611 section 6 has a notify of its own for a group."""
+    """NegotiationError if this IKE SA or this peer has as many as it may; RFC 9611
+    section 6 has a notify of its own for a group.
+    """
     if place.resource is not None:
         most, per_peer, notify = RESOURCE_CHILDREN_MAX, RESOURCE_CHILDREN_PER_PEER, NotifyType.TS_MAX_QUEUE
         own, what = count_children(sa, in_group=True), "per-resource SAs"
@@ -213,11 +217,12 @@ def choose_child(
     ke_group: int | None = None,
     replaced: ChildSA | None = None,
 ) -> ChildChoice:
-    """The configured child that suits the offer best (section 2.9): first one that holds the initiator's first selectors.
+    """The configured child that suits the offer best (section 2.9): first one
+    that holds the initiator's first selectors.
 
     Then the largest part of the offer decides, then the narrower child, then the order of the configuration.
-    NegotiationError names both sides; TS_UNACCEPTABLE takes precedence over NO_PROPOSAL_CHOSEN.
-    `replaced`: the Child SA that the peer rekeys; its selectors are allowed, and the new one must hold them all (section 2.9.2).
+    NegotiationError names both sides; TS_UNACCEPTABLE takes precedence over NO_PROPOSAL_CHOSEN. `replaced`: the Child
+    SA that the peer rekeys; its selectors are allowed, and the new one must hold them all (section 2.9.2).
     """
     offered = message.get(SaPayload)
     tsi, tsr = message.get(TsPayload, PayloadType.TSI), message.get(TsPayload, PayloadType.TSR)

@@ -1,10 +1,11 @@
 """IKE_AUTH with a pre-shared key (RFC 7296 sections 1.2, 2.4, 2.15, 2.16, 2.21.2), and the first Child SA.
 
-An IKE SA is ESTABLISHED only behind a verified AUTH of the configured identity. Where the Child SA is refused the IKE SA
-stands: our initiator deletes it, our responder keeps it for a while. Certificates and EAP are left out.
+An IKE SA is ESTABLISHED only behind a verified AUTH of the configured identity. Where the Child SA is refused the IKE
+SA stands: our initiator deletes it, our responder keeps it for a while. Certificates and EAP are left out.
 
-A PSK proves that the peer knows it, not which of its holders the peer is. So a peer must not have our own identity (our own message
-could have been reflected), and an initiator without an expected identity accepts only the secret with which it authenticated.
+A PSK proves that the peer knows it, not which of its holders the peer is. So a peer must not have our own
+identity (our own message could have been reflected), and an initiator without an expected identity accepts
+only the secret with which it authenticated.
 """
 
 from __future__ import annotations
@@ -224,7 +225,8 @@ def answer_ike_auth(sa: IkeSA, message: Message, path: Path) -> Steps[Reply]:
 def _settled(sa: IkeSA, path: Path) -> Path:
     """The path from now on: the port may have changed from 500 to 4500, or behind a NAT to any other.
 
-    A peer that is not behind a NAT stays at its address, so a request that somebody else sends from elsewhere changes nothing.
+    A peer that is not behind a NAT stays at its address, so a request that somebody
+    else sends from elsewhere changes nothing.
     """
     if sa.nat.remote or path.remote == sa.path.remote:
         return path
@@ -256,7 +258,9 @@ def _authenticate(sa: IkeSA, peer_id: IdPayload, own: IdPayload | None, auth: Au
 def _check_address(
     sa: IkeSA, config: ConnectionConfig, psk: Secret, local_id: Identity, peer_id: IdPayload, auth: AuthPayload
 ) -> Steps[None]:
-    """A peer that is known by its address alone must use the secret of that address, not one that we share with another peer."""
+    """A peer that is known by its address alone must use the secret of that address,
+    not one that we share with another peer.
+    """
     try:
         expected = yield from ask_credential(config.name, local_id, Identity.of_address(sa.path.remote))
     except SecretError:

@@ -1,6 +1,7 @@
 """The nonce and the COOKIE of an IKE_SA_INIT request, found by its payload headers alone (RFC 7296 section 2.6).
 
-Nothing else of the message is decoded, so that a request without a valid COOKIE costs little. Called by sa_init_answer.py.
+Nothing else of the message is decoded, so that a request without a valid COOKIE
+costs little. Called by sa_init_answer.py.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The keys of one IKE SA and what seals and opens its messages (RFC 7296 sections 2.13-2.18).
 
 The derivations themselves stand in crypto/prf; here the algorithms of the chosen proposal meet them. A SK{} IV of an
-AEAD is a 64-bit counter per direction, never used twice and stored ahead in blocks (ARCHITECTURE.md, rule 1); for CBC it is
-random. Called by sa_init, rekey_ike and child_setup.
+AEAD is a 64-bit counter per direction, never used twice and stored ahead in blocks (ARCHITECTURE.md, rule 1); for CBC
+it is random. Called by sa_init, rekey_ike and child_setup.
 """
 
 from __future__ import annotations

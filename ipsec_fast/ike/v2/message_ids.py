@@ -1,4 +1,5 @@
-"""The end of the message IDs (RFC 7296 section 2.2): an IKE SA is rekeyed before they wrap, and closed if the rekey fails.
+"""The end of the message IDs (RFC 7296 section 2.2): an IKE SA is rekeyed before
+they wrap, and closed if the rekey fails.
 
 IDs count from 0 in both directions and never return to 0. Called by inbound after each exchange of either direction.
 """

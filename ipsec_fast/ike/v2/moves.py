@@ -1,10 +1,11 @@
 """Where a peer behind a NAT is now (RFC 7296 section 2.23): its NAT may give it another address or port at any time.
 
-The side that is not behind a NAT sends to the source of the peer's newest authentic message or packet. For IKE, inbound notes each
-request or response with a new message ID, never a repetition. For ESP, the dataplane reports the source of the packet with the
-highest number, after its ICV. An IKE SA moves at most once in REST_S. Another source within that time is remembered. At its end
-CheckSource asks the shell for the newest ESP source, and the newest of all is taken.
-Left out: a peer that is not behind a NAT, or a side that is itself behind one; these need MOBIKE. Called by inbound and the endpoint.
+The side that is not behind a NAT sends to the source of the peer's newest authentic message or packet. For IKE,
+inbound notes each request or response with a new message ID, never a repetition. For ESP, the dataplane reports
+the source of the packet with the highest number, after its ICV. An IKE SA moves at most once in REST_S. Another
+source within that time is remembered. At its end CheckSource asks the shell for the newest ESP source, and the
+newest of all is taken. Left out: a peer that is not behind a NAT, or a side that is itself behind one; these need
+MOBIKE. Called by inbound and the endpoint.
 """
 
 from __future__ import annotations
@@ -36,7 +37,9 @@ def note_packet(sa: IkeSA, remote: Address, port: int, at: float) -> None:
 
 
 def _note_of_all(sa: IkeSA, path: Path, at: float) -> None:
-    """Note the path for all IKE SAs that rekeys made of one. A younger one that was heard itself ignores an older one's late message."""
+    """Note the path for all IKE SAs that rekeys made of one. A younger one that was heard
+    itself ignores an older one's late message.
+    """
     _note(sa, path, at)
     for one in tuple(sa.kin):
         if one is not sa and one.follows_peer and (one.ike_id < sa.ike_id or not one.was_heard):

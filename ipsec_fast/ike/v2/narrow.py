@@ -1,7 +1,7 @@
 """Narrowing traffic selectors (RFC 7296 section 2.9): the intersection over all pairs of both lists. Pure functions.
 
-The responder narrows; the initiator checks that it got no more than it offered. The selectors of one Child SA are bounded here:
-one byte counts the selectors of a payload, and the shell limits pairs and prefixes. Called by the
+The responder narrows; the initiator checks that it got no more than it offered. The selectors of one Child SA are
+bounded here: one byte counts the selectors of a payload, and the shell limits pairs and prefixes. Called by the
 exchanges that make a Child SA, through negotiate.py and child_setup.py, and by the check of the configuration.
 """
 
@@ -28,7 +28,8 @@ Span = tuple[int, int, int, TrafficSelector]  # IP version, first and last addre
 class Common:
     """What both sides allow. `left_out`: the number of selectors above the limits of one Child SA.
 
-    `holds_first`: it contains the first TSi and the first TSr of the offer. `share`: the part of the offer in it, 0 to 1.
+    `holds_first`: it contains the first TSi and the first TSr of the offer.
+    `share`: the part of the offer in it, 0 to 1.
     """
 
     local: Selectors
@@ -67,8 +68,8 @@ def narrow_both(
 ) -> Common:
     """Both sides of an offer against one child of the responder's configuration. NegotiationError as `narrow`.
 
-    `policies`: how many pairs may come out; `routes`: how many prefixes of the peer's side. 0: any number.
-    A selector without a counterpart of its IP version and protocol on the other side is left out: no packet could match it.
+    `policies`: how many pairs may come out; `routes`: how many prefixes of the peer's side. 0: any number. A selector
+    without a counterpart of its IP version and protocol on the other side is left out: no packet could match it.
     """
     remote_ts, remote_share = _intersect(tsi, remote, "TSi")
     local_ts, local_share = _intersect(tsr, local, "TSr")
@@ -205,7 +206,8 @@ def lead_with(
     local: Sequence[TrafficSelector],
     remote: Sequence[TrafficSelector],
 ) -> tuple[tuple[TrafficSelector, ...], tuple[TrafficSelector, ...]]:
-    """What to offer: first the selectors of the packet that triggered the Child SA (section 2.9), if the others contain them.
+    """What to offer: first the selectors of the packet that triggered the Child SA
+    (section 2.9), if the others contain them.
 
     Lists that are too long for a payload are folded, or leave the packet out.
     """

@@ -1,9 +1,9 @@
 """The offer of a peer, indexed so that a choice costs a few dictionary look-ups for each proposal of ours.
 
-Anybody may send an offer of 64 proposals and 512 transforms, and many connections may have to be asked. The index has for each
-transform the set of the peer's proposals that contain it, one bit each. A proposal of ours fits where the sets of its transform
-types intersect. No pair of proposals is compared, and no text is built. The rules are those of negotiate.py, which reads the
-proposal that is found here and explains a refusal. Called by negotiate.py.
+Anybody may send an offer of 64 proposals and 512 transforms, and many connections may have to be asked. The index has
+for each transform the set of the peer's proposals that contain it, one bit each. A proposal of ours fits where the sets
+of its transform types intersect. No pair of proposals is compared, and no text is built. The rules are those of
+negotiate.py, which reads the proposal that is found here and explains a refusal. Called by negotiate.py.
 """
 
 from __future__ import annotations
@@ -156,7 +156,9 @@ def has_good_head(proposal: Proposal, protocol: int, spi_bytes: int | None) -> b
 
 
 def is_carried(transform: Transform, protocol: int) -> bool:
-    """Whether algorithms.py has exactly this tuple for the protocol, so that odd key lengths and private IDs are refused."""
+    """Whether algorithms.py has exactly this tuple for the protocol, so that odd
+    key lengths and private IDs are refused.
+    """
     is_ike = protocol == ProtocolId.IKE
     if transform.type == TransformType.ENCR:
         cipher = encryption_by_id(transform.id, transform.key_bits)

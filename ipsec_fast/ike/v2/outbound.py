@@ -40,7 +40,8 @@ SENDS_PER_SIZE = 2  # of one request or response, until it is tried smaller
 def submit(sa: IkeSA, exchange: Exchange) -> None:
     """Queue it after those of its priority; it is sent at once if no request of ours is outstanding.
 
-    It is not queued if an equal one waits already, and fails if the queue is full, because a peer may leave requests unanswered.
+    It is not queued if an equal one waits already, and fails if the queue is full,
+    because a peer may leave requests unanswered.
     """
     if sa.is_closed or is_queued(sa, exchange.twin):
         return

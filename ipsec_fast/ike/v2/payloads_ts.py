@@ -1,5 +1,5 @@
-"""Traffic Selector payloads (RFC 7296 section 3.13). One bad selector makes the whole payload bad; one of a type that we do not
-know is left out, since narrowing may do that (section 2.9).
+"""Traffic Selector payloads (RFC 7296 section 3.13). One bad selector makes the whole payload bad; one of a type that
+we do not know is left out, since narrowing may do that (section 2.9).
 
 Ports 65535-0 are OPAQUE (RFC 4301 section 4.4.1.1), any other range runs upwards. Used through payloads.py.
 """

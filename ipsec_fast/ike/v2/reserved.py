@@ -1,9 +1,9 @@
 """Networks that no peer may pick out of a wide remote_ts: reserved ones, and those connected to this host.
 
-The SPD is the administrator's (RFC 4301 section 4.4.1). Loopback, link-local, multicast and broadcast addresses, and the networks that
-are connected to this host, are cut out of what a peer proposes. They stay if the configuration names them: by a selector that lies
-inside such a network, or by one that the peer takes as a whole (0.0.0.0/0 for 0.0.0.0/0). The peer's own outer address is
-always allowed (host to host). Called by child_setup, for both roles.
+The SPD is the administrator's (RFC 4301 section 4.4.1). Loopback, link-local, multicast and broadcast addresses, and
+the networks that are connected to this host, are cut out of what a peer proposes. They stay if the configuration names
+them: by a selector that lies inside such a network, or by one that the peer takes as a whole (0.0.0.0/0 for 0.0.0.0/0).
+The peer's own outer address is always allowed (host to host). Called by child_setup, for both roles.
 """
 
 from __future__ import annotations

@@ -1,11 +1,10 @@
 """Which payloads a message may hold, as a table to check against RFC 7296 sections 1.2 to 1.4 and appendix C.
 
 `check_payloads` judges a decoded message before any handler sees it: an unknown payload with its critical bit gives
-UNSUPPORTED_CRITICAL_PAYLOAD, a missing or doubled payload INVALID_SYNTAX, and so does an identity that
-is empty or too long. Unknown payloads without the bit, known ones that the
-message has no use for, Vendor IDs, and unknown notifies are let through and mean nothing: no handler reads them. What a payload
-says is for the exchanges to judge.
-Called by the IKE SA for requests and responses alike.
+UNSUPPORTED_CRITICAL_PAYLOAD, a missing or doubled payload INVALID_SYNTAX, and so does an identity that is empty or too
+long. Unknown payloads without the bit, known ones that the message has no use for, Vendor IDs, and unknown notifies are
+let through and mean nothing: no handler reads them. What a payload says is for the exchanges to judge. Called by the
+IKE SA for requests and responses alike.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """IKE_SA_INIT as responder (RFC 7296 sections 1.2, 2.6, 2.7, 2.23).
 
 A COOKIE is answered without any state. The other refusals leave none behind either: the half-open IKE SA goes as soon
-as the error notify is sent, in clear, with a responder SPI of zero. A half-open one lives 100 s. If there are too
-many, the network that holds most loses its oldest (half_open.py). Under load, of a request without a COOKIE only the payload
+as the error notify is sent, in clear, with a responder SPI of zero. A half-open one lives 100 s. If there are too many,
+the network that holds most loses its oldest (half_open.py). Under load, of a request without a COOKIE only the payload
 headers are read. No answer is longer than its request, and answers are rate-limited (strangers.py).
 """
 
@@ -206,10 +206,12 @@ def _accept(sa: IkeSA, message: Message, data: bytes, path: Path) -> Steps[None]
 
 
 def _settings(sa: IkeSA) -> tuple[bool, bool]:
-    """Whether to encapsulate ESP and to announce IKE fragmentation; the connection is known only in IKE_AUTH, which is too late.
+    """Whether to encapsulate ESP and to announce IKE fragmentation; the connection is
+    known only in IKE_AUTH, which is too late.
 
-    Encapsulation if any candidate that may be meant wants it: without our word the peer would send plain ESP to one that must have
-    UDP, while one that can do without takes both. What is announced of fragmentation binds nobody to send fragments.
+    Encapsulation if any candidate that may be meant wants it: without our word the peer would send plain
+    ESP to one that must have UDP, while one that can do without takes both. What is announced of
+    fragmentation binds nobody to send fragments.
     """
     likely = [one for one in sa.candidates if one.remote_addrs] or sa.candidates
     return any(one.encap for one in likely), any(one.fragmentation.announces for one in likely)

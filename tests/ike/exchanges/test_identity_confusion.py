@@ -1,4 +1,6 @@
-"""Who the peer is: reflected messages, other holders of a secret, two sessions connected crosswise (docs/attacks.md, rows 33 and 34)."""
+"""Who the peer is: reflected messages, other holders of a secret, two sessions connected
+crosswise (docs/attacks.md, rows 33 and 34).
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""A peer behind a NAT that changes its mapping is followed (RFC 7296 section 2.23): by its newest valid message or packet alone."""
+"""A peer behind a NAT that changes its mapping is followed (RFC 7296 section 2.23): by
+its newest valid message or packet alone.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""A peer proposes networks that are nobody's, or connected to this host: both roles, IKE_AUTH, CREATE_CHILD_SA and rekeys."""
+"""A peer proposes networks that are nobody's, or connected to this host: both
+roles, IKE_AUTH, CREATE_CHILD_SA and rekeys.
+"""
 
 from __future__ import annotations
 
