@@ -202,17 +202,22 @@ class Gateway:
 
     def _build(self, routing: Routing, opened: OpenedStore) -> None:
         """The parts above the descriptors; nothing here can fail."""
-        config = self._config
         workers = self._workers.count
-        fragment_bytes = config.settings.ike_fragment_bytes
+        spis = SpiPool(os.urandom, workers)
+        self._build_children(routing, opened, spis)
+        self._build_manager(spis)
+        self._build_operations(workers)
+        self._build_watches(workers)
+
+    def _build_children(self, routing: Routing, opened: OpenedStore, spis: SpiPool) -> None:
+        workers = self._workers.count
         settings = EndpointSettings(
             resources=workers,
-            fragment_bytes=fragment_bytes,
+            fragment_bytes=self._config.settings.ike_fragment_bytes,
             policies_per_child=POLICIES_MAX,
             routes_per_child=ROUTES_MAX,
         )
         self._endpoint = Endpoint(settings, os.urandom, self._host.networks)
-        spis = SpiPool(os.urandom, workers)
         host = Host(
             self._nat.index_of,
             self._path_mtu,
@@ -239,6 +244,8 @@ class Gateway:
             ),
             self._hear_path,
         )
+
+    def _build_manager(self, spis: SpiPool) -> None:
         answers = Answers(self._configuration.peers, self._configuration.credentials, spis)
         self._manager = Manager(
             self._endpoint,
@@ -255,6 +262,8 @@ class Gateway:
             moved=lambda child_ids, now: self._paths.moved(child_ids, now),
             view_of=self._endpoint.view_of,
         )
+
+    def _build_operations(self, workers: int) -> None:
         counters = ExchangeCounters(lambda: self._endpoint.messages, lambda: self._endpoint.counters)
         self.operations = Operations(
             self._endpoint,
@@ -272,7 +281,7 @@ class Gateway:
             paths=self._paths,
         )
         self._starter = Starter(
-            config.connections,
+            self._config.connections,
             self.operations.start,
             self.operations.is_up_or_rising,
             self._log,
@@ -286,12 +295,14 @@ class Gateway:
             log=self._log,
         )
         self._closing.callback(self._restorer.close)
+        self._manager.subscribe(counters.hear)
+        self._manager.subscribe(self._hear)
+
+    def _build_watches(self, workers: int) -> None:
         self._resources = Resources(self._endpoint, workers, self._log)
         self._watch = TrafficWatch(self._endpoint, self._children)
         self._audit = AuditLog(self._children, self._log)
         self._keepalives = Keepalives(self._endpoint.views, self._children.last_sent_s, self._send_keepalive)
-        self._manager.subscribe(counters.hear)
-        self._manager.subscribe(self._hear)
 
     def _listen(self) -> None:
         self._ike.start(self._loop)

@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import partial
 
+from ...crypto.prf import IkeKeys
 from ...errors import IpsecFastError, NegotiationError, ParseError, RemoteError
 from ...iana import ExchangeType, NotifyType, name_of
 from ...model import Path
@@ -23,7 +24,7 @@ from .candidates import choose
 from .collide import Nonces
 from .ike_sa import ZERO_SPI, IkeSA, InitOctets
 from .init_headers import read_init
-from .keymat import IkeKeymat, check_nonces, first_keys, ike_suite_of
+from .keymat import IkeKeymat, IkeSuite, check_nonces, first_keys, ike_suite_of
 from .message import Message, decode_message, encode_message
 from .negotiate import wanted_group
 from .outbound import respond
@@ -172,19 +173,9 @@ def _accept(sa: IkeSA, message: Message, data: bytes, path: Path) -> Steps[None]
         text = "the peer has no NAT traversal (it sent no NAT_DETECTION notifies), and we encapsulate ESP in UDP"
         raise NegotiationError(text, NotifyType.NO_PROPOSAL_CHOSEN)
     suite = ike_suite_of(proposal)
-    nr = sa.core.random(NONCE_BYTES)
-    check_nonces(suite.prf, Nonces(nonce.data, nr))
-    key_pair = yield from ask_key_pair(ke.group)
-    try:
-        public = key_pair.public
-        shared = yield from ask_shared_secret(key_pair, ke.data)
-    finally:
-        key_pair.close()
-    nonces = Nonces(nonce.data, nr)
-    try:
-        keys = first_keys(suite, shared, nonces, sa.spi_i, sa.spi_r)
-    finally:
-        shared.close()
+    nonces = Nonces(nonce.data, sa.core.random(NONCE_BYTES))
+    check_nonces(suite.prf, nonces)
+    public, keys = yield from _agree(sa, suite, ke, nonces)
     sa.proposal = proposal
     sa.keymat = IkeKeymat(suite, keys, initiator=False, random=sa.core.random)
     is_supported = message.notify(NotifyType.IKEV2_FRAGMENTATION_SUPPORTED) is not None
@@ -194,7 +185,7 @@ def _accept(sa: IkeSA, message: Message, data: bytes, path: Path) -> Steps[None]
     payloads = (
         SaPayload((replace(proposal, spi=b""),)),
         KePayload(ke.group, public),
-        NoncePayload(nr),
+        NoncePayload(nonces.nr),
         *(nat_payloads(sa, path) if sa.nat.supported else ()),
         *fragmentation_payloads(announced=sa.fragments),
     )
@@ -203,6 +194,20 @@ def _accept(sa: IkeSA, message: Message, data: bytes, path: Path) -> Steps[None]
     sa.tell_of_stranger(
         Line.INITIATING, lambda: f"{path.remote} is initiating an IKE SA; selected proposal: {proposal}"
     )
+
+
+def _agree(sa: IkeSA, suite: IkeSuite, ke: KePayload, nonces: Nonces) -> Steps[tuple[bytes, IkeKeys]]:
+    """Our public value, and the keys; no secret of the exchange is kept."""
+    key_pair = yield from ask_key_pair(ke.group)
+    try:
+        public = key_pair.public
+        shared = yield from ask_shared_secret(key_pair, ke.data)
+    finally:
+        key_pair.close()
+    try:
+        return public, first_keys(suite, shared, nonces, sa.spi_i, sa.spi_r)
+    finally:
+        shared.close()
 
 
 def _settings(sa: IkeSA) -> tuple[bool, bool]:
