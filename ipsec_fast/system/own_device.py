@@ -14,8 +14,7 @@ import struct
 import time
 from collections.abc import Callable, Iterable
 
-from ..errors import HostError
-from .watch import READ_BYTES, READS, RTM_DELLINK, RTM_NEWLINK, messages_of
+from .watch import READ_BYTES, READS, RTM_DELLINK, RTM_NEWLINK, messages_of, open_groups
 
 RTMGRP_LINK, RTMGRP_IPV4_IFADDR, RTMGRP_IPV6_IFADDR = 0x1, 0x10, 0x100
 RTM_NEWADDR, RTM_DELADDR = 20, 21
@@ -38,12 +37,7 @@ class OwnDevice:
         self._addresses: dict[Interface, None] = dict.fromkeys(addresses)
         self._left: dict[Interface, float] = {}  # when each was removed
         self.is_broken = False  # deleted or down
-        kind = socket.SOCK_RAW | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
-        try:
-            self._socket = socket.socket(socket.AF_NETLINK, kind, socket.NETLINK_ROUTE)
-            self._socket.bind((0, RTMGRP_LINK | RTMGRP_IPV4_IFADDR | RTMGRP_IPV6_IFADDR))
-        except OSError as error:
-            raise HostError(f"cannot watch our own device: {error.strerror}") from None
+        self._socket = open_groups(RTMGRP_LINK | RTMGRP_IPV4_IFADDR | RTMGRP_IPV6_IFADDR, "our own device")
 
     @property
     def fd(self) -> int:
