@@ -100,7 +100,7 @@ def routing_of(kernel: Kernel) -> Routing:
 
 
 def finish(routing: Routing, kernel: Kernel, now: float = 0.0) -> int:
-    """Turns of the event loop until nothing is left to do."""
+    """Run turns of the event loop until nothing is left to do."""
     turns = 0
     while (at := routing.get_timer()) is not None:
         now = max(now, at)
@@ -182,7 +182,7 @@ def test_a_kernel_that_does_not_answer_is_not_waited_for() -> None:
         routing.add_child(number, LOCAL, [host(number)])
     for number in range(1000):
         routing.remove_child(number)
-    assert len(kernel.pieces) == 1  # and no further one is begun behind it
+    assert len(kernel.pieces) == 1  # and no further one is begun meanwhile
     for turn in range(10):
         assert routing.get_timer() is not None
         routing.handle_timer(turn * 0.01)

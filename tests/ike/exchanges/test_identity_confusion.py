@@ -236,7 +236,7 @@ def test_the_peer_at_the_address_is_taken_by_its_address_or_by_any_name_with_tha
     assert str(pair.a.view.remote_id) == (local_id or "192.0.2.2")
 
 
-# --- two sessions wired crosswise
+# --- two sessions connected crosswise
 
 
 @pytest.mark.parametrize("what", ["requests", "responses", "both"])
