@@ -1,6 +1,4 @@
-"""What follows a peer whose NAT moved it: the Child SAs' endpoints, their path,
-and which packet says where the peer is.
-"""
+"""After a NAT moved the peer: the Child SAs' endpoints, their path, and which packet says where the peer is."""
 
 from __future__ import annotations
 

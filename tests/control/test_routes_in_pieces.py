@@ -1,5 +1,7 @@
-"""Routes of children that go: in pieces, by what each child holds, right whatever is installed meanwhile, and
-never forgotten when the kernel refuses."""
+"""Routes of removed children are removed in pieces, correctly whatever is installed meanwhile.
+
+The cost depends on the child's own prefixes, and a refused removal is not forgotten.
+"""
 
 from __future__ import annotations
 

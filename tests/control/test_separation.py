@@ -1,6 +1,4 @@
-"""Peers of one connection never take each other's traffic, each may have so much,
-and the configuration orders what overlaps.
-"""
+"""Peers of one connection never take each other's traffic, have limits, and the configuration orders overlaps."""
 
 from __future__ import annotations
 

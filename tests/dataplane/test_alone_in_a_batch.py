@@ -1,6 +1,4 @@
-"""A packet's verdict does not depend on its batch: it is the one it would get alone,
-after those before it (RFC 4303 section 3.4).
-"""
+"""A packet's verdict is the one that it would get alone after the packets before it (RFC 4303 section 3.4)."""
 
 from __future__ import annotations
 

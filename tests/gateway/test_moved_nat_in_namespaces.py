@@ -1,6 +1,4 @@
-"""A NAT between two gateways changes its mapping while traffic flows: the one that is
-not behind it follows, and traffic goes on.
-"""
+"""A NAT between two gateways changes its mapping under traffic: the one not behind it follows, traffic goes on."""
 
 from __future__ import annotations
 

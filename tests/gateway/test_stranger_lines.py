@@ -1,5 +1,5 @@
-"""The log in a flood (docs/attacks.md, rows 80 and 83): few lines a second, none of the
-operator's lost, none too long, nothing kept.
+"""The log in a flood (docs/attacks.md, rows 80 and 83): few lines a second, all of the
+operator's, none too long, and no memory.
 """
 
 from __future__ import annotations

@@ -1,6 +1,4 @@
-"""Packets of mixed lengths through a worker, by every driver and protocol: each arrives
-whole. And datagrams as large as IP has them.
-"""
+"""Packets of mixed lengths, up to the largest of IP, arrive whole through a worker, by every driver and protocol."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""A worker tells where the newest authentic packet of a peer comes from (RFC 7296
-section 2.23), once until it is asked again.
-"""
+"""A worker reports the source of a peer's newest authentic packet (RFC 7296 section 2.23), once per request."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""A peer behind a NAT that changes its mapping is followed (RFC 7296 section 2.23): by
-its newest valid message or packet alone.
-"""
+"""A peer whose NAT changes its mapping is followed (RFC 7296 section 2.23), by its newest valid message or packet only."""
 
 from __future__ import annotations
 
