@@ -1,10 +1,11 @@
 """The outbound queue of a worker: packets are copied into 64 KB slots, sealed there in place as a batch, and sent one UDP_SEGMENT send per slot.
 
-Join rules of a slot: tx_reserve in port.pxd. UDP_SEGMENT is refused at run time by some kernels and NICs (EIO, EINVAL): then the slot's packets
-are sent one by one, and if that works the socket never tries again. An error of an earlier datagram (ICMP) is reported by a later send, which then did not
-happen: a refused send is tried again, so no packet is lost to it. A send that would block waits for POLLOUT up to 100 ms, then drops and counts.
-A raw socket takes the packets of a slot one by one, with the header that the kernel of their SA wrote, cut where its endpoint says so (ip_cut.h).
-So do the few packets of other SAs that must be cut outside (udp_endpoint.cut); their outer headers are written here.
+Join rules of a slot: tx_reserve in port.pxd. Some kernels and NICs refuse UDP_SEGMENT at run time (EIO, EINVAL). Then the slot's
+packets are sent one by one, and if that works the socket never tries UDP_SEGMENT again. A send also fails if it reports the error
+of an earlier datagram (ICMP), which anybody can cause: it is repeated, so that no packet is lost. A send that would block waits
+for POLLOUT up to 100 ms, then drops and counts. A raw socket takes the packets of a slot one by one, with the header that the
+kernel of their SA wrote, in fragments if its endpoint says so (ip_cut.h). So do the few packets of other SAs that must be
+fragmented outside (udp_endpoint.cut); their outer headers are written here.
 Called by segment (tx_reserve) and worker (tx_seal, tx_send).
 """
 

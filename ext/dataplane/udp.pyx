@@ -1,10 +1,11 @@
 """The UDP sockets of the gateway, and where an SA sends to (RFC 3948, RFC 7296 section 2.23).
 
-A socket sends with DF and no path MTU discovery of the kernel's (docs/mtu.md); what ICMP says goes to its error queue (IP_RECVERR), where the
-worker reads it. It carries our SO_MARK so that the fail-closed rule lets its
-packets pass, and takes super-datagrams (UDP_GRO). What is longer than the interface's MTU leaves by a socket of its own (udp_large.py): DF is an
-option of a whole socket, and this one carries the worker's ESP as well. UDP_SEGMENT is a control message of a single send, never a socket option. What the kernel
-refuses is off in `features`. An endpoint is immutable: an SA that moves gets a new one, the old one is retired. Called by gateway, worker.
+A socket sends with DF and without the kernel's path MTU discovery (docs/mtu.md). ICMP errors go to its error queue (IP_RECVERR),
+where the worker reads them. It carries our SO_MARK, so that the fail-closed rule lets its packets pass, and takes super-datagrams
+(UDP_GRO). A datagram above the interface's MTU leaves by a socket of its own (udp_large.py), because DF is an option of a whole
+socket and this one carries the worker's ESP too. UDP_SEGMENT is a control message of a single send, never a socket option.
+Options that the kernel refuses are off in `features`. An endpoint is immutable: an SA that moves gets a new one, and the old one
+is retired. Called by gateway, worker.
 """
 
 from cpython.mem cimport PyMem_Calloc, PyMem_Free

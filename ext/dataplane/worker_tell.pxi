@@ -1,4 +1,7 @@
-"""What control must know goes up the notify ring: lifetimes, grants, SPIs and policies without an SA. And drops, counted. Included by worker.pyx."""
+"""What a worker reports to control by the notify ring: lifetimes, grants, SPIs and policies without an SA, a peer that moved.
+
+Counts drops too. Included by worker.pyx.
+"""
 
 
 cdef bint tell(worker_state *w, uint8_t kind, uint64_t value) noexcept nogil:
