@@ -2,7 +2,7 @@
 
 `aes128gcm16-prfsha256-x25519` is an IKE proposal, `aes128gcm16`, `aes128-sha256-esn`, `aes256-sha256-x25519` (PFS) are
 ESP proposals. A word may be repeated with other values; the peer picks one of each type. What strongSwan leaves out of
-a proposal is left out here: integrity beside an AEAD (in IKE it names the PRF), a PRF in ESP. Sizes are in bytes unless
+a proposal is left out here: integrity next to an AEAD (in IKE it names the PRF), a PRF in ESP. Sizes are in bytes unless
 the name says bits. Which engine runs a row is the dataplane's business.
 """
 

@@ -450,7 +450,7 @@ def _id_bytes(text: str, kind: IdType, rest: str) -> bytes:
     wanted = _ID_ADDRESS_BYTES.get(kind)
     if wanted is not None and (len(data) != wanted or not rest.startswith("#")):
         raise UsageError(
-            f"identity {text!r}: behind this prefix strongSwan takes bytes, not an address; write the address alone, or # and "
+            f"identity {text!r}: after this prefix strongSwan takes bytes, not an address; write the address alone, or # and "
             f"{2 * wanted} hex digits"
         )
     return data
@@ -460,7 +460,7 @@ def _id_hex(text: str, digits: str) -> bytes:
     """Hex digits, with or without colons; if their number is odd, the first is a byte of its own, as in strongSwan."""
     plain = digits.replace(":", "")
     if not re.fullmatch("[0-9a-fA-F]+", plain):
-        raise UsageError(f"identity {text!r}: behind # stand hex digits")
+        raise UsageError(f"identity {text!r}: after # there must be hex digits")
     return bytes.fromhex("0" * (len(plain) % 2) + plain)
 
 

@@ -213,7 +213,7 @@ def protect(PacketBatch batch not None, n=None):
 
 
 def protect_dummies(PacketBatch batch not None, n=None):
-    """Make a dummy packet (RFC 4303 section 2.6) of each length in place: what stands there is overwritten by zeros and sealed.
+    """Make a dummy packet (RFC 4303 section 2.6) of each length in place: the slot is overwritten by zeros and sealed.
 
     The receiver authenticates and drops it (verdict `dummy`). A length of 0 is a dummy without data, not an empty slot.
     Raises as protect does, UsageError for an SA not in tunnel mode.

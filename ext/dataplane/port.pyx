@@ -2,7 +2,7 @@
 
 Join rules of a slot: tx_reserve in port.pxd. Some kernels and NICs refuse UDP_SEGMENT at run time (EIO, EINVAL). Then the slot's
 packets are sent one by one, and if that works the socket never tries UDP_SEGMENT again. A send also fails if it reports the error
-of an earlier datagram (ICMP), which anybody can cause: it is repeated, so that no packet is lost. A send that would block waits
+of an earlier datagram (ICMP), which anybody can cause: it is repeated up to PENDING_TRIES times, so that no packet is lost. A send that would block waits
 for POLLOUT up to 100 ms, then drops and counts. A raw socket takes the packets of a slot one by one, with the header that the
 kernel of their SA wrote, in fragments if its endpoint says so (ip_cut.h). So do the few packets of other SAs that must be
 fragmented outside (udp_endpoint.cut); their outer headers are written here.

@@ -3,7 +3,7 @@ which sizes come through. No I/O, no clock.
 
 `targets` are addresses of the peer that may answer. First a small echo goes to each; the first that answers is
 asked from then on. `probe` sends all sizes of a set at once, and again those that stay unanswered for max(2
-RTT, 100 ms), with a small one beside them: where that is unanswered too, the peer does not answer at all, and
+RTT, 100 ms), with a small one next to them: if that is unanswered too, the peer does not answer at all, and
 nothing is said about sizes. As long as that is so, only the small one is sent again, so that a silent peer does
 not cause more traffic. Called by control.paths.
 """

@@ -1,9 +1,8 @@
-"""Which prefixes stand in the routing table because of which Child SAs, and which stay
-refused without one (ARCHITECTURE.md, rule 6).
+"""Which prefixes have routes because of which Child SAs, and which stay refused without one (ARCHITECTURE.md, rule 6).
 
-A prefix is routed into the TUN from the first child that can carry it to the last one. Before and
-after, the prefixes of children that the configuration starts by itself are refused, so that nothing
-for them leaves in clear; others are free.
+A prefix is routed into the TUN from the first child that can carry it to the last one. Before and after that, prefixes
+of children that the configuration starts by itself are refused, so that no packet for them leaves in clear; other
+prefixes are not blocked.
 
 A child's routes are added at once, in one batch. They are removed in pieces of PIECE prefixes, one piece per turn of
 the event loop, and nobody waits for the kernel. Our books change at once: a prefix that is wanted again is not removed

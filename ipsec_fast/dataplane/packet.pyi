@@ -48,8 +48,8 @@ def protect(batch: PacketBatch, n: int | None = None) -> int:
     """
 
 def protect_dummies(batch: PacketBatch, n: int | None = None) -> int:
-    """Make a dummy packet (RFC 4303 section 2.6) of each length in place: what stands
-    there is overwritten by zeros and sealed.
+    """Make a dummy packet (RFC 4303 section 2.6) of each length in place: the slot
+    is overwritten by zeros and sealed.
 
     The receiver authenticates and drops it (verdict `dummy`). A length of 0 is a dummy without data, not an empty slot.
     Raises as protect does, UsageError for an SA not in tunnel mode.

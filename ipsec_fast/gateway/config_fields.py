@@ -181,7 +181,7 @@ def parse_identity(value: object) -> Identity | None:
     except IpsecFastError as error:
         raise ValueError(str(error)) from None
     if any(c.isspace() or not c.isprintable() for c in text):
-        raise ValueError(f"{text!r} holds a space or a control character; one identity stands alone")
+        raise ValueError(f"{text!r} holds a space or a control character; write one identity only")
     if not identity.data or len(identity.data) > 255:
         raise ValueError("an identity must be 1 to 255 bytes long")
     if identity.type in (IdType.FQDN, IdType.RFC822_ADDR):
@@ -201,7 +201,7 @@ def parse_own_identity(value: object) -> Identity | None:
 def _check_asterisk(text: str, identity: Identity) -> None:
     """ValueError unless one asterisk stands at the beginning, followed by text that restricts it."""
     if b"*" in identity.data[1:]:
-        raise ValueError(f"{text!r}: an asterisk stands at the head alone, as in *.example.org or *@example.org")
+        raise ValueError(f"{text!r}: an asterisk may be at the head only, as in *.example.org or *@example.org")
     if identity.data in (b"*", b"*.", b"*@"):
         raise ValueError(f"{text!r} means everybody; write %any, or a name such as *.example.org")
 

@@ -54,7 +54,7 @@ AUTH_LATER: dict[str, frozenset[str]] = {
 # key: values that are accepted silently, and what happens instead of any other value
 NO_CERTIFICATES = "no certificates travel with a pre-shared key"
 CONNECTION_IGNORED: dict[str, tuple[frozenset[str], str]] = {
-    "mobike": (NO, "a peer whose address changes is set up anew"),
+    "mobike": (NO, "a peer whose address changes is set up again"),
     "aggressive": (NO, "it is of IKEv1"),
     "pull": (YES, "it is of IKEv1"),
     "childless": (NO | {"allow"}, "every IKE SA begins with a Child SA"),

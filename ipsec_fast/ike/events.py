@@ -91,7 +91,7 @@ class AskInstallChild:
 
     `key_in` and `key_out` are handles in KEYMAT order (cipher key, salt, integrity key). `replaces` is the child this
     one rekeys. `limits` hold for each direction by itself; the shell reports them by `Endpoint.rekey_child` and
-    `Endpoint.child_expired`. `resource`: of ours, the one that shall send on it (RFC 9611); None for an ordinary or a
+    `Endpoint.child_expired`. `resource`: our resource that should send on it (RFC 9611); None for an ordinary or a
     fallback Child SA. `peer`: the authenticated identity of the peer. Unless `overlap`, answer with a NegotiationError
     (TS_UNACCEPTABLE) if another peer of this child has selectors that overlap. `follows_peer`: the peer is behind a NAT
     and we are not; the shell calls `Endpoint.packet_came_from` when its ESP comes from elsewhere.

@@ -1,24 +1,25 @@
 """Which packets of this host go into the TUN, and what happens to them while it is not there (ARCHITECTURE.md, rule 6).
 
-All routes stand in tables of ours and carry `protocol 73`. Per prefix there are two: `dev TUN` while a Child SA can
-carry it, and `prohibit` with a worse metric, which answers "administratively prohibited" once the device is gone. Rules
-before main lead there, except for packets with the SO_MARK of our own sockets:
+All routes are in tables of our own and carry `protocol 73`. Each prefix has two: `dev TUN` while a Child SA can carry
+it, and `prohibit` with a worse metric, which answers "administratively prohibited" once the device is gone. Rules before
+the main table select our tables, except for packets with the SO_MARK of our own sockets:
 
     priority p      not fwmark MARK lookup 4500
     priority p + 1  not fwmark MARK lookup main suppress_prefixlength 0     these two only while there is a /0: connected networks
     priority p + 2  not fwmark MARK lookup 4501                             (and all that main knows better) come before it
 
-A /0 has a table of its own: behind the main table it must not drag our other prefixes with it, before it a lone
-`prohibit` would cut off the connected networks. A network of ours inside a peer's larger one gets a `throw` route, so
-that it stays local. `p` and the metrics are made from the TUN's name, so that two gateways on one host know their own.
+A /0 has a table of its own. After the main table, one table would pull our other prefixes there too; before it, a
+`prohibit` of /0 alone would cut off the connected networks. A local network inside a peer's larger one gets a `throw`
+route, so that it stays local. `p` and the metrics derive from the TUN's name, so that two gateways on one host tell
+their routes apart.
 
-A crash takes the TUN and its routes away, the rest stays and fails closed: `adopt` at the next start keeps what is
-still configured, `close` at an orderly stop removes all.
+A crash removes the TUN and its routes; the rest stays and fails closed. `adopt` at the next start keeps what is still
+configured, `close` at an orderly stop removes all.
 
 We keep books of our routes and rules; only `adopt` (once, at the start) and `close` read the kernel's tables.
 Changes leave in batches. A deletion may be repeated, because deleting what does not exist is no error.
 
-Left out: packets that arrive in clear from outside are no matter of routes; strict rp_filter on the outer device drops
+Left out: packets that arrive in clear from outside, which routes do not see; strict rp_filter on the outer device drops
 them. Called by control.manager and the gateway.
 """
 

@@ -1,7 +1,7 @@
 """IKE_AUTH with a pre-shared key (RFC 7296 sections 1.2, 2.4, 2.15, 2.16, 2.21.2), and the first Child SA.
 
-An IKE SA is ESTABLISHED only behind a verified AUTH of the configured identity. Where the Child SA is refused the IKE
-SA stands: our initiator deletes it, our responder keeps it for a while. Certificates and EAP are left out.
+An IKE SA is ESTABLISHED only after a verified AUTH of the configured identity. If the Child SA is refused, the IKE SA
+exists all the same: our initiator deletes it, our responder keeps it for a while. Left out: certificates and EAP.
 
 A PSK proves that the peer knows it, not which of its holders the peer is. So a peer must not have our own
 identity (our own message could have been reflected), and an initiator without an expected identity accepts
