@@ -1,4 +1,4 @@
-"""Stores what must be in the store before something may happen (ARCHITECTURE.md, rule 1), and acts when the store fails.
+"""Stores what must be stored before something may happen (ARCHITECTURE.md, rule 1), and acts if the store fails.
 
 A record is stored before its datagrams leave, the end of a block of sequence numbers before the first of them is used,
 the highest inbound numbers once a second. If a write fails (a full disk), the IKE SA's record is removed from the

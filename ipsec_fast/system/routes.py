@@ -1,8 +1,8 @@
 """Which packets of this host go into the TUN, and what happens to them while it is not there (ARCHITECTURE.md, rule 6).
 
 All routes are in tables of our own and carry `protocol 73`. Each prefix has two: `dev TUN` while a Child SA can carry
-it, and `prohibit` with a worse metric, which answers "administratively prohibited" once the device is gone. Rules before
-the main table select our tables, except for packets with the SO_MARK of our own sockets:
+it, and `prohibit` with a worse metric, which answers "administratively prohibited" once the device is gone. Rules
+before the main table select our tables, except for packets with the SO_MARK of our own sockets:
 
     priority p      not fwmark MARK lookup 4500
     priority p + 1  not fwmark MARK lookup main suppress_prefixlength 0     these two only while there is a /0: connected networks
