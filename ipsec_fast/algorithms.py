@@ -1,9 +1,9 @@
 """One row per transform that we carry, and the proposal strings of strongSwan's spelling that name them.
 
 `aes128gcm16-prfsha256-x25519` is an IKE proposal, `aes128gcm16`, `aes128-sha256-esn`, `aes256-sha256-x25519` (PFS) are
-ESP proposals. A word may be repeated with other values; the peer picks one of each type. What strongSwan leaves out of a
-proposal is left out here: integrity beside an AEAD (in IKE it names the PRF), a PRF in ESP. Sizes are in bytes unless the
-name says bits. Which engine runs a row is the dataplane's business.
+ESP proposals. A word may be repeated with other values; the peer picks one of each type. What strongSwan leaves out of
+a proposal is left out here: integrity next to an AEAD (in IKE it names the PRF), a PRF in ESP. Sizes are in bytes unless
+the name says bits. Which engine runs a row is the dataplane's business.
 """
 
 from __future__ import annotations
@@ -391,7 +391,7 @@ def _check_aead_mix(text: str, encryption: Iterable[Encryption], integrity: list
 
 def _unknown_word(text: str, word: str, protocol: str, known: Iterable[str], carried: str) -> str:
     """The word, the one that was probably meant, or else what there is."""
-    import difflib  # for a wrong word alone: it costs the command line's start
+    import difflib  # only for a wrong word: importing it slows the start of the command line
 
     where = f" in {text!r}" if word != text.strip().lower() else ""
     near = [one for one in difflib.get_close_matches(word, tuple(known), n=1, cutoff=0.6) if one != word]
@@ -400,7 +400,7 @@ def _unknown_word(text: str, word: str, protocol: str, known: Iterable[str], car
 
 
 def _ike_words() -> list[str]:
-    """Those that may be suggested: nothing weak."""
+    """The words that may be suggested: nothing weak."""
     rows = [row.name for row in (*INTEGRITY, *PRFS, *GROUPS) if not row.is_weak]
     return [*(row.name for row in ENCRYPTION if row.in_ike), *rows]
 
@@ -426,8 +426,10 @@ def _known_esp() -> str:
 
 
 def weak_words(proposals: Iterable[Proposal]) -> tuple[str, ...]:
-    """The integrity algorithms and PRFs of these proposals that are warned about (RFC 8221 section 6, RFC 8247 section 2)."""
-    names: dict[str, str] = {}  # by digest: `sha1` names the PRF too
+    """The integrity algorithms and PRFs of these proposals that are warned about
+    (RFC 8221 section 6, RFC 8247 section 2).
+    """
+    names: dict[str, str] = {}  # by digest, because `sha1` is an integrity algorithm and a PRF
     for one in proposals:
         rows: list[Integrity | PrfRow | None] = [integrity_by_id(t.id) for t in one.of(TransformType.INTEG)]
         rows += [prf_by_id(t.id) for t in one.of(TransformType.PRF)]

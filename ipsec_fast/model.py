@@ -14,8 +14,8 @@ from .iana import Encr, Esn, Group, IdType, Integ, Prf, ProtocolId, TransformTyp
 
 Address = IPv4Address | IPv6Address
 
-IDENTITY_MAX_BYTES = 1024  # longer ones are refused, of peers and in a configuration
-IDENTITY_TEXT = 512  # characters of one that a text shows
+IDENTITY_MAX_BYTES = 1024  # longer ones are refused, from peers and in a configuration
+IDENTITY_TEXT = 512  # characters of an identity that a text shows
 
 PROTOCOL_NAMES = {
     "icmp": 1,
@@ -182,7 +182,7 @@ class TrafficSelector:
 
 @dataclass(frozen=True, slots=True)
 class DynamicSelector:
-    """`dynamic`, `dynamic[tcp/22]`: a selector whose address is that of the IKE SA on its side."""
+    """`dynamic`, `dynamic[tcp/22]`: a selector with the address of its side of the IKE SA."""
 
     protocol: int = 0
     start_port: int = 0
@@ -210,7 +210,7 @@ def _parse_protocol_port(text: str, rest: str | None) -> tuple[int, int, int]:
     name, _, port = rest.partition("/")
     protocol = _protocol_number(name.strip().lower())
     if protocol is None:
-        import difflib  # for a wrong word alone: it costs the command line's start
+        import difflib  # only for a wrong word: importing it slows the start of the command line
 
         near = difflib.get_close_matches(name.strip().lower(), _COMMON_PROTOCOLS, n=1)
         hint = f"; did you mean {near[0]}?" if near and near[0] != name.strip().lower() else ""
@@ -250,7 +250,7 @@ def _protocol_number(name: str) -> int | None:
 
 
 def _port_of_service(name: str, protocol: int) -> int | None:
-    """By our own short list first, so that the common names mean the same on a host without /etc/services."""
+    """The port of a service: our short list comes first, so that common names work without /etc/services."""
     name = name.lower()
     if name in _SERVICES:
         return _SERVICES[name]
@@ -313,11 +313,12 @@ class Identity:
 
     @classmethod
     def parse(cls, text: str) -> Identity:
-        """By strongSwan's spelling: a prefix such as `keyid:` names the type, `#` and hex digits after it are the bytes themselves.
+        """Parse strongSwan's spelling: a prefix such as `keyid:` names the type;
+        after it `#` and hex digits give the bytes.
 
-        Without a prefix the shape tells: an address, `user@host` or `@@user@host`, `@name` or a plain name (FQDN), `@#hex` (KEY_ID),
-        and KEY_ID for what has a colon and is no address. UsageError for what strongSwan has and we do not, and for an identity
-        that is empty, also after a prefix, or longer than 1,024 bytes.
+        Without a prefix the shape tells: an address, `user@host` or `@@user@host`, `@name` or a plain name (FQDN),
+        `@#hex` (KEY_ID), and KEY_ID for what has a colon and is no address. UsageError for types that only strongSwan
+        has, and for an identity that is empty, also after a prefix, or longer than 1,024 bytes.
         """
         identity = cls._parse(text)
         if not 1 <= len(identity.data) <= IDENTITY_MAX_BYTES:
@@ -355,7 +356,7 @@ class Identity:
 
     @classmethod
     def _of_shape(cls, text: str) -> Identity:
-        """Without `@`, `=` and a prefix."""
+        """Parse an identity without `@`, `=` and prefix."""
         try:
             address = ipaddress.ip_address(text)
         except ValueError:
@@ -378,17 +379,21 @@ class Identity:
 
     @property
     def folded(self) -> tuple[int, bytes]:
-        """The same for all identities that match."""
+        """A key that is equal for all identities that match."""
         is_name = self.type in (IdType.FQDN, IdType.RFC822_ADDR)
         return self.type, self.data.lower() if is_name else self.data
 
     @property
     def is_pattern(self) -> bool:
-        """`*.example.org` or `*@example.org`: whom a configuration expects. No peer is one: its identity is never a pattern."""
+        """Whether it is `*.example.org` or `*@example.org`. Only a configuration has
+        patterns; a peer's identity never is one.
+        """
         return self.type in (IdType.FQDN, IdType.RFC822_ADDR) and self.data.startswith(b"*")
 
     def covers(self, other: Identity) -> bool:
-        """This identity of a configuration means `other`: it is equal, or a pattern whose end `other` has, as in strongSwan."""
+        """Whether this configured identity equals `other`, or is a pattern with
+        whose end `other` ends, as in strongSwan.
+        """
         if self.matches(other):
             return True
         if not self.is_pattern or self.type != other.type or other.is_pattern or len(other.data) < len(self.data):
@@ -400,12 +405,14 @@ class Identity:
         return f"{self} ({name_of(IdType, self.type)})"
 
     def types_beside(self, wanted: Identity) -> str:
-        """For messages in which two identities differ, perhaps in nothing but their type: `192.0.2.2` may be a name."""
+        """For texts about two different identities, which may differ in their type only: `192.0.2.2` may be a name."""
         said, right = name_of(IdType, self.type), name_of(IdType, wanted.type)
         return f"(ID type {said}, not {right})" if said != right else f"(both of ID type {said})"
 
     def __str__(self) -> str:
-        """As `parse` reads it, where it is a name; cut where it is long. A name that looks like another type has its type before it."""
+        """A text that `parse` reads back if it is a name; cut if long. A name
+        that looks like another type gets a prefix.
+        """
         if self.type in (IdType.IPV4_ADDR, IdType.IPV6_ADDR) and len(self.data) in (4, 16):
             return str(ipaddress.ip_address(self.data))
         if self.type not in (IdType.FQDN, IdType.RFC822_ADDR):
@@ -416,7 +423,7 @@ class Identity:
         return _cut(prefix + shown, len(self.data))
 
     def _is_plain(self, text: str) -> bool:
-        """Whether its text alone says of which type it is."""
+        """Whether `parse` finds its type without a prefix."""
         try:
             return Identity._parse(text).type == self.type
         except UsageError:
@@ -443,17 +450,17 @@ def _id_bytes(text: str, kind: IdType, rest: str) -> bytes:
     wanted = _ID_ADDRESS_BYTES.get(kind)
     if wanted is not None and (len(data) != wanted or not rest.startswith("#")):
         raise UsageError(
-            f"identity {text!r}: behind this prefix strongSwan takes bytes, not an address; write the address alone, or # and "
+            f"identity {text!r}: after this prefix strongSwan takes bytes, not an address; write the address alone, or # and "
             f"{2 * wanted} hex digits"
         )
     return data
 
 
 def _id_hex(text: str, digits: str) -> bytes:
-    """Hex digits, with colons between them or not; of an odd number the first stands alone, as in strongSwan."""
+    """Hex digits, with or without colons; if their number is odd, the first is a byte of its own, as in strongSwan."""
     plain = digits.replace(":", "")
     if not re.fullmatch("[0-9a-fA-F]+", plain):
-        raise UsageError(f"identity {text!r}: behind # stand hex digits")
+        raise UsageError(f"identity {text!r}: after # there must be hex digits")
     return bytes.fromhex("0" * (len(plain) % 2) + plain)
 
 

@@ -1,7 +1,8 @@
-"""Authentication tags are compared in constant time (catalogue row 63): `CRYPTO_memcmp` or `hmac.compare_digest`, and nothing else.
+"""Authentication tags are compared in constant time (docs/attacks.md, row 63): `CRYPTO_memcmp` or
+`hmac.compare_digest`, and nothing else.
 
-What a tag is follows from its name. A comparison that only looks like one stands in ALLOWED with its reason. Left out: how long
-the comparison takes; the two functions are their libraries' promise.
+A tag is recognised by its name. Comparisons that only look like one are in ALLOWED, with the reason. Left out: how long
+a comparison takes; for that the two functions are trusted.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""help() of compiled classes and functions says what the .pyi files say: nobody at a prompt or in a notebook sees those."""
+"""help() of compiled classes and functions says what the .pyi files say, which is not visible at a prompt."""
 
 from __future__ import annotations
 

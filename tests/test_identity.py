@@ -1,4 +1,4 @@
-"""Identities as text: their type can be told from it, nothing is empty, and nothing is long (security rows 16, 84)."""
+"""Identities as text: the type can be seen, none is empty, none is long (docs/attacks.md, rows 16 and 84)."""
 
 from __future__ import annotations
 

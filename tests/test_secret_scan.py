@@ -1,4 +1,4 @@
-"""The scan of every test's output for its secrets finds them in each form, keeps them to itself, and fails the test that leaks."""
+"""The scan for secrets in a test's output finds each form, does not print them, and fails the test that leaks."""
 
 from __future__ import annotations
 

@@ -3,9 +3,9 @@
     python pcap_to_esp.py seal plain.pcap esp.pcap --key 000102...13 --src 192.0.2.1 --dst 192.0.2.2
     python pcap_to_esp.py open esp.pcap plain-again.pcap --key 000102...13 --src 192.0.2.1 --dst 192.0.2.2
 
-Reads pcap and pcapng, of Ethernet (VLAN tags too), Linux cooked captures (`tcpdump -i any`) or bare IP; writes pcap of bare IP. What is
-not IP, or was cut short by the capture, is left out and counted. Keys on a command line can be read by every user of the host: good for
-captures, not for traffic.
+Reads pcap and pcapng, of Ethernet (VLAN tags too), Linux cooked captures (`tcpdump -i any`) or bare IP; writes pcap of
+bare IP. What is not IP, or was cut short by the capture, is left out and counted. Keys on a command line can be read by
+every user of the host: good for captures, not for traffic.
 """
 
 import argparse

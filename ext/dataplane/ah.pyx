@@ -387,7 +387,7 @@ cdef inline uint8_t prepare_inbound(ah_batch_ctx *ctx, esp_packet *packet, uint3
 
 
 cdef inline uint64_t number_now(const ah_batch_ctx *ctx, const esp_packet *packet, uint32_t index) noexcept nogil:
-    """The number of a packet, now that all packets before it are finished."""
+    """The number of a packet after all packets before it are finished."""
     if not packet.sa.esn:
         return ctx.lows[index]
     return replay_infer_esn(<replay_window *> packet.sa.window, ctx.lows[index])
@@ -400,7 +400,7 @@ cdef uint8_t forget_unauthentic(ah_batch_ctx *ctx, esp_packet *packet, uint32_t 
 
 
 cdef uint8_t check_again(esp_packet *packet, crypto_op *op, kept_packet *kept, uint64_t seq) noexcept nogil:
-    """Packets before this one moved the window, so that its number is another one. It still stands as it is authenticated, but for the high half."""
+    """Packets before this one moved the window, so its number changed. The packet is still as it was authenticated, except for the high half."""
     cdef int result = replay_check(<replay_window *> packet.sa.window, seq)
     if result != REPLAY_NEW:
         return replay_verdict(result)
@@ -486,7 +486,7 @@ cdef inline uint8_t finish_inbound(ah_batch_ctx *ctx, esp_packet *packet, uint32
 
 
 cdef uint8_t open_alone(ah_batch_ctx *ctx, esp_packet *packet, uint32_t index) noexcept nogil:
-    """As in esp.pyx: opened as if it had come in a batch of its own."""
+    """As in esp.pyx: opens the packet again as if in a batch of its own."""
     cdef uint8_t verdict = prepare_inbound(ctx, packet, ALONE, index)
     if verdict != VERDICT_OK:
         last_drop_arrived(packet.sa, verdict, ctx.now_ns, packet.data, packet.length)
@@ -497,7 +497,7 @@ cdef uint8_t open_alone(ah_batch_ctx *ctx, esp_packet *packet, uint32_t index) n
 
 
 cdef inline uint8_t finish_refused(ah_batch_ctx *ctx, esp_packet *packet, uint32_t i) noexcept nogil:
-    """A packet that was refused before the crypto. What the window said may be another thing now."""
+    """A packet that was refused before the crypto; the window is asked again, since earlier packets may have moved it."""
     cdef int result
     if packet.verdict == VERDICT_REPLAY_SEEN or packet.verdict == VERDICT_REPLAY_OLD:
         result = replay_check(<replay_window *> packet.sa.window, number_now(ctx, packet, i))

@@ -1,4 +1,4 @@
-"""When a replaced table may be freed: after every worker passed a quiescent point (design decision 5), without a lock in any worker.
+"""When a replaced table may be freed: after every worker passed a quiescent point, without a lock in any worker.
 
 The pattern is an epoch counter. A worker stores the epoch it sees at each turn of its loop, and UINT64_MAX while it sleeps in poll. Who
 replaced a pointer first swaps it, then calls `retire` with the old object: it is kept until all workers have seen a later epoch. The fences on
@@ -39,7 +39,7 @@ cdef Py_ssize_t length = 0
 
 
 cdef void forget_threads() noexcept nogil:
-    """In a child of fork: no worker and no call of another thread is here, and none will pass a quiescent point."""
+    """In a child of fork no worker and no other thread exists, so none would ever pass a quiescent point."""
     cdef int i
     for i in range(EPOCH_SLOTS):
         slots[i].seen = RESTING
@@ -80,7 +80,7 @@ cdef void append(object old) noexcept:
     global last, first, length
     cdef waiting *one = <waiting *>malloc(sizeof(waiting))
     Py_INCREF(old)
-    if one is NULL:  # kept for good: a worker may use it
+    if one is NULL:  # never freed, because a worker may use it
         return
     one.next, one.epoch, one.old = NULL, atomic_next_u64(&now), <PyObject *>old
     if last is NULL:
@@ -118,8 +118,8 @@ cpdef retire(object old):
     cdef waiting *one
     if old is not None:
         append(old)
-    # Which entries may go is settled before any of them goes, and without an object of Python's: an allocation may run the garbage
-    # collector, and with it finalizers and other threads, which retire objects that a worker has woken up to meanwhile.
+    # The entries to free are chosen before any is freed, and without allocating a Python object. An allocation may run the garbage
+    # collector, and with it finalizers and other threads, which may retire objects that a worker has begun to use meanwhile.
     passed = take_passed()
     while passed is not NULL:
         one, passed = passed, passed.next

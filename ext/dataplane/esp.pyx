@@ -400,7 +400,7 @@ cdef inline uint8_t replay_verdict(int result) noexcept nogil:
 
 
 cdef inline bint keep_ciphertext(esp_batch_ctx *ctx, uint32_t slot, const uint8_t *data, uint32_t length) noexcept nogil:
-    """For a second try, since the first one decrypts in place. False: there is no room."""
+    """Keep the ciphertext for a second try, since the first one decrypts in place. False if there is no room."""
     if length > AGAIN_BYTES - ctx.again_used:
         return False
     memcpy(ctx.again + ctx.again_used, data, length)
@@ -505,14 +505,14 @@ cdef bint opens_after_gap(esp_batch_ctx *ctx, esp_sa *sa, uint32_t slot) noexcep
 
 
 cdef inline uint64_t number_now(const esp_batch_ctx *ctx, const esp_packet *packet, uint32_t index) noexcept nogil:
-    """The number of a packet, now that all packets before it are finished."""
+    """The number of a packet after all packets before it are finished."""
     if not packet.sa.esn:
         return ctx.lows[index]
     return replay_infer_esn(<replay_window *> packet.sa.window, ctx.lows[index])
 
 
 cdef uint8_t forget_unauthentic(esp_batch_ctx *ctx, esp_packet *packet, uint32_t index) noexcept nogil:
-    """The verdict of a packet without a good ICV: the one it had got if those before it had come in an earlier batch."""
+    """The verdict of a packet without a good ICV: the one that it would have got in a batch of its own."""
     cdef int result = replay_check(<replay_window *> packet.sa.window, number_now(ctx, packet, index))
     if result != REPLAY_NEW:
         return replay_verdict(result)
@@ -573,7 +573,7 @@ cdef inline uint8_t finish_inbound(esp_batch_ctx *ctx, esp_packet *packet, uint3
 
 
 cdef uint8_t open_alone(esp_batch_ctx *ctx, esp_packet *packet, uint32_t index) noexcept nogil:
-    """A packet whose number became another one when those before it moved the window: opened anew, as if it had come in a batch of its own."""
+    """Opens again, as if in a batch of its own, a packet whose number changed when those before it moved the window."""
     cdef crypto_op *op = &ctx.ops[ALONE]
     cdef uint8_t verdict = prepare_inbound(ctx, packet, ALONE, index)
     if verdict != VERDICT_OK:
@@ -591,7 +591,7 @@ cdef void esp_inbound(esp_batch_ctx *ctx, esp_packet *packets, uint32_t n) noexc
 
 
 cdef uint32_t inbound_chunk(esp_batch_ctx *ctx, esp_packet *packets, uint32_t n) noexcept nogil:
-    """How many of them are done: at least one."""
+    """Process some of the packets; returns how many, at least one."""
     cdef uint32_t i, plain, slot = 0, used = 0
     cdef esp_packet *packet
     ctx.again_used = 0
@@ -638,7 +638,7 @@ cdef inline uint8_t finish_opened(esp_batch_ctx *ctx, esp_packet *packet, uint32
 
 
 cdef inline uint8_t finish_refused(esp_batch_ctx *ctx, esp_packet *packet, uint32_t i) noexcept nogil:
-    """A packet that was refused before the crypto. What the window said may be another thing now."""
+    """A packet that was refused before the crypto; the window is asked again, since earlier packets may have moved it."""
     cdef int result
     if packet.verdict == VERDICT_REPLAY_SEEN or packet.verdict == VERDICT_REPLAY_OLD:
         result = replay_check(<replay_window *> packet.sa.window, number_now(ctx, packet, i))

@@ -32,7 +32,7 @@ cdef uint8_t take_header(const esp_sa *sa, const uint8_t *packet, uint32_t lengt
     if info.is_fragment:
         return VERDICT_OUTER_FRAGMENT
     kept.pseudo = kept.options = 0
-    # what is sent is the copy: who shares the buffer may write to the packet from now on
+    # the copy is sent, because another thread may write to the packet from now on
     memcpy(kept.copy, packet, info.header_length)
     if sa.mode == MODE_TRANSPORT:
         kept.length = transport_split(kept.copy, &info, &kept.field)

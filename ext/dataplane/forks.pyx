@@ -1,9 +1,10 @@
-"""A count that tells a child of fork from its parent: what numbers packets, or draws random bytes, belongs to one process.
+"""A count of forks that tells a child from its parent, since numbering packets and drawing random bytes belong to one process.
 
-A child has a copy of every SA, with the same key and the same next number, so both would send two packets under one nonce. Whoever
-keeps such state stores the count with it and compares. Worker threads do not exist in a child, and what they share with the parent
-(sockets, eventfds) is the parent's. Here too: who uses a descriptor, which goes by the process as well. Left out: clone() and vfork()
-without exec, which run no handlers. Called by: sad, openssl, epoch, worker, crew, and the drivers.
+A child has a copy of every SA, with the same key and the same next number, so parent and child would use one nonce twice. SAs and
+other such state store the count of their process, and their users compare it. Worker threads do not exist in a child, and the
+descriptors that they share with the parent (sockets, eventfds) are the parent's. This file also counts the workers that use a
+descriptor, per process. Left out: clone() and vfork() without exec, which run no handlers.
+Called by: sad, openssl, epoch, worker, crew, and the drivers.
 """
 
 from libc.stdint cimport uint32_t

@@ -78,7 +78,7 @@ cdef inline uint8_t find_esp(const esp_sa *sa, uint8_t *upper, uint8_t protocol,
     return VERDICT_OK
 
 
-# What is known of an outer header once it was read: who shares the buffer may write to it while the packet is opened.
+# The values of an outer header, read once, because another thread may write to the buffer while the packet is opened.
 cdef struct outer_place:
     uint16_t header          # its bytes
     uint16_t field           # transport mode: offset of the byte that names what follows

@@ -1,10 +1,10 @@
 """PacketBatch, protect and unprotect: the ESP and AH kernels over buffers of the caller's, bound once.
 
-Everything is checked before anything is written: element types and read-only buffers when the batch is bound, head and tail room and overlap then and
-at every call (offsets and lengths are the caller's and may have changed). A packet that is dropped gets length 0, so that nobody sends it on by
-mistake. The GIL is released while the kernels run; an SA in another thread's batch is a StateError. With a SAD each packet
-finds its SA by itself (sad_table.pyx), in one epoch: what is removed meanwhile lives until the call is over. A slot of length 0 is empty: no kernel
-sees it. Left out: policy.
+Everything is checked before anything is written. Element types and read-only buffers are checked when the batch is bound;
+head and tail room and overlap then and at every call, since the caller may have changed offsets and lengths. A dropped packet
+gets length 0, so that nobody sends it by mistake. The GIL is released while the kernels run; an SA in another thread's batch is
+a StateError. With a SAD each packet finds its SA by itself (sad_table.pyx), in one epoch: an SA that is removed meanwhile lives
+until the call is over. A slot of length 0 is empty: no kernel sees it. Left out: policy.
 Called by: embedders, bench.py, tests.
 """
 
@@ -213,7 +213,7 @@ def protect(PacketBatch batch not None, n=None):
 
 
 def protect_dummies(PacketBatch batch not None, n=None):
-    """Make a dummy packet (RFC 4303 section 2.6) of each length in place: what stands there is overwritten by zeros and sealed.
+    """Make a dummy packet (RFC 4303 section 2.6) of each length in place: the slot is overwritten by zeros and sealed.
 
     The receiver authenticates and drops it (verdict `dummy`). A length of 0 is a dummy without data, not an empty slot.
     Raises as protect does, UsageError for an SA not in tunnel mode.

@@ -1,4 +1,4 @@
-"""MTU is arithmetic (design decision 10): the MSS of every SYN is clamped, and a packet that does not fit is answered, never lost in silence.
+"""MTU is arithmetic (docs/mtu.md): the MSS of every SYN is clamped, and a packet that does not fit is answered, never lost in silence.
 
 Clamped is the MSS option of a SYN or SYN-ACK that is all header, also behind IPv4 options and IPv6 extension headers, and never upwards. What is
 odd about a SYN (data, a TCP header cut short, an option of a wrong length, two of them, AH around it) leaves it untouched.

@@ -1,10 +1,11 @@
 """The outbound queue of a worker: packets are copied into 64 KB slots, sealed there in place as a batch, and sent one UDP_SEGMENT send per slot.
 
-Join rules of a slot: tx_reserve in port.pxd. UDP_SEGMENT is refused at run time by some kernels and NICs (EIO, EINVAL): then the slot's packets
-are sent one by one, and if that works the socket never tries again. An error of an earlier datagram (ICMP) is reported by a later send, which then did not
-happen: a refused send is tried again, so no packet is lost to it. A send that would block waits for POLLOUT up to 100 ms, then drops and counts.
-A raw socket takes the packets of a slot one by one, with the header that the kernel of their SA wrote, cut where its endpoint says so (ip_cut.h).
-So do the few packets of other SAs that must be cut outside (udp_endpoint.cut); their outer headers are written here.
+Join rules of a slot: tx_reserve in port.pxd. Some kernels and NICs refuse UDP_SEGMENT at run time (EIO, EINVAL). Then the slot's
+packets are sent one by one, and if that works the socket never tries UDP_SEGMENT again. A send also fails if it reports the error
+of an earlier datagram (ICMP), which anybody can cause: it is repeated up to PENDING_TRIES times, so that no packet is lost. A send that would block waits
+for POLLOUT up to 100 ms, then drops and counts. A raw socket takes the packets of a slot one by one, with the header that the
+kernel of their SA wrote, in fragments if its endpoint says so (ip_cut.h). So do the few packets of other SAs that must be
+fragmented outside (udp_endpoint.cut); their outer headers are written here.
 Called by segment (tx_reserve) and worker (tx_seal, tx_send).
 """
 
@@ -104,7 +105,7 @@ cdef void tx_seal(tx_queue *queue) noexcept nogil:
 
 
 cdef uint32_t close_gaps(tx_queue *queue, tx_slot *slot) noexcept nogil:
-    """Packets without VERDICT_OK leave their slot, counted; the others move up. How many are left. No move where all are well.
+    """Count packets without VERDICT_OK and remove them from their slot; the others move up. Returns how many are left.
 
     Their lengths are what the kernels say, not what tx_reserve has foreseen; `packets` of the slot begins with those that are left."""
     cdef uint32_t i, kept = 0, at = slot.to.front
@@ -305,7 +306,7 @@ cdef void put_front(tx_queue *queue, tx_slot *slot) noexcept nogil:
 
 
 cdef inline uint16_t put_mended(uint8_t *at, const uint8_t *bytes_, uint32_t length, uint16_t check) noexcept nogil:
-    """Stores some 16-bit words; the checksum that covers them, mended."""
+    """Stores 16-bit words and updates the checksum that covers them."""
     cdef uint32_t i
     cdef uint16_t before, after
     for i in range(0, length, 2):
@@ -317,7 +318,7 @@ cdef inline uint16_t put_mended(uint8_t *at, const uint8_t *bytes_, uint32_t len
 
 
 cdef inline void clear_df(uint8_t *packet, uint64_t *ids) noexcept nogil:
-    """Without DF the identification matters: it becomes one that the peer's other SAs do not use. AH covers it, so there it stays."""
+    """Without DF, set an identification that no other SA to the peer uses. AH covers the field, so AH's is not changed."""
     cdef uint16_t check
     cdef uint8_t fields[4]
     if packet[0] >> 4 != 4 or not packet[6] & IP_DF:

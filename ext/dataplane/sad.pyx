@@ -132,8 +132,8 @@ cdef class SA:
     "beet": all packets go from `inner[0]` to `inner[1]`; they travel between `src` and `dst`, without an inner header.
     `crew` is the size of the Crew that may help to seal or open; 0 in the end where the engine is too fast for that (`sa.crew`).
     `protocol` "ah" (RFC 4302): `algorithm` is one such as "sha256" or "aes128gmac"; tunnel (with `src`, `dst`) or transport.
-    One thread uses an SA at a time: a call, or the worker whose tables hold it. An SA made before a fork is the parent process's;
-    in the child `protect` and `unprotect`, workers and crews refuse it with StateError.
+    One thread uses an SA at a time: a call, or the worker whose tables hold it. An SA made before a fork belongs to the
+    parent process: in the child `protect`, `unprotect`, workers and crews refuse it with StateError.
     Raises AlgorithmError (unknown algorithm, key of a wrong length), UsageError (everything else that is wrong).
     """
 
@@ -213,7 +213,7 @@ cdef class SA:
         return f"<SA {self.protocol} {self.direction} spi 0x{self.spi:08x} {self.algorithm} seq {self.seq}>"
 
     def set_grant(self, granted):
-        """Numbers up to `granted` may be used (design decision 4); the next grant is wanted at half of what this one adds."""
+        """Numbers up to `granted` may be used; the next grant is wanted at half of what this one adds."""
         if not isinstance(granted, int) or granted < 0:
             raise UsageError(f"grant {granted!r}: it is the highest sequence number that may be used")
         cdef uint64_t end = min(granted, <object> self.hot.hard_limit)

@@ -65,7 +65,7 @@ cdef void write_template(SA sa) except *:
 
 
 cdef void share_ids(SA sa) except *:
-    """Its packets may be cut on their way, so no other SA to this peer may use their identifications (RFC 6864)."""
+    """Whether its packets may be fragmented, so that no other SA to this peer may use their identifications (RFC 6864)."""
     if sa.hot.outer != OUTER_IPV4 or sa.hot.direction != SA_OUTBOUND:
         return
     if (sa.src.packed, sa.dst.packed, 17 if sa.encap else sa.hot.protocol) not in _peer_ids:

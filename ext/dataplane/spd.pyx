@@ -302,8 +302,8 @@ cdef class Tables:
 cdef class Holding:
     """A worker's hold on the SAs of its tables, from the publication until the worker has passed a quiescent point without them.
 
-    Held is what this worker numbers, or accepts for: policies that it owns or nobody does, and inbound SAs whose SPI is its own. The
-    others it has in its tables only to hand packets over. `held_at` of an SA tells the last publication that took it from those before.
+    It holds the SAs of policies that it owns or that have no owner, and inbound SAs whose SPI is its own. The others are in its tables
+    only to hand packets off. `held_at` of an SA is the last publication that took it, so that an earlier one does not free it.
     """
 
     cdef int take(self) except -1:
@@ -319,7 +319,7 @@ cdef class Holding:
         return 0
 
     cdef Py_ssize_t take_all(self, Py_ssize_t n) noexcept:
-        """All or none, without a moment at which another thread may run; where the first is that is not to be had, or `n`."""
+        """Take all SAs, or none, without letting another Python thread run; returns the index of the first that is in use, or `n`."""
         cdef Py_ssize_t i, taken = n
         cdef esp_sa *sa
         for i in range(n):
@@ -384,7 +384,7 @@ cdef inline esp_sa *held(Holding holding, Py_ssize_t i) noexcept:
 
 
 cdef Holding hold(Tables tables, uint64_t number, uint32_t worker, uint32_t workers):
-    """Of the worker with this number of its own; not taken yet."""
+    """A holding for the worker with this number; its SAs are not taken yet."""
     global holdings
     cdef Holding new
     cdef uint32_t i

@@ -1,10 +1,11 @@
 """The UDP sockets of the gateway, and where an SA sends to (RFC 3948, RFC 7296 section 2.23).
 
-A socket sends with DF and no path MTU discovery of the kernel's (design decision 10); what ICMP says goes to its error queue (IP_RECVERR), where the
-worker reads it. It carries our SO_MARK so that the fail-closed rule lets its
-packets pass, and takes super-datagrams (UDP_GRO). What is longer than the interface's MTU leaves by a socket of its own (udp_large.py): DF is an
-option of a whole socket, and this one carries the worker's ESP as well. UDP_SEGMENT is a control message of a single send, never a socket option. What the kernel
-refuses is off in `features`. An endpoint is immutable: an SA that moves gets a new one, the old one is retired. Called by gateway, worker.
+A socket sends with DF and without the kernel's path MTU discovery (docs/mtu.md). ICMP errors go to its error queue (IP_RECVERR),
+where the worker reads them. It carries our SO_MARK, so that the fail-closed rule lets its packets pass, and takes super-datagrams
+(UDP_GRO). A datagram above the interface's MTU leaves by a socket of its own (udp_large.py), because DF is an option of a whole
+socket and this one carries the worker's ESP too. UDP_SEGMENT is a control message of a single send, never a socket option.
+Options that the kernel refuses are off in `features`. An endpoint is immutable: an SA that moves gets a new one, and the old one
+is retired. Called by gateway, worker.
 """
 
 from cpython.mem cimport PyMem_Calloc, PyMem_Free
@@ -120,8 +121,8 @@ cdef class UdpSocket:
     def sendto(self, data, remote, int port, local=None, cut="needed"):
         """Send one datagram as it is (the caller adds the marker). Raises HostError with the kernel's reason.
 
-        `cut`: what is longer than the interface's MTU leaves in IP fragments, or not at all. In fragments it goes by a raw socket,
-        which takes CAP_NET_RAW: what others send by this socket at that moment keeps DF.
+        `cut`: what is longer than the interface's MTU leaves in IP fragments, or not at all. Fragments leave by a raw socket
+        (CAP_NET_RAW), so that what others send by this socket at that moment keeps DF.
         """
         if self._socket is None:
             raise UsageError("this UDP socket was never made: UdpSocket.__init__ did not run, or failed")
@@ -228,8 +229,8 @@ cdef class Endpoint:
 def set_endpoint(SA sa not None, int socket_index, local, remote, int port, outside=None):
     """Where an outbound SA sends to; may be called while workers use it. `local`: the source address of a wildcard socket.
 
-    Of an inbound SA: where its peer is. From then on the worker tells (NoticeKind.PEER_MOVED) when its newest authentic packet came
-    in UDP from another address or port; without an endpoint it does not look.
+    Of an inbound SA: where its peer is. From then on the worker sends NoticeKind.PEER_MOVED if the newest authentic packet came in UDP
+    from another address or port; without an endpoint it does not check.
 
     `outside`: how IPv6 packets of up to 1280 bytes leave that are longer than `sa.max_inner`; None: they are dropped. Raises UsageError.
     """

@@ -3,12 +3,14 @@
     out: tun read -> ip parse -> spd -> clamp, or answer too-big, or fragment -> into slots -> esp_outbound per 64 -> one send per slot
     in : udp receive (GRO) -> split -> keepalive? marker? SPI? -> esp_inbound per batch -> selectors -> ECN -> clamp -> merge -> tun write
 
-It sleeps in poll until a descriptor has something, or the stop eventfd. It holds no lock and no Python object, and allocates nothing after start. Each
-packet that does not go on is counted by its verdict, for the worker and for its SA; what control must know goes up the notify ring, what is not ESP the
-punt ring. One worker numbers an outbound SA and owns an inbound window (design decision 4), so it holds the SAs of its tables (spd.Holding) from their
-publication until it has stopped or passed a quiescent point without them. A child of fork has no worker: what it inherits can only be thrown away.
+It sleeps in poll until a descriptor, or the stop eventfd, is ready. It holds no lock and no Python object, and allocates nothing
+after start. Each dropped packet is counted by its verdict, for the worker and for its SA. What control must know goes up the
+notify ring, datagrams that are not ESP the punt ring. One worker numbers an outbound SA and owns an inbound window
+(ARCHITECTURE.md, rule 1). So it holds the SAs of its tables (spd.Holding) from their publication until it has stopped or passed a
+quiescent point without them. A child of fork has no worker; the inherited object can only be deleted.
 Called by gateway.
-Here: the loop and the Python face; the rest of the one translation unit, so that it is inlined, stands in worker_{state,tell,path,out,in,raw,hold,hand}.pxi.
+Here: the loop and the Python face. The rest of the translation unit, so that it is inlined, is in
+worker_{state,tell,path,out,in,raw,hold,hand}.pxi.
 """
 
 from libc.errno cimport EAGAIN, EBADF, EINTR, ENETDOWN, errno
@@ -339,7 +341,7 @@ cdef class Worker:
         return self._tables
 
     def publish(self, Tables tables not None):
-        """Swap in new tables; the old ones are freed once the worker passed a quiescent point.
+        """Swap in new tables; the old ones are freed after the worker has passed a quiescent point.
 
         Raises StateError, and leaves everything as it was, if another worker or a call uses an SA of the tables that would be this
         worker's, or an SA was made before a fork. UsageError for an SA without an owner if there are several workers.
@@ -358,7 +360,7 @@ cdef class Worker:
         retire(old)
 
     def resume_inner(self):
-        """Read from the inner port again after TUN_LOST: its device is there again (`Tun.reattach`)."""
+        """Read from the inner port again after TUN_LOST, once its device exists again (`Tun.reattach`)."""
         self._need()
         self.state.tun_fd = self.state.tun.fd
         os.eventfd_write(self.state.hand_fd, 1)
@@ -381,7 +383,7 @@ cdef class Worker:
         return self._notify.fd
 
     def take_punted(self):
-        """Datagrams that are no ESP (IKE), oldest first."""
+        """Datagrams that are not ESP (IKE), oldest first."""
         self._need()
         return [self._punted(record) for record in (<Ring>self._punt).take_records()]
 

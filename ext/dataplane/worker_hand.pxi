@@ -1,9 +1,10 @@
-"""From worker to worker: what another one's SA carries is put into that one's ring. Included by worker.pyx.
+"""Handoff between workers: a packet for an SA of another worker is put into that worker's ring. Included by worker.pyx.
 
-One worker numbers and sends on an SA and owns its window (design decision 4), so a packet that the kernel gave to another one goes to the owner,
-whole and unsealed, or still sealed. The owner of an inbound SA is its SPI modulo the number of workers, which every worker knows without a table, and
-the kernel too (system/steering); that of an outbound one stands in the policy. There is a ring for each pair, so that what one flow's packets were
-read by in order is handed over in order; a full ring is a counted drop.
+One worker numbers and sends on an SA and owns its window (ARCHITECTURE.md, rule 1). So a packet that the kernel gave to another
+worker goes to the owner, whole and unsealed, or still sealed. The owner of an inbound SA is its SPI modulo the number of workers,
+which every worker and the kernel (system/steering) know without a table. The policy names the owner of an outbound SA. Each pair
+of workers has its own ring, so packets of a flow are handed off in the order in which they were read. A full ring is a counted
+drop.
 """
 
 cdef enum:

@@ -112,7 +112,7 @@ cdef inline void handle_from_tun(
 
 
 cdef void inner_failed(worker_state *w, bint broken) noexcept nogil:
-    """A TUN device that is gone comes back by resume_inner; the interface of a packet socket may come up again, and then packets come by themselves."""
+    """After the loss of a TUN device, resume_inner is needed; the interface of a packet socket may come up again by itself."""
     if errno == EAGAIN or errno == EINTR:
         return
     if w.tun.header_bytes and errno != EBADF:

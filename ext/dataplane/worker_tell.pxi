@@ -1,4 +1,7 @@
-"""What control must know goes up the notify ring: lifetimes, grants, SPIs and policies without an SA. And drops, counted. Included by worker.pyx."""
+"""What a worker reports to control by the notify ring: lifetimes, grants, SPIs and policies without an SA, a peer that moved.
+
+Counts drops too. Included by worker.pyx.
+"""
 
 
 cdef bint tell(worker_state *w, uint8_t kind, uint64_t value) noexcept nogil:
@@ -63,8 +66,8 @@ cdef void record_source(esp_sa *sa, const packet_source *source, uint64_t at_ns,
 
 
 cdef inline void note_source(worker_state *w, esp_sa *sa, const packet_source *source, uint32_t seq) noexcept nogil:
-    """After the ICV: the newest packet of this SA says where its peer is (RFC 7296 section 2.23). An older one, which anybody may have kept and sent
-    from elsewhere, says nothing. Control is told once, until it asks to be told again; what it then reads is the newest."""
+    """After the ICV: the newest packet of this SA says where its peer is (RFC 7296 section 2.23). An older one says nothing, because anybody may have
+    kept it and sent it from elsewhere. The worker reports once, until control asks for the next report, and control then reads the newest source."""
     cdef const udp_endpoint *known = <const udp_endpoint *>atomic_get_pointer(&sa.endpoint)
     if known is NULL or source.port == 0 or seq != <uint32_t>load_u64(&(<replay_window *>sa.window).top):
         return
@@ -103,7 +106,7 @@ cdef inline uint64_t spi_number(uint32_t spi_be) noexcept nogil:
 
 
 cdef bint tell_of_sa(worker_state *w, uint8_t kind, esp_sa *sa) noexcept nogil:
-    """With the tag that control gave it: an outbound SPI is the peer's choice, and several peers may choose the same."""
+    """The notice has the tag that control gave the SA, because several peers may choose the same outbound SPI."""
     cdef notice_record record
     memset(&record, 0, sizeof(record))
     record.kind = kind
@@ -150,7 +153,7 @@ cdef inline void tell_no_sa(worker_state *w, dataplane_tables *tables, policy_ro
 
 
 cdef void tell_packet(worker_state *w, uint64_t tag, const ip_info *info) noexcept nogil:
-    """NO_SA, with what the packet shows for selectors (RFC 7296 section 2.9)."""
+    """NO_SA, with the packet's addresses, protocol and ports for its selectors (RFC 7296 section 2.9)."""
     cdef notice_record record
     cdef size_t address_bytes = 4 if info.version == 4 else 16
     memset(&record, 0, sizeof(record))

@@ -91,7 +91,7 @@ static inline int esp_check_beet(const uint8_t *plain, uint32_t room, uint8_t *n
     uint32_t whole, filler;
     if (room < 8u)
         return 0;
-    /* each once: who shares the buffer may write between the checks and the copy that they bound */
+    /* read once: another thread may write to the buffer between the checks and the copy that they bound */
     whole = ((uint32_t)*(const volatile uint8_t *)&plain[1] + 1u) * 8u;
     filler = *(const volatile uint8_t *)&plain[2];
     if (whole > room || (filler & 3u) || 4u + filler > whole || whole - 4u - filler > 40u)

@@ -159,7 +159,7 @@ static inline void record_read(uint64_t *to, const uint64_t *from, size_t words)
     } while (__atomic_load_n(from, __ATOMIC_RELAXED) != to[0]);
 }
 
-/* Between two threads that each write one thing and then look at the other's: at least one of them sees it. */
+/* For two threads that each write one word and then read the other's: at least one of them sees the other's write. */
 static inline int atomic_get_int_fenced(const int *from) { __atomic_thread_fence(__ATOMIC_SEQ_CST); return __atomic_load_n(from, __ATOMIC_ACQUIRE); }
 static inline void atomic_set_int_fenced(int *to, int value) { __atomic_store_n(to, value, __ATOMIC_SEQ_CST); __atomic_thread_fence(__ATOMIC_SEQ_CST); }
 

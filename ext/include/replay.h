@@ -28,8 +28,8 @@ struct replay_window {
     uint32_t failed;     /* ESN: packets without a good ICV since the last good one, or the last trial */
     uint32_t trials;     /* second tries under another high half */
     uint64_t resyncs;    /* and how many of them were right */
-    uint64_t ahead;      /* ESN: the highest number that those may have which are being opened together, or top */
-    uint32_t pending;    /* ESN: how many these are */
+    uint64_t ahead;      /* ESN: the highest number that the packets being opened together may have, or top */
+    uint32_t pending;    /* ESN: the number of these packets */
     uint64_t blocks[];
 };
 
@@ -133,9 +133,9 @@ static inline uint64_t replay_infer_esn(const struct replay_window *w, uint32_t 
     return replay_infer_at(w->top, w->size, low);
 }
 
-/* ESN: packets that are opened together get the number that each would get alone, unless one before them moves the window too far.
- * REPLAY_JOINS: this one's number is the same whatever becomes of those before it. REPLAY_MAY_CHANGE: the same, but for a jump among them:
- * its ciphertext is needed until then. REPLAY_WAITS: those before it must be finished first, since their failures may call for a trial. */
+/* ESN: packets that are opened together get the number that each would get alone, unless an earlier one moves the window too far.
+ * REPLAY_JOINS: this packet's number does not depend on the earlier ones. REPLAY_MAY_CHANGE: it does if one of them jumps ahead, so its
+ * ciphertext must be kept. REPLAY_WAITS: the earlier ones must be finished first, since their failures may cause a trial (appendix A3). */
 enum replay_join { REPLAY_JOINS = 0, REPLAY_MAY_CHANGE, REPLAY_WAITS };
 static inline enum replay_join replay_join(const struct replay_window *w, uint32_t low, uint64_t seq)
 {
@@ -157,7 +157,7 @@ static inline void replay_joined(struct replay_window *w, uint32_t low)
         w->ahead = seq;
 }
 
-/* They are finished. */
+/* All packets that were opened together are finished. */
 static inline void replay_settle(struct replay_window *w)
 {
     w->pending = 0;

@@ -169,7 +169,7 @@ def _flood(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         choices=["refused", "half-open", "junk", "bad-icv", "bad-icv-library"],
-        help="this one only, beside the idle run; may be repeated",
+        help="this one only, next to the idle run; may be repeated",
     )
     parser.add_argument(
         "--rate", type=int, metavar="N", help="datagrams/s (default 2000; 0: as fast as a socket takes them)"

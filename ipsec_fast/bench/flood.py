@@ -1,8 +1,10 @@
-"""The measurement of `ipsec-fast bench flood`: what a gateway is like for good peers and its operator while strangers flood it.
+"""The measurement of `ipsec-fast bench flood`: how a gateway serves good peers
+and its operator while strangers flood it.
 
-A gateway in one namespace, a good peer in another who sets up one IKE SA after the other and asks for the status in between, and a flood
-from a process of its own (flood_source.py). Each kind of flood has a gateway of its own, the idle run too; the figures of a flood are
-ratios to it. The library's row opens batches of packets whose ICVs are bad, and of good ones in turn. Called by flood_face.py.
+One namespace has a gateway. Another has a good peer, which sets up one IKE SA after the other and asks for the status
+in between, and the flood, a process of its own (flood_source.py). Each kind of flood and the idle run have a gateway of
+their own; the figures of a flood are ratios to the idle run. The library's row opens batches of packets with bad and
+with good ICVs in turn. Called by flood_face.py.
 """
 
 from __future__ import annotations
@@ -37,7 +39,7 @@ WARM_S = 0.5
 SAMPLES_LEAST = 2
 BAD_ICV_COUNTER = "drop_bad_icv"  # the workers'
 PAGE_KBYTES = 4
-# what strangers may mean: a connection for any address, whose peer proves a secret that they do not have
+# a connection for any address, which a stranger may ask for and whose secret it lacks
 ANYBODY = """
 [connections.anybody]
 local_addrs = ["192.0.2.2"]
@@ -57,7 +59,9 @@ file = "{secret}"
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """One row; the field names are the JSON's. Times are medians and the longest; ratios are to the idle run, None in that one."""
+    """One row; the field names are the JSON's. Times are medians and the longest;
+    ratios are to the idle run, None in that one.
+    """
 
     flood: str
     sent_per_s: float
@@ -182,7 +186,7 @@ def _with_ratios(row: Result, idle: Result) -> Result:
 
 
 def _counters(gateway: DemoGateway) -> dict[str, int]:
-    """Those that say what became of the flood."""
+    """The counters that say what became of the flood."""
     with gateway.client() as client:
         counters = to_text(client.request("stats"))["counters"]
     return {name: int(count) for name, count in counters.items() if name.startswith("ike_") or name == BAD_ICV_COUNTER}
@@ -198,13 +202,13 @@ def _ms(seconds: float) -> float:
 
 @contextlib.contextmanager
 def _gateway(net: Topology) -> Iterator[tuple[DemoGateway, GoodPeer]]:
-    """The gateway and its good peer; both namespaces know the network that the flood comes from."""
+    """The gateway and its good peer; both namespaces have a route to the network of the flood."""
     for address in SOURCES:
         net.run("gw1", "ip", "addr", "add", f"{address}/32", "dev", "lo")
     net.run("gw2", "ip", "route", "add", "198.18.0.0/15", "via", "192.0.2.1")
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="flood-", dir="/run")))
-        stack.callback(net.close_processes)  # before its folder goes
+        stack.callback(net.close_processes)  # before its folder is removed
         psk = write_psk(folder)
         (folder / "anybody").mkdir(mode=0o700)
         other = ANYBODY.format(proposal=PROPOSAL, secret=write_psk(folder / "anybody"))
@@ -219,7 +223,7 @@ class GoodPeer(Initiator):
     """Sets up one IKE SA after the other, with a Child SA, and deletes it."""
 
     def set_up(self) -> float | None:
-        """Seconds from its first datagram until its Child SA stands; None where that took too long or failed."""
+        """Seconds from its first datagram until its Child SA is installed; None if that took too long or failed."""
         side = Side(connection_of(True, [PROPOSAL]), self._psk)
         start = time.monotonic()
         ike_id = side.begin(start)
@@ -231,7 +235,7 @@ class GoodPeer(Initiator):
         return taken
 
     def stay_up(self, gateway: DemoGateway) -> int:
-        """One that stays; the SPI on which the gateway receives."""
+        """Sets up a Child SA that stays, and returns the SPI on which the gateway receives."""
         side = Side(connection_of(True, [PROPOSAL]), self._psk)
         side.begin(time.monotonic())
         if not self._talk(side, time.monotonic() + PATIENCE_S, until_up=True):
@@ -256,7 +260,7 @@ class GoodPeer(Initiator):
 
 
 def measure_library(seconds: float, packet_bytes: int = 256, batch: int = 64) -> LibraryResult:
-    """IpsecFastError where one of the bad packets is taken, or one of the good ones is not."""
+    """IpsecFastError if a bad packet is accepted or a good one is not."""
     case = EspCase(CIPHER, packet_bytes, batch, "auto")
     bad_ns = good_ns = packets = 0
     begun = _own_rss_kbytes()

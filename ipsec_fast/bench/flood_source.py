@@ -1,8 +1,10 @@
-"""The flood of `bench flood`: a process of its own that sends one kind of datagrams at a rate, from many addresses of a network.
+"""The flood of `bench flood`: a process of its own that sends one kind of datagrams at
+a rate, from many addresses of a network.
 
     python -m ipsec_fast.bench.flood_source KIND TARGET RATE SECONDS [SPI]
 
-KIND is one of `KINDS`. RATE is datagrams per second, 0: as fast as a socket takes them. It prints how many it has sent. Called by flood.py.
+KIND is one of `KINDS`. RATE is datagrams per second, 0: as fast as a socket takes them. It prints
+how many it has sent. Called by flood.py.
 """
 
 from __future__ import annotations
@@ -47,13 +49,13 @@ def main(words: list[str]) -> int:
 
 
 def _run(send: Send, rate: float, seconds: float) -> int:
-    """Bounded in time whatever happens."""
+    """Ends in time even if nothing can be sent."""
     start, sent = time.monotonic(), 0
     while (now := time.monotonic()) < start + seconds:
         if rate and sent > (now - start) * rate:
             time.sleep(0.001)
             continue
-        with contextlib.suppress(OSError):  # no room, or an ICMP error of an earlier one
+        with contextlib.suppress(OSError):  # the buffer is full, or an ICMP error of an earlier datagram is reported
             sent += send()
     return sent
 
@@ -80,7 +82,7 @@ def _each(sockets: list[socket.socket]) -> Iterator[socket.socket]:
 
 
 def _refused(sockets: list[socket.socket]) -> Send:
-    """Offers as large as are read, nothing in them that we carry: an SPI of its own each time."""
+    """Offers of the largest size that is read, without any algorithm that we carry; each has an SPI of its own."""
     strange = tuple(Transform(TransformType.ENCR, 200 + at, 128) for at in range(8))
     rest = _init(SaPayload(tuple(Proposal(at, 1, b"", strange) for at in range(1, 65))), bytes(32))[8:]
     each = _each(sockets)
@@ -93,7 +95,7 @@ def _refused(sockets: list[socket.socket]) -> Send:
 
 
 def _half_open(sockets: list[socket.socket]) -> Send:
-    """Good requests, and again with the COOKIE where one is asked for; no IKE_AUTH ever follows."""
+    """Valid requests, repeated with the COOKIE if one is asked for; no IKE_AUTH ever follows."""
     sa, public = SaPayload((Proposal(1, 1, b"", OFFER.transforms),)), generate(GROUP).public
     each = _each(sockets)
     nonces: dict[bytes, bytes] = {}
@@ -119,7 +121,7 @@ def _half_open(sockets: list[socket.socket]) -> Send:
 
 
 def _junk(sockets: list[socket.socket]) -> Send:
-    """SK{} of nothing, for SPIs that nobody has."""
+    """SK payloads without a valid content, for SPIs that nobody has."""
     body = bytes([PayloadType.NOTIFY, 0]) + (4 + 64).to_bytes(2, "big") + os.urandom(64)
     head = IkeHeader(
         bytes(8), bytes(8), PayloadType.SK, 2, 0, ExchangeType.INFORMATIONAL, FLAG_INITIATOR, 1, 28 + len(body)
@@ -135,7 +137,7 @@ def _junk(sockets: list[socket.socket]) -> Send:
 
 
 def _bad_icvs(stack: contextlib.ExitStack, target: str, spi: int) -> Send:
-    """ESP in UDP for a Child SA that stands, with numbers ahead of its window and ICVs that are none; 40 to a call."""
+    """ESP in UDP for an installed Child SA, with numbers above its window and bad ICVs; 40 per system call."""
     one = stack.enter_context(_socket(SOURCES[0], target, NAT_PORT))
     one.setblocking(True)
     one.setsockopt(socket.IPPROTO_UDP, UDP_SEGMENT, ESP_BYTES)

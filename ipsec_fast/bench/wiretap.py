@@ -1,8 +1,9 @@
 """Everything that passes an interface, looked at for what must not happen: a number used twice, a packet in clear.
 
-An AF_PACKET socket with virtio-net headers, so that what the kernel hands over as one big packet (UDP segmentation) is cut as it will be on
-a wire. Of ESP the 64-bit number is the explicit IV (AES-GCM, design decision 4); of IKE the SK{} IV and the message ID of each (SPIs,
-direction). What the kernel could not give us is counted: a proof with holes is none. Called by crash.py and the tests.
+An AF_PACKET socket with virtio-net headers, so that what the kernel hands over as one big packet (UDP
+segmentation) is cut as it will be on a wire. Of ESP the 64-bit number is the explicit IV (AES-GCM); of IKE the
+SK{} IV and the message ID of each (SPIs, direction). What the kernel could not give us is counted: a proof with
+holes is none. Called by crash.py and the tests.
 """
 
 from __future__ import annotations

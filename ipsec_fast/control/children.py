@@ -1,8 +1,8 @@
-"""The dataplane's half of every Child SA: its two SAs, its policies, its grants, its routes (design.md, "The way of a rekey").
+"""The dataplane's half of every Child SA: its two SAs, its policies, its grants, its routes.
 
-`install`, `switch_outbound` and `remove` change the books; the tables that each worker reads are made anew by `tables` whenever
-`changed` says so. Whose policies come first says policy_order, who may hold which selectors says separation. A child that goes stops
-sending at once and receives for its grace. Left out: anything that speaks IKE.
+`install`, `switch_outbound` and `remove` change the books; the tables that each worker reads are made anew by `tables`
+whenever `changed` says so. policy_order decides whose policies come first, separation who may hold which selectors. A
+removed child stops sending at once and keeps receiving during its grace period. Left out: anything that speaks IKE.
 Called by control.manager and the views.
 """
 
@@ -64,9 +64,9 @@ class InstalledChild:
     resource: int | None = None
     order: int = 0
     ranks: Ranked = UNRANKED  # of its policies
-    follows_peer: bool = False  # its worker tells when the peer's packets come from elsewhere
+    follows_peer: bool = False  # its worker reports packets of the peer that come from elsewhere
     replaces: int | None = None
-    is_silent: bool = False  # its peer is known to be
+    is_silent: bool = False  # its peer does not answer
     used_before_s: float | None = None  # when the child that it replaces last carried a packet
     inbound_until: float | None = None  # set when the child went down
 
@@ -120,7 +120,7 @@ class Children:
         ] = {}  # of children that stood before a restart and are about to be installed
         self._ungranted: set[int] = set()
         self._successors: dict[int, InstalledChild] = {}  # by the child that they replace
-        self._ending: list[tuple[float, int]] = []  # a heap: when the grace of which child is over
+        self._ending: list[tuple[float, int]] = []  # a heap: end of the grace period, child ID
         self.changed = False
 
     # --- the books
@@ -135,7 +135,7 @@ class Children:
             self._wait(*children[key])
 
     def arrange(self, connections: Iterable[ConnectionConfig]) -> None:
-        """This is the whole configuration, and the order in which its children's policies stand."""
+        """Take over the whole configuration; its order is the order of the children's policies."""
         self._order.arrange(
             {(one.name, child.name): _selectors(one, child) for one in connections for child in one.children}
         )
@@ -226,7 +226,7 @@ class Children:
         self._routing.remove_child(child_id)
 
     def set_silent(self, child_ids: Iterable[int], *, is_silent: bool) -> None:
-        """Their peer has fallen silent, or was heard again: packets prefer another Child SA for the same traffic, where there is one."""
+        """While their peer is silent, packets prefer another Child SA for the same traffic, if there is one."""
         for child_id in child_ids:
             child = self._children.get(child_id)
             if child is not None and child.is_silent != is_silent:
@@ -243,7 +243,7 @@ class Children:
             self.changed = True
 
     def begin_turn(self, now: float) -> None:
-        """The event loop has been round."""
+        """To be called once per turn of the event loop."""
         self.expire(now)
         self._routing.begin_turn()
 
@@ -253,11 +253,11 @@ class Children:
         return ending if routing is None else routing if ending is None else min(ending, routing)
 
     def handle_timer(self, now: float) -> None:
-        """Routes of children that are gone leave the kernel's tables piece by piece."""
+        """Remove one more piece of the routes of removed children."""
         self._routing.handle_timer(now)
 
     def move_routes(self, tun_index: int) -> None:
-        """The TUN device is another one now, or lost its routes. HostError; may be repeated."""
+        """Install all routes again after the TUN device was made again. HostError; may be repeated."""
         self._routing.move(tun_index)
         self.route_mtus()
         self.changed = True
@@ -283,7 +283,7 @@ class Children:
         self.changed = True
 
     def move(self, child_ids: Iterable[int], path: Path) -> None:
-        """The peer of these is elsewhere: workers send there with their next packet. Tables stay as they are."""
+        """Send to the peer's new address from the next packet on, without new tables."""
         for child in self._known(child_ids):
             was, child.path = child.path, path
             if was.remote != path.remote:
@@ -296,9 +296,9 @@ class Children:
             self._follow(child)
 
     def newest_source(self, child_ids: Iterable[int]) -> tuple[Address, int, float] | None:
-        """Where the newest packet of these came from, and when. Each may tell again from now on that it came from elsewhere.
+        """Where the newest packet of these came from, and when. Each may report another source again from now on.
 
-        A child that a rekey replaced counts until the new one is used: what comes on it afterwards was late.
+        A replaced child counts until its successor is used, because a later packet on it is a late one.
         """
         found = []
         for child in self._known(child_ids):
@@ -321,7 +321,7 @@ class Children:
             set_endpoint(child.sa_in, self._host.socket_index(path.local), path.local, path.remote, path.remote_port)
 
     def extend_grant(self, child_id: int) -> None:
-        """One block more."""
+        """Grant one more block."""
         if (child := self.standing(child_id)) is not None:
             self._extend(child)
 
@@ -372,7 +372,7 @@ class Children:
         return Tables([c.sa_in for c in self._children.values() if c.worker(workers) == worker], in_order)
 
     def _ranks(self, key: Key, policies: Sequence[Policy], before: Ranked) -> Ranked:
-        """They hold until the configuration changes."""
+        """The ranks hold until the configuration changes."""
         stamp = self._order.stamp(key)
         if before[0] == stamp and len(before[1]) == len(policies):
             return before
@@ -390,7 +390,9 @@ class Children:
         return [(ts, owners.pop() if len(owners) == 1 else None) for ts, owners in found.items()]
 
     def _sending(self, worker: int) -> list[InstalledChild]:
-        """Of each group the one that this worker's packets leave on, those switched to last first, those of silent peers last."""
+        """Of each group the child that this worker sends on: the one switched
+        to last first, those of silent peers last.
+        """
         groups: dict[tuple[object, ...], list[InstalledChild]] = {}
         for child in self._children.values():
             if child.order:
@@ -405,7 +407,7 @@ class Children:
         return tuple(self._children.values())
 
     def standing(self, child_id: int) -> InstalledChild | None:
-        """It, unless it only receives for its grace any more."""
+        """The child, unless it only receives any more."""
         child = self._children.get(child_id)
         return child if child is not None and child.inbound_until is None else None
 
@@ -544,7 +546,7 @@ class Children:
 
 
 def _heard(group: list[InstalledChild]) -> list[InstalledChild]:
-    """Those whose peer is not silent; all of them where it is of each."""
+    """The children whose peer is not silent; all of them if every peer is."""
     return [child for child in group if not child.is_silent] or group
 
 

@@ -1,7 +1,8 @@
-"""Blocks of outbound sequence numbers (design.md decision 4): a number may be used only once the store holds the end of its block.
+"""Blocks of outbound sequence numbers (ARCHITECTURE.md, rule 1): a number may be used only
+once the store holds the end of its block.
 
-An outbound SA starts with one block and asks for the next at half of it. `GrantStore` is what has to remember the ends: the keeper, or
-nobody. Called by control.children.
+An outbound SA starts with one block and asks for the next at half of it. `GrantStore` is what has to remember the ends:
+the keeper, or nobody. Called by control.children.
 """
 
 from __future__ import annotations

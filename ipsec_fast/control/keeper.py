@@ -1,11 +1,11 @@
-"""What must be in the store before something may happen, put there (design decision 4), and what becomes of it where the store fails.
+"""Stores what must be stored before something may happen (ARCHITECTURE.md, rule 1), and acts if the store fails.
 
-A record before its datagrams, the end of a block of sequence numbers before the first of them, the highest inbound numbers once a
-second. Where a write fails (a full disk) the IKE SA's record is taken out of the store: it goes on, and would be negotiated anew after
-a crash. It is tried again once a second; without room such luck may change with every write, so one line is all until it has lasted for
-STEADY_S. Only where the record cannot be taken out either, so that an older one would come back, its datagrams are withheld and its
-grants end.
-Leaves out: reading it all again (restore.py). Called by the daemon and by grants.py.
+A record is stored before its datagrams leave, the end of a block of sequence numbers before the first of them is used,
+the highest inbound numbers once a second. If a write fails (a full disk), the IKE SA's record is removed from the
+store: the IKE SA continues, and would be negotiated from scratch after a crash. The write is retried every second. On
+a full disk, writes may succeed and fail in turn, so nothing more is logged until they have succeeded for STEADY_S. If
+the record cannot be removed either, an older one could come back; then its datagrams are withheld and its grants end.
+Left out: reading the store (restore.py). Called by the daemon and by grants.py.
 """
 
 from __future__ import annotations

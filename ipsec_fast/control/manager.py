@@ -1,7 +1,9 @@
-"""Between an IKE endpoint and everything it acts on: answers its asks, does what its notices say, tells it what the dataplane saw.
+"""Between an IKE endpoint and everything it acts on: answers its asks, does what its
+notices say, tells it what the dataplane saw.
 
-The shell calls `drain` after every input to the endpoint, then stores records, then sends datagrams (design.md, "The way of an IKE
-message"): an inbound SA is in the worker's tables before the message leaves that lets the peer use it. Called by gateway.daemon.
+The shell calls `drain` after every input to the endpoint, then stores records, then sends datagrams
+(ARCHITECTURE.md, "The walk of an IKE message"). So an inbound SA is in the worker's tables before the message that
+lets the peer use it leaves. Called by gateway.daemon.
 """
 
 from __future__ import annotations
@@ -49,9 +51,9 @@ class Dataplane(Protocol):
 
 
 class Manager:
-    """`log` gets one line per unexpected failure of ours; `resize` the TUN's new MTU question after children came or went;
-    `acquire` the child that a dropped packet was for, with that packet's selectors if they were told; `settle` comes before new
-    tables are published. `moved`: the peer of some Child SAs is elsewhere.
+    """`log` gets one line per unexpected failure of ours; `resize` the TUN's new MTU question after children came or
+    went; `acquire` the child that a dropped packet was for, with that packet's selectors if they were told; `settle`
+    comes before new tables are published. `moved`: the peer of some Child SAs has another address.
     """
 
     def __init__(
@@ -81,7 +83,7 @@ class Manager:
         self._moved = moved
         self._view_of = view_of or (lambda ike_id: next((v for v in endpoint.views() if v.ike_id == ike_id), None))
         self._listeners: list[Listener] = []
-        self._views: dict[int, IkeView] = {}  # as they were when they were last heard of
+        self._views: dict[int, IkeView] = {}  # the state at their last notice
 
     def subscribe(self, listener: Listener) -> Callable[[], None]:
         self._listeners.append(listener)
@@ -113,7 +115,9 @@ class Manager:
             self._resize(self._children.max_inner_bytes())
 
     def take_notices(self, notices: Iterable[WorkerNotice], now: float) -> None:
-        """What the worker saw; `drain` must follow. An SA is known by its tag, the child's number: its SPI may be another peer's too."""
+        """Notices of the worker; `drain` must follow. The tag (the child's number) identifies
+        an SA, since two peers may choose one SPI.
+        """
         for notice in notices:
             match notice.kind:
                 case NoticeKind.FIRST_INBOUND:
@@ -146,7 +150,7 @@ class Manager:
     def _peer_moved(self, child_id: int, now: float) -> None:
         """A packet came from elsewhere. The newest one of all Child SAs of the IKE SA says where the peer is."""
         if self._endpoint.path_rests(child_id):
-            return  # CheckSource comes, and the worker waits until then
+            return  # CheckSource follows, and the worker reports nothing until then
         source = self._children.newest_source(self._endpoint.children_beside(child_id))
         if source is not None:
             self._endpoint.packet_came_from(child_id, *source, now)

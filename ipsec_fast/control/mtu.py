@@ -1,13 +1,13 @@
-"""Overhead, largest inner packet, padding and MSS of an SA, by arithmetic alone (design.md decision 10).
+"""Overhead, largest inner packet, padding and MSS of an SA, by arithmetic alone (docs/mtu.md).
 
     ESP, tunnel      outer IP | UDP | SPI, sequence number | IV | inner packet, TFC padding, padding, pad length, next header | ICV
     ESP, transport   the packet's IP header | UDP | SPI, sequence number | IV | its payload, padding, pad length, next header | ICV
     ESP, BEET        outer IP | UDP | SPI, sequence number | IV | pseudo header, payload, padding, pad length, next header | ICV
     AH               outer IP, or the packet's | AH: 12 bytes, IV, ICV, padding | inner packet, or its payload
 
-RFC 4303 section 2, RFC 4302 sections 2.2 and 2.6, RFC 3948 section 2.1, draft-nikander-esp-beet-mode-09. What is encrypted is a multiple of
-the cipher's block, at least of 4 bytes. ESN changes nothing: its high half is never sent. An implicit IV is one of 0 bytes (RFC 8750).
-Called by control.children, the status views, and the `mtu` command.
+RFC 4303 section 2, RFC 4302 sections 2.2 and 2.6, RFC 3948 section 2.1, draft-nikander-esp-beet-mode-09. What is
+encrypted is a multiple of the cipher's block, at least of 4 bytes. ESN changes nothing: its high half is never sent. An
+implicit IV is one of 0 bytes (RFC 8750). Called by control.children, the status views, and the `mtu` command.
 """
 
 from __future__ import annotations

@@ -1,9 +1,11 @@
-"""Probes of one path by inner echoes (RFC 792, RFC 4443 section 4): who answers, and which sizes come through. No I/O, no clock.
+"""Probes of one path by inner echoes (RFC 792, RFC 4443 section 4): who answers, and
+which sizes come through. No I/O, no clock.
 
-`targets` are addresses of the peer that may answer. First a small echo goes to each; the first that answers is asked from then on.
-`probe` sends all sizes of a set at once, and again those that stay unanswered for max(2 RTT, 100 ms), with a small one beside them:
-where that is unanswered too, the peer does not answer at all, and nothing is said about sizes. As long as that is so, only the small one
-is sent again: who hears nothing does not send more. Called by control.paths.
+`targets` are addresses of the peer that may answer. First a small echo goes to each; the first that answers is
+asked from then on. `probe` sends all sizes of a set at once, and again those that stay unanswered for max(2
+RTT, 100 ms), with a small one next to them: if that is unanswered too, the peer does not answer at all, and
+nothing is said about sizes. As long as that is so, only the small one is sent again, so that a silent peer does
+not cause more traffic. Called by control.paths.
 """
 
 from __future__ import annotations
@@ -52,7 +54,7 @@ class EchoProber:
         self._trials: dict[int, _Trial] = {}
         self._search = 0
         self._hurry = False
-        self._quiet_left = 0  # waits without any answer, until the peer counts as silent
+        self._quiet_left = 0  # rounds without any answer left until the peer counts as silent
         self._small_answered_at = float("-inf")
         self._round_at = 0.0
 
@@ -151,7 +153,7 @@ class EchoProber:
         return over
 
     def _wait_for_anything(self, due: Sequence[int], now: float) -> list[int] | None:
-        """Nothing of this round was answered: the small one alone goes again, and the sizes keep their tries."""
+        """Nothing of this round was answered: only the small echo is sent again, and no size loses a try."""
         self._quiet_left -= 1
         if self._quiet_left <= 0 or self.target is None:
             self._trials.clear()

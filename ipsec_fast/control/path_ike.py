@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from ..errors import StateError, UsageError
 
 WAIT_S = 0.1
-RUNGS = 3  # of one ladder, above its end: of a peer that says nothing at all no more is asked
+RUNGS = 3  # sizes above the bottom in one walk: a peer that never answers gets no more probes
 AGAIN_S, AGAIN = 0.1, 10  # the IKE SA may have another request under way
 
 Send = Callable[[Sequence[int], float, float], None]  # falling sizes, how long each waits, now; StateError
@@ -51,7 +51,7 @@ class IkeProber:
     def probe(self, sizes: frozenset[int], bottom: int, now: float, search: int = 0) -> bool:
         """Walk down the largest of these sizes, and `bottom`, which surely passes; the others are for the next walk.
 
-        False: it cannot be done. Nothing where a walk is under way.
+        False if it cannot be done. Does nothing if a walk is under way.
         """
         if self.is_busy or not sizes:
             return True

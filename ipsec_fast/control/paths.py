@@ -100,7 +100,7 @@ class _Path:
 
     @property
     def is_silent(self) -> bool:
-        """The peer is known to be: nothing is probed."""
+        """Whether the peer is known to be silent; then nothing is probed."""
         return bool(self.children) and all(child.is_silent for child in self.children)
 
     def sending(self) -> list[InstalledChild]:
@@ -160,7 +160,7 @@ class Paths:
                 self._drive(path, now)
 
     def moved(self, child_ids: Iterable[int], now: float) -> None:
-        """The peer of these Child SAs is at another address; they are looked at alone, not all that there are."""
+        """Move these Child SAs to the path of the peer's new address, without looking at any other."""
         left: dict[Key, list[InstalledChild]] = {}
         for child in (self._children.get(child_id) for child_id in child_ids):
             old = self._of.get(child.child_id) if child is not None else None
@@ -176,7 +176,7 @@ class Paths:
             self._give(path, (*path.children, *children), now)
 
     def _give(self, path: _Path, children: tuple[InstalledChild, ...], now: float) -> None:
-        """These are on this path from now on; where there is none, it ends."""
+        """Set the Child SAs on this path; without any, the path ends."""
         path.children = children
         path.standing = _standing(children)
         for child in children:
@@ -504,7 +504,7 @@ def _key(child: InstalledChild) -> Key:
 
 
 def _standing(children: Iterable[InstalledChild]) -> tuple[tuple[int, int, bool], ...]:
-    """What of the Child SAs on a path decides who sends, and how."""
+    """The properties of the Child SAs on a path that decide which of them sends, and how."""
     return tuple((child.child_id, child.order, child.is_silent) for child in children)
 
 

@@ -1,9 +1,10 @@
-"""Which policy comes first where the traffic of several children overlaps (RFC 4301 section 4.4.1: an ordered list, the administrator's).
+"""Which policy comes first where the traffic of several children overlaps (RFC 4301 section
+4.4.1: an ordered list, the administrator's).
 
-What counts is the configuration, not what a peer has narrowed to. A child whose configured selectors are narrower comes first (10.2.0.0/24
-before 10.0.0.0/8). Of children that are configured for the same networks, the one that stands first in the file does; but one that has an
-SA, with a peer that is heard, goes before one that has none. Within one child what was negotiated decides: narrow before wide, then the
-newest. Called by control.children.
+The configuration decides, not what a peer has narrowed to. A child with narrower configured selectors comes first
+(10.2.0.0/24 before 10.0.0.0/8). Among children that are configured for the same networks, one whose SA has a peer that
+answers comes before one without an SA; then the order in the file decides. Within one child the negotiated selectors
+decide: narrow before wide, then the newest. Called by control.children.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ Rank = tuple[Narrowness, int, int, Narrowness]
 
 
 class Readiness(IntEnum):
-    """Of what stands behind a policy: among children for the very same networks it decides before the order of the file."""
+    """Of a policy's SA. Among children for the same networks it decides before the order of the file does."""
 
     SENDING = 0
     SILENT = 1  # its SA's peer does not answer
@@ -33,24 +34,24 @@ LAST = 1 << 62  # of a child that is not configured any more
 
 
 class PolicyOrder:
-    """A change costs what it changes: loading one connection more leaves the ranks of all others as they are."""
+    """Loading one more connection does not change the ranks of the others."""
 
     def __init__(self) -> None:
         self._selectors: dict[Key, Selectors] = {}
         self._places: dict[Key, int] = {}  # rising, with gaps
         self._next_place = 0
-        self._twins: dict[Pair, set[Key]] = {}  # who is configured for just these two
+        self._twins: dict[Pair, set[Key]] = {}  # the children configured for exactly this pair
         self._stamps: dict[Key, int] = {}
         self._changes = 1
         self._order_changed = 0
 
     def learn(self, children: Mapping[Key, Selectors]) -> None:
-        """These are configured so; who is new stands after those that were known."""
+        """Set the selectors of these children; new ones come after those that were known."""
         for key, selectors in children.items():
             self._learn(key, selectors)
 
     def arrange(self, children: Mapping[Key, Selectors]) -> None:
-        """The whole configuration, in its order."""
+        """Take over the whole configuration, in its order."""
         for key in [key for key in self._places if key not in children]:
             self._forget(key)
         for key, selectors in children.items():
@@ -94,11 +95,11 @@ class PolicyOrder:
         self._stamps[key] = self._changes
 
     def stamp(self, key: Key) -> tuple[int, int]:
-        """Another one if the ranks of this child's policies may have changed."""
+        """A value that changes whenever the ranks of this child's policies may have changed."""
         return self._order_changed, self._stamps.get(key, 0)
 
     def rank(self, key: Key, local: TrafficSelector, remote: TrafficSelector) -> Rank:
-        """For `sort_key`; it holds as long as `stamp` says."""
+        """The rank for `sort_key`; valid as long as `stamp` stays the same."""
         ours, theirs = self._selectors.get(key, ((), ()))
         pair = _around(local, ours), _around(remote, theirs)
         place = self._places.get(key, LAST)
@@ -107,7 +108,7 @@ class PolicyOrder:
 
 
 def sort_key(rank: Rank, readiness: Readiness) -> tuple[Narrowness, int, Readiness, int, Narrowness]:
-    """Sorts what comes first before the rest; equal ones stay in their order."""
+    """The key for a stable sort by rank."""
     configured, first, place, negotiated = rank
     return configured, first, readiness, place, negotiated
 
@@ -117,7 +118,7 @@ def _pairs(selectors: Selectors) -> Iterable[Pair]:
 
 
 def _around(ts: TrafficSelector, configured: Iterable[TrafficSelector]) -> TrafficSelector:
-    """The narrowest configured selector that holds it; itself, where it was not configured so (`dynamic`)."""
+    """The narrowest configured selector that contains it; the selector itself if none does (`dynamic`)."""
     return min((one for one in configured if one.contains(ts)), key=_size, default=ts)
 
 

@@ -96,7 +96,7 @@ class _Wish:
     deleted_wait_s: float = DELETED_FIRST_S
     has_enough: bool = False
     members: set[int] = field(default_factory=set)  # the per-resource ones
-    numbers: set[int] = field(default_factory=set)  # of the fallbacks that stand
+    numbers: set[int] = field(default_factory=set)  # of the fallbacks that exist
 
 
 class Resources:

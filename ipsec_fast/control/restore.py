@@ -1,9 +1,10 @@
-"""What the process before us stored becomes IKE SAs and Child SAs again, or is negotiated anew (design decision 4).
+"""What the process before us stored becomes IKE SAs and Child SAs again, or is negotiated from scratch.
 
-Outbound numbers go on behind the stored end of their block, inbound ones must be above the stored highest. Where two records name the
-same child, a crash fell between two writes of an IKE rekey: if ours was the request, the answer has come and the newer record counts;
-otherwise our answer has not left and the older one does. A connection that may still be loaded over the control socket
-is waited for. Called by the daemon, before the worker runs.
+Outbound numbers continue after the stored end of their block, inbound ones must be above the stored highest
+(ARCHITECTURE.md, rule 1). If two records name the same child, a crash fell between two writes of an IKE rekey. If the
+request was ours, the answer has arrived and the newer record counts; otherwise our answer has not left and the older
+one counts. A record waits for a connection that may still be loaded over the control socket. Called by the daemon,
+before the worker runs.
 """
 
 from __future__ import annotations

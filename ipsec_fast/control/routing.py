@@ -1,12 +1,13 @@
-"""Which prefixes stand in the routing table because of which Child SAs, and which stay refused without one (design.md decision 12).
+"""Which prefixes have routes because of which Child SAs, and which stay refused without one (ARCHITECTURE.md, rule 6).
 
-A prefix is routed into the TUN from the first child that can carry it to the last one. Before and after, the prefixes of children
-that the configuration starts by itself are refused, so that nothing for them leaves in clear; others are free.
+A prefix is routed into the TUN from the first child that can carry it to the last one. Before and after that, prefixes
+of children that the configuration starts by itself are refused, so that no packet for them leaves in clear; other
+prefixes are not blocked.
 
-A child's routes go in at once, all in one batch. They go out in pieces of PIECE prefixes, one for each turn of the event loop, and
-nobody waits for the kernel. The books are right from the first moment: a prefix that is wanted again is not removed any more, and
-one that the kernel refuses to remove is tried again until it is gone, with a line at the beginning and at the end.
-Called by control.children and, for what is left to do, by the gateway's timer.
+A child's routes are added at once, in one batch. They are removed in pieces of PIECE prefixes, one piece per turn of
+the event loop, and nobody waits for the kernel. Our books change at once: a prefix that is wanted again is not removed
+any more. If the kernel refuses a removal, it is retried until the route is gone, with a line at the beginning and at
+the end. Called by control.children and, for removals that are left, by the gateway's timer.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ class Removal(Protocol):
 
 @runtime_checkable
 class BatchTable(Protocol):
-    """And many at a time."""
+    """A RouteTable that also takes many prefixes at a time."""
 
     def prohibit_all(self, networks: Iterable[Network]) -> None: ...
     def add_all(
@@ -78,9 +79,9 @@ class Routing:
         self._networks_of: dict[Hashable, list[Network]] = {}
         self._sources: dict[Network, Address | None] = {}
         self._mtus: dict[Network, int] = {}
-        self._leaving: dict[Network, None] = {}  # nobody uses them any more, and they are still in the kernel's tables
+        self._leaving: dict[Network, None] = {}  # no child uses them, and the kernel still has them
         self._under_way: Removal | None = None
-        self._left = PIECE  # that this turn may remove
+        self._left = PIECE  # prefixes that this turn may still remove
         self._look_at = 0.0
         self._refused: dict[Network, None] = {}  # to be removed again at `_again_at`
         self._again_at, self._again_s = 0.0, AGAIN_S
@@ -98,7 +99,7 @@ class Routing:
         """The configuration is this now: refuse in clear what `started` children will carry, and nothing else that no child carries."""
         remote = _remotes(connections)
         closed = set(_networks(ts for key in started for ts in remote.get(key, ())))
-        self._closed |= closed  # before any refusal, so that the next call undoes what was done before it
+        self._closed |= closed  # before the kernel can refuse one, so that the next call removes those added before it
         self._batches.prohibit_all(closed)
         gone, self._closed = self._closed - closed, closed
         self._leaving.update(dict.fromkeys(network for network in gone if network not in self._users))
@@ -130,7 +131,7 @@ class Routing:
             raise
 
     def remove_child(self, child_id: Hashable) -> None:
-        """Costs what the child holds. What the kernel does not take now is done by `handle_timer`."""
+        """Takes time by the child's own prefixes only. `handle_timer` removes what is left."""
         for network in self._networks_of.pop(child_id, ()):
             users = self._users[network]
             users.discard(child_id)
@@ -153,7 +154,7 @@ class Routing:
             self._mtus.update(changed)
 
     def move(self, tun_index: int) -> None:
-        """The TUN device is another one now, which has no routes yet. HostError; may be repeated."""
+        """Install all routes on a new TUN device. HostError; may be repeated."""
         self._tun_index = tun_index
         self._mtus.clear()
         if any(network.version == 6 for network in self._sources):
@@ -164,7 +165,7 @@ class Routing:
     # --- what is left to do
 
     def begin_turn(self) -> None:
-        """The event loop has been round: one more piece may go."""
+        """One more piece may be removed in this turn of the event loop."""
         self._left = PIECE
 
     def get_timer(self) -> float | None:
@@ -197,7 +198,7 @@ class Routing:
         return reports
 
     def _work(self) -> None:
-        """Pieces of what leaves, as far as this turn may."""
+        """Remove as many pieces as this turn may."""
         while self._leaving and self._left > 0 and self._under_way is None:
             piece = [network for network, _ in zip(self._leaving, range(self._left), strict=False)]
             self._left -= len(piece)
@@ -214,7 +215,7 @@ class Routing:
             self._reports.append("the routes that the kernel refused to remove are gone now")
 
     def _take(self, removal: Removal) -> None:
-        """What was refused is tried again at once, and then from time to time, unless somebody wants it again."""
+        """Retry a refused removal at once and then at growing intervals, unless the prefix is wanted again."""
         refused = {network: why for network, why in removal.refused().items() if network not in self._users}
         if not refused:
             return
@@ -227,7 +228,7 @@ class Routing:
 
 
 class _OneByOne:
-    """A table that takes single prefixes, as one that takes many. A refusal is one prefix's own."""
+    """Makes a BatchTable of a RouteTable. A refusal concerns one prefix only."""
 
     def __init__(self, table: RouteTable) -> None:
         self._table = table

@@ -1,12 +1,13 @@
-"""What one peer may hold, and that no two peers of one configured child hold the same (RFC 4301 section 4.4.1: the SPD is the
-administrator's, not the peers').
+"""What one peer may hold, and that no two peers of one configured child hold the same (RFC 4301 section 4.4.1: the SPD
+is the administrator's, not the peers').
 
-Where a connection serves many peers, each picks its selectors out of the configured ones. The first that has a network keeps it: another
-peer's selectors that overlap are refused with TS_UNACCEPTABLE, unless the child says `overlap = "allow"`. The same peer, by its
-authenticated identity, may always come again: a reconnection, a rekey, a reauthentication. Policies and routes have limits per peer, and
-where any identity will do, per connection, because there one holder of the secret could be many peers. Called by control.children.
+If a connection serves many peers, each picks its selectors out of the configured ones. The first peer that has a
+network keeps it: overlapping selectors of another peer are refused with TS_UNACCEPTABLE, unless the child says `overlap
+= "allow"`. The same peer, recognised by its authenticated identity, may always come again: a reconnection, a rekey, a
+reauthentication. Policies and routes have limits per peer. A connection that accepts any identity has limits of its own
+too, because one holder of its secret could appear as many peers. Called by control.children.
 
-The look-up costs the prefix lengths in use plus what it finds, whatever the number of peers is.
+A look-up takes time by the prefix lengths in use and the selectors found, not by the number of peers.
 """
 
 from __future__ import annotations
@@ -26,7 +27,9 @@ from ..system.routes import Network
 
 POLICIES_PER_PEER = ROUTES_PER_PEER = 2048
 PER_CONNECTION = 16384  # policies, routes and Child SAs of a connection whose peers may have any identity
-LOOKED_AT_MAX = 1024  # selectors that share addresses and yet do not overlap (other ports); then it is refused unseen
+LOOKED_AT_MAX = (
+    1024  # selectors with the same addresses but other ports; beyond that an offer is refused without looking further
+)
 Key = tuple[str, str]  # connection, child
 Peer = tuple[object, ...]
 Prefix = tuple[int, int]  # first address, length
@@ -34,7 +37,7 @@ Prefix = tuple[int, int]  # first address, length
 
 @dataclass(frozen=True, slots=True)
 class _Held:
-    """One Child SA, in the books until it goes down."""
+    """One Child SA, kept until it goes down."""
 
     key: Key
     peer: Peer
@@ -47,7 +50,9 @@ class _Held:
 
 @dataclass(slots=True)
 class _Used:
-    """By one peer, or by all peers of a connection. Child SAs for the same traffic count once: the worker has the policies of one."""
+    """What one peer, or all peers of a connection, use. Child SAs for the same
+    traffic count once, as only one has policies.
+    """
 
     children: int = 0
     policies: int = 0
@@ -85,7 +90,9 @@ class Separation:
             (self._anybody.add if one.remote_id is None else self._anybody.discard)(one.name)
 
     def admit(self, ask: AskInstallChild) -> None:
-        """NegotiationError (TS_UNACCEPTABLE), and nothing changed, if another peer holds some of it or the peer holds too much."""
+        """Raises NegotiationError (TS_UNACCEPTABLE) and changes nothing if another peer
+        holds some of it or this peer holds too much.
+        """
         held = _held(ask)
         if not ask.overlap:
             self._refuse_overlap(held)
@@ -123,7 +130,7 @@ class Separation:
         space = self._spaces.get(held.key)
         if space is None:
             return
-        harmless: dict[int, bool] = {}  # same peer, or other addresses of ours
+        harmless: dict[int, bool] = {}  # by child: same peer, or disjoint local addresses
         for looked_at, (ours, child_id, theirs) in enumerate(space.meeting(held.networks)):
             if child_id not in harmless:
                 other = self._held[child_id]
@@ -159,7 +166,9 @@ class Separation:
 
 
 class _Space:
-    """The remote selectors of one configured child, found by address. Prefixes nest or are apart, so sorted firsts are enough."""
+    """The remote selectors of one configured child, sorted by first address: prefixes
+    nest or are disjoint, so that is enough.
+    """
 
     def __init__(self) -> None:
         self._at: dict[tuple[int, Prefix], list[tuple[int, TrafficSelector]]] = {}
@@ -191,7 +200,9 @@ class _Space:
     def meeting(
         self, networks: Iterable[tuple[Network, TrafficSelector]]
     ) -> Iterator[tuple[TrafficSelector, int, TrafficSelector]]:
-        """(one of these, child, one of its selectors) whose addresses meet: first what holds each network, then what lies in it."""
+        """(one of these, child, one of its selectors) with common addresses: first
+        those that contain it, then those inside it.
+        """
         for network, ours in networks:
             for prefix in chain(self._around(network), self._inside(network)):
                 for child_id, theirs in tuple(self._at[network.version, prefix]):

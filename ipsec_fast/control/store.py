@@ -1,7 +1,8 @@
-"""Where an IKE SA's record is kept so that it outlives the process (design decision 4): the interface, and the store in memory.
+"""Where an IKE SA's record is kept so that it outlives the process (ARCHITECTURE.md, rule
+1): the interface, and the store in memory.
 
-The order is the guarantee: a grant may be used, and a datagram may leave, only once `put` or `put_grants` has returned. The
-directory is store_directory.py, what opens either store_open.py. Called by the daemon and by control/grants.
+The order is the guarantee: a grant may be used, and a datagram may leave, only once `put` or `put_grants` has returned.
+The directory is store_directory.py, what opens either store_open.py. Called by the daemon and by control/grants.
 """
 
 from __future__ import annotations

@@ -15,7 +15,8 @@ __all__ = [
 
 @final
 class IkeKeys:
-    """The seven keys of an IKE SA (RFC 7296 section 2.14): `sk_d`, `sk_ai`, `sk_ar`, `sk_ei`, `sk_er`, `sk_pi`, `sk_pr`.
+    """The seven keys of an IKE SA (RFC 7296 section 2.14): `sk_d`, `sk_ai`,
+    `sk_ar`, `sk_ei`, `sk_er`, `sk_pi`, `sk_pr`.
 
     `sk_ai` and `sk_ar` have length 0 with an AEAD.
     """

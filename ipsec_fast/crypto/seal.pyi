@@ -8,7 +8,8 @@ __all__ = ["Sealer"]
 class Sealer:
     """Seals or opens the SK{} payloads of one direction of one IKE SA. Copies its keys inside the arena.
 
-    An IV has `iv_bytes`, an ICV `icv_bytes`; the padded plaintext is a multiple of `block_bytes` (1 for AEADs, RFC 5282 section 3).
+    An IV has `iv_bytes`, an ICV `icv_bytes`; the padded plaintext is a multiple of
+    `block_bytes` (1 for AEADs, RFC 5282 section 3).
     """
 
     def __init__(

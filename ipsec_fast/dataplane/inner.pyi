@@ -7,4 +7,6 @@ class InnerPort:
         """Twice is fine. StateError while a worker runs on it."""
 
 def stripped(frame: bytes, own: bytes) -> tuple[str, int, bytes]:
-    """For tests: (what inner_strip says, csum_start then, the peer that was learned) of a frame read by the station `own`."""
+    """For tests: (what inner_strip says, csum_start then, the peer that was
+    learned) of a frame read by the station `own`.
+    """

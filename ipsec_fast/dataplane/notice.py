@@ -17,7 +17,7 @@ class NoticeKind(IntEnum):
     SEQ_EXHAUSTED = 4  # an outbound SA has no number left: nothing leaves any more
     UNKNOWN_SPI = 5  # ESP for an SPI we do not have, at most one a second
     NO_SA = 6  # a protect policy without an SA, at most one a second and policy; `spi` is the policy's tag, with the packet's selectors
-    TUN_LOST = 7  # the TUN device is gone: nothing is read from it until Worker.resume_inner
+    TUN_LOST = 7  # the TUN device was deleted: nothing is read from it until Worker.resume_inner
     LIFE_OVER = 8  # an outbound SA reached a hard limit of its lifetime: nothing leaves any more
     IN_REKEY_SOON = 9  # an inbound SA passed a soft limit
     IN_LIFE_OVER = 10  # an inbound SA reached a hard limit: nothing of it is delivered any more
@@ -34,12 +34,13 @@ class NoticeKind(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Notice:
-    """`spi` as a number in host order (of NO_SA: the `tag` of the policy; of TOO_BIG 0 where the ICMP quotes too little).
+    """`spi` as a number in host order (of NO_SA: the `tag` of the policy; of
+    TOO_BIG 0 where the ICMP quotes too little).
 
-    `remote`: of UNKNOWN_SPI, who sent it; of TOO_BIG, where our packet went; of NO_SA, where the dropped packet was to go.
-    `local`, `protocol`, `ports` are of NO_SA's packet: (local, remote) port, of ICMP type << 8 | code twice, None where it shows none.
-    `tag`: of what one SA reports (its first packet, limits, grant), the `SA.tag` of it. Go by the tag: an outbound SPI is chosen by the
-    peer, and two peers may choose the same.
+    `remote`: of UNKNOWN_SPI the sender; of TOO_BIG the destination of our packet; of NO_SA that of the dropped packet.
+    `local`, `protocol`, `ports` are of NO_SA's packet: (local, remote) port, of ICMP type << 8 | code twice, None where
+    it shows none. `tag`: of what one SA reports (its first packet, limits, grant), the `SA.tag` of it. Identify an SA
+    by its tag: the peer chooses an outbound SPI, and two peers may choose the same.
     """
 
     kind: NoticeKind
@@ -54,7 +55,7 @@ class Notice:
 
     @property
     def packet(self) -> tuple[TrafficSelector, TrafficSelector] | None:
-        """Local and remote selector of the packet that NO_SA tells of (RFC 7296 section 2.9); None where it is not told."""
+        """Local and remote selector of NO_SA's packet (RFC 7296 section 2.9); None if the packet does not show them."""
         if self.local is None or self.remote is None:
             return None
         ours, theirs = [(0, 65535)] * 2 if self.ports is None else [(port, port) for port in self.ports]

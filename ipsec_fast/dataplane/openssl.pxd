@@ -4,7 +4,7 @@ from libc.stdint cimport uint8_t, uint32_t
 
 
 # Unpredictable IVs for CBC (RFC 3602 section 3): the keystream of AES-CTR under a random key of this generator's own. One thread. In a child of fork it
-# takes another key; whoever holds keystream of it asks fork_count (forks.pxd) whether that is still its own.
+# takes another key; a holder of its keystream must check fork_count (forks.pxd).
 cdef struct iv_generator
 cdef iv_generator *iv_generator_new() noexcept nogil
 cdef void iv_generator_free(iv_generator *generator) noexcept nogil

@@ -84,7 +84,7 @@ cdef struct tx_slot:
     uint32_t first         # of its packets, in tx_queue.packets
     uint8_t tos
     uint8_t closed
-    uint8_t mixed          # its packets are not of one length: no single send may cut it
+    uint8_t mixed          # its packets differ in length, so UDP_SEGMENT cannot split it
 
 cdef struct tx_queue
 ctypedef void (*tx_flush_fn)(tx_queue *queue) noexcept nogil

@@ -3,10 +3,11 @@ from typing import Literal
 from ..model import Address
 
 class RawSocket:
-    """A non-blocking raw socket for ESP (50) or AH (51) without UDP; whole packets leave, with the header that their SA wrote.
+    """A non-blocking raw socket for ESP (50) or AH (51) without UDP; whole packets
+    leave, with the header that their SA wrote.
 
-    `local` None is every address of `version`. Raises HostError where CAP_NET_RAW is missing or the address is not this host's.
-    Without `receive` it only sends: the kernel gives every raw socket a copy of each packet.
+    `local` None is every address of `version`. Raises HostError where CAP_NET_RAW is missing or the address is not this
+    host's. Without `receive` it only sends: the kernel gives every raw socket a copy of each packet.
     """
 
     fd: int

@@ -18,4 +18,6 @@ class ReplayWindow:
         """The 64-bit number of a low half (RFC 4303 A2.2); 0 where there is none."""
 
     def failed(self, low: int) -> int:
-        """A packet with this low half had no good ICV; the number to try it under once more, or 0 (RFC 4303 appendix A3)."""
+        """A packet with this low half had no good ICV; the number to try it
+        under once more, or 0 (RFC 4303 appendix A3).
+        """

@@ -15,13 +15,13 @@ cdef extern from *:
     static inline void ipsec_fast_store_u64(uint64_t *p, uint64_t v) { __atomic_store_n(p, v, __ATOMIC_RELEASE); }
     /* a counter that one thread writes and others read: no locked instruction, and no torn read either */
     static inline void ipsec_fast_count_u64(uint64_t *p, uint64_t n) { __atomic_store_n(p, *p + n, __ATOMIC_RELAXED); }
-    /* What one thread counts without atomics, and others may read: a whole word, old or new. ThreadSanitizer is not told of this read, since
-       it would want every counter of the packet path to be atomic. */
+    /* Reads a counter that one thread increments without atomics: a whole word, old or new. Hidden from ThreadSanitizer, which would
+       otherwise demand that every counter of the packet path is atomic. */
     __attribute__((noinline, no_sanitize("thread"), unused)) static uint64_t ipsec_fast_statistic(const uint64_t *p)
     {
         return __atomic_load_n(p, __ATOMIC_RELAXED);
     }
-    /* identifications are shared by the SAs to one peer, whose threads differ */
+    /* SAs to one peer share identifications, and different threads may use them */
     static inline uint64_t ipsec_fast_take_ids(uint64_t *p, uint64_t n) { return __atomic_fetch_add(p, n, __ATOMIC_RELAXED); }
     /* single fields that control changes while a worker reads them */
     static inline uint16_t ipsec_fast_load_u16(const uint16_t *p) { return __atomic_load_n(p, __ATOMIC_RELAXED); }
@@ -66,14 +66,14 @@ cdef enum:
     RULE_TTL_COPY = 2
     RULE_LABEL_COPY = 4
     RULE_DSCP_IN = 8         # in: the inner packet takes the outer DSCP
-    RULE_ONE_COUNT = 16      # its IPv4 identifications are all from the peer's count, those with DF too: it was the peer's first SA
+    RULE_ONE_COUNT = 16      # all its IPv4 identifications come from the peer's count, also with DF: it was the peer's first SA
     # transport mode through a NAT (RFC 3948 section 3.1.2)
     NAT_NONE = 0
     NAT_ADJUST = 1           # by the addresses of the other side
     NAT_RECOMPUTE = 2
 
-# Half of esp_sa.holder; the other half is fork_count where the SA was made. 0: nobody. Calls that look SAs up take numbers between HOLDER_CALL and
-# HOLDER_LEAVING.
+# The lower half of esp_sa.holder: who uses the SA, 0 for nobody. The upper half is fork_count of the process that made the SA.
+# Calls that look SAs up use numbers between HOLDER_CALL and HOLDER_LEAVING.
 cdef enum:
     HOLDER_CALL = 1
     HOLDER_LEAVING = 1 << 29 # with HOLDER_WORKER: tables without this SA are published, the worker may not have seen them yet
@@ -94,11 +94,11 @@ cdef struct drop_record:
 # Where the newest packet of an inbound SA came from; a whole number of 8 bytes. Written by its worker while it follows the peer.
 cdef struct source_record:
     uint64_t writes          # odd while it is written
-    uint64_t at_ns           # of the newest packet, wherever it came from; 0: there was none
+    uint64_t at_ns           # of the newest packet from any source; 0: there was none
     uint64_t address[2]      # as on the wire, IPv4 in the first four bytes
     uint16_t port
     uint8_t version
-    uint8_t away             # it is not where the SA's endpoint says that the peer is
+    uint8_t away             # it differs from the SA's endpoint
     uint32_t unused
 
 cdef struct esp_sa
@@ -154,9 +154,9 @@ cdef struct esp_sa:
     uint16_t max_inner       # 0: no limit; the largest inner packet that fits the path
     uint16_t flags           # free for the I/O side
     uint64_t tag             # free for the control side
-    uint64_t holder          # who numbers with it, or moves its window: HOLDER_* and the process
-    uint64_t held_at         # of a worker: the publication that it holds this SA for
-    uint8_t made             # 1: SA.__init__ is through; half an SA has a key, but no room for what the kernels write
+    uint64_t holder          # who uses the SA now: HOLDER_* and the process
+    uint64_t held_at         # of a worker: the last publication that took this SA
+    uint8_t made             # 1: SA.__init__ is complete; before that the kernels must not use the SA
     uint64_t *ids            # IPv4 outside, where DF may be clear: the counter of identifications to this peer; else NULL
     uint8_t outer_header[48] # template: IPv4 or IPv6, UDP
     uint16_t sport           # of encap
@@ -175,26 +175,27 @@ cdef struct esp_sa:
     uint64_t idle_ns         # 0: none
     uint64_t used_packets    # when last_use_ns was set
     source_record source
-    int source_told          # control knows that the peer is away, and has not asked yet to be told again
+    int source_told          # PEER_MOVED was sent, and control has not allowed the next one yet
     void **spares            # `spare_count` times the key, one for each thread of a crew; NULL: no crew helps with this SA
     uint32_t spare_count
 
 
-# Nobody uses an SA that was made in this process.
+# The holder word of an unused SA of this process.
 cdef inline uint64_t holder_none() noexcept nogil:
     return <uint64_t> fork_count[0] << 32
 
-# Before the kernels, once a call: True if the SA is this thread's until sa_leave. False if another thread or a worker has it, or it was made before a
-# fork: the parent process goes on with the same key and the same numbers. Who calls the kernels by cimport asks too.
+# To be called once before the kernels, also by cimport: True if the SA is this thread's until sa_leave. False if another thread or a
+# worker has it, or if it was made before a fork, since the parent goes on with the same key and numbers.
 cdef inline bint sa_enter(esp_sa *sa) noexcept nogil:
     return swap_u64(&sa.holder, holder_none(), holder_none() | HOLDER_CALL) == 1
 
 cdef inline void sa_leave(esp_sa *sa) noexcept nogil:
     store_u64(&sa.holder, holder_none())
 cdef enum:
-    IDS = 65535              # IPv4 identifications that there are: all but 0, which the kernel would replace
+    IDS = 65535              # number of IPv4 identifications: all but 0, which the kernel would replace
 
-# One that no other packet without DF from the same address to the same peer has, whatever its SA, until all were used (RFC 6864 section 4.1).
+# An identification that no other packet without DF from the same address to the same peer has, until all were used (RFC 6864
+# section 4.1).
 cdef inline uint16_t next_shared_id(uint64_t *ids) noexcept nogil:
     return <uint16_t> (1 + take_ids(ids, 1) % IDS)
 
@@ -206,7 +207,7 @@ cdef inline uint16_t sa_next_id(esp_sa *sa, bint df) noexcept nogil:
     sa.outer_id += sa.outer_id == 0
     return sa.outer_id
 
-# The counter of all that goes from one address to another as one protocol without DF. It lives as long as somebody uses it.
+# The identification counter of a (source, destination, protocol) for packets without DF. It lives as long as an SA uses it.
 cdef class PeerIds:
     cdef uint64_t next
     cdef object __weakref__
@@ -259,13 +260,13 @@ cdef inline uint32_t esp_max_payload(const esp_sa *sa, uint32_t room) noexcept n
     return ((room - fixed) & ~<uint32_t> (sa.align - 1)) - 2
 
 
-# As sa_enter, but waits for a worker that is about to let go; StateError says who has the SA.
+# As sa_enter, but waits for a worker that is about to release the SA; StateError says who has it.
 cdef int sa_enter_late(esp_sa *sa) except -1
-# Waits until no worker is about to let go of this SA, at most a second; 0 if none was.
+# Waits, at most a second, until no worker is about to release this SA; 0 if none was.
 cdef int sa_settle(esp_sa *sa) except -1
 # Raises what sa_enter refuses.
 cdef int sa_refuse(esp_sa *sa) except -1
-# UsageError for what __new__ alone made, or an __init__ that failed.
+# UsageError for an SA whose __init__ did not run, or failed.
 cdef int sa_need(SA sa) except -1
 
 

@@ -14,18 +14,18 @@ class SA:
     wiped at the end. `seq` is the last number used (out) or the highest received (in: it and all below are refused).
     `granted` None lets every number be used. `window` is the anti-replay window, 32 to 1048576 packets (in).
 
-    Modes. "tunnel" seals whole IP packets, IPv4 and IPv6 in either: with `src` and `dst` the kernels write and strip the
-    outer header, with `encap` (source port, destination port) UDP too (RFC 3948); without, ESP alone. `header` says how
-    the outer header is made (None outside tunnel mode). `tfc`: shorter packets are padded to so many bytes (out).
+    Modes. "tunnel" seals whole IP packets, IPv4 and IPv6 in either: with `src` and `dst` the kernels write and strip
+    the outer header, with `encap` (source port, destination port) UDP too (RFC 3948); without, ESP alone. `header` says
+    how the outer header is made (None outside tunnel mode). `tfc`: shorter packets are padded to so many bytes (out).
     "transport" takes whole IP packets and keeps their header outside; `encap` puts UDP in front of ESP. Behind a NAT
-    `original` (in) mends the checksums of TCP and UDP (RFC 3948 section 3.1.2): the addresses (source, destination) that
-    the sender's packets had, or "recompute".
-    "beet": all packets go from `inner[0]` to `inner[1]`; they travel between `src` and `dst`, without an inner header.
-    `crew` is the size of the Crew that may help to seal or open; 0 in the end where the engine is too fast for that (`sa.crew`).
-    `protocol` "ah" (RFC 4302): `algorithm` is one such as "sha256" or "aes128gmac"; tunnel (with `src`, `dst`) or transport.
-    One thread uses an SA at a time: a call, or the worker whose tables hold it. An SA made before a fork is the parent process's;
-    in the child `protect` and `unprotect`, workers and crews refuse it with StateError.
-    Raises AlgorithmError (unknown algorithm, key of a wrong length), UsageError (everything else that is wrong).
+    `original` (in) mends the checksums of TCP and UDP (RFC 3948 section 3.1.2): the addresses (source, destination)
+    that the sender's packets had, or "recompute". "beet": all packets go from `inner[0]` to `inner[1]`; they travel
+    between `src` and `dst`, without an inner header. `crew` is the size of the Crew that may help to seal or open; 0 in
+    the end where the engine is too fast for that (`sa.crew`). `protocol` "ah" (RFC 4302): `algorithm` is one such as
+    "sha256" or "aes128gmac"; tunnel (with `src`, `dst`) or transport. One thread uses an SA at a time: a call, or the
+    worker whose tables hold it. An SA made before a fork belongs to the parent process: in the child `protect`,
+    `unprotect`, workers and crews refuse it with StateError. Raises AlgorithmError (unknown algorithm, key of a wrong
+    length), UsageError (everything else that is wrong).
     """
 
     direction: Literal["out", "in"]
@@ -77,7 +77,7 @@ class SA:
         crew: int = 0,
     ) -> None: ...
     def set_grant(self, granted: int) -> None:
-        """Numbers up to `granted` may be used (design decision 4); the next grant is wanted at half of what this one adds."""
+        """Numbers up to `granted` may be used; the next grant is wanted at half of what this one adds."""
 
     def set_limits(
         self,

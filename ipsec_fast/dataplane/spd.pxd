@@ -89,18 +89,18 @@ cdef class Tables:
     cdef bint made
     cdef readonly tuple inbound, policies
 
-# The SAs that one worker holds for one publication: nobody else numbers with them, or moves their windows.
+# The SAs that one worker holds for one publication: nobody else may use them.
 cdef class Holding:
     cdef Tables tables
     cdef uint64_t holder, serial
     cdef uint32_t worker, workers   # whose, of how many
     cdef bint has(self, const esp_sa *sa) noexcept
     cdef Py_ssize_t take_all(self, Py_ssize_t n) noexcept
-    # StateError if another one has an SA; then nothing is changed.
+    # StateError if somebody else uses one of the SAs; then nothing is changed.
     cdef int take(self) except -1
-    # The worker stops reading these tables; those SAs that no later publication took go free with this object.
+    # The worker will stop reading these tables. SAs that no later publication took become free with this object.
     cdef void begin_to_leave(self) noexcept
-    # At once, when the worker's thread is not there.
+    # Release the SAs at once, if the worker's thread does not run.
     cdef void leave(self) noexcept
 
 cdef Holding hold(Tables tables, uint64_t number, uint32_t worker, uint32_t workers)

@@ -7,9 +7,9 @@ from .sad import SA
 class Policy:
     """One entry of the SPD (RFC 4301 section 4.4.1) for packets that leave: the first match counts, none: discard.
 
-    `protect` without `outbound` drops (`policy_no_sa`) and reports `tag` (NoticeKind.NO_SA). What says `bypass` cannot leave
-    through a TUN: dropped, counted as `bypass_not_routable`. `owner` is the worker that sends on `outbound`; the others hand
-    their packets to it. None: whichever worker has the tables; of several workers one must be named.
+    `protect` without `outbound` drops (`policy_no_sa`) and reports `tag` (NoticeKind.NO_SA). What says `bypass` cannot
+    leave through a TUN: dropped, counted as `bypass_not_routable`. `owner` is the worker that sends on `outbound`; the
+    others hand their packets to it. None: whichever worker has the tables; of several workers one must be named.
     """
 
     action: str

@@ -35,7 +35,7 @@ cdef struct udp_endpoint:
     udp_endpoint *cut      # for packets that are too long and must not be (IPv6 up to 1280 bytes): a raw one that cuts; NULL: there is none
     uint8_t header[48]
     packet_source peer
-    uint8_t moved          # raw: the SA writes an address and port where the peer is no more; the driver puts `peer` there
+    uint8_t moved          # raw: the SA writes the peer's old address and port; the driver replaces them by `peer`
     uint64_t *ids          # outside: the counter of IPv4 identifications to this peer
 
 cdef class UdpSocket:

@@ -1,9 +1,9 @@
-"""UDP datagrams that the kernel must cut into IP fragments, sent beside a socket whose packets carry DF.
+"""UDP datagrams that the kernel must send in IP fragments, although the port's socket sends with DF.
 
-Whether packets carry DF is an option of a whole socket. The sockets of a worker send ESP at any moment, in another thread, so the option
-must never change there. A second UDP socket on the port would receive a part of what is meant for the first one. So such a datagram
-leaves by a raw socket for UDP that sends without DF, receives nothing, and is opened when it is needed first.
-Left out: smaller fragments than the interface's (gateway/ike_cut). Called by udp.
+Whether packets carry DF is an option of a whole socket. The sockets of a worker send ESP at any moment, in another
+thread, so the option must never change there. A second UDP socket on the port would receive a part of what is meant for
+the first one. So such a datagram leaves by a raw socket for UDP, which sends without DF, receives nothing, and is
+opened at its first use. Left out: smaller fragments than the interface's (gateway/ike_cut). Called by udp.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class LargeSender:
         self._socket.sendmsg([header + sum_, data], [self._control(source)], 0, (str(remote), 0))
 
     def _source_for(self, remote: Address) -> bytes:
-        """What the kernel would choose: the checksum covers it."""
+        """The source address that the kernel would choose, since the checksum covers it."""
         with socket.socket(self._socket.family, socket.SOCK_DGRAM) as one:
             if mark := self._socket.getsockopt(socket.SOL_SOCKET, _SO_MARK):
                 one.setsockopt(socket.SOL_SOCKET, _SO_MARK, mark)
@@ -85,4 +85,4 @@ class LargeSender:
 
 def _inverted(sixteen_bits: bytes) -> bytes:
     found = bytes(255 - octet for octet in sixteen_bits)
-    return found if any(found) else b"\xff\xff"  # zero says that there is none
+    return found if any(found) else b"\xff\xff"  # zero would mean that there is no checksum

@@ -61,7 +61,7 @@ class Workers:
             for one, its in left:
                 try:
                     one.publish(its)
-                except StateError as error:  # it takes an SA over from a worker whose turn comes later
+                except StateError as error:  # another worker still holds one of the SAs, and its turn comes later
                     refused = error
                     again.append((one, its))
             if refused is not None and len(again) == len(left):
@@ -69,7 +69,7 @@ class Workers:
             left = again
 
     def resume_inner(self) -> None:
-        """Every TUN queue is attached again."""
+        """To be called after every TUN queue was attached again."""
         for one in self.all:
             one.resume_inner()
 

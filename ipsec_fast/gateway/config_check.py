@@ -77,7 +77,7 @@ def check_connections(
 
 
 def _check_who(name: str, connection: ConnectionConfig) -> Iterator[Blame]:
-    """A PSK does not say which of its holders a peer is, so that an identity is left out on purpose only."""
+    """A PSK does not say which of its holders a peer is, so an identity may be missing only on purpose."""
     local, remote = connection.local_id, connection.remote_id
     is_own = remote is not None and local is not None and remote.matches(local)
     if remote is not None and local is None:
@@ -93,7 +93,7 @@ def _check_who(name: str, connection: ConnectionConfig) -> Iterator[Blame]:
 
 
 def _check_weak(where: Location, section: ConnectionSection) -> Iterator[Blame]:
-    """Groups that must be allowed; each key that names one is blamed once."""
+    """Groups that need `allow_weak`; one problem for each key that names some."""
     if section.allow_weak:
         return
     keys = [((*where, "proposals"), section.proposals)]
@@ -122,7 +122,7 @@ def _check_probed(name: str, section: ConnectionSection) -> Iterator[Blame]:
 
 
 def _check_selectors(where: Location, child: ChildSection, *, trapped: bool) -> Iterator[Blame]:
-    """What one Child SA can be offered with; neighbours are joined where that makes them few enough."""
+    """Sides with more selectors than one Child SA can be offered with, even after adjacent ones are joined."""
     most = PAYLOAD_SELECTORS - trapped
     for key, side in (("local_ts", child.local_ts), ("remote_ts", child.remote_ts)):
         fixed = [ts for ts in side if isinstance(ts, TrafficSelector)]
@@ -142,7 +142,7 @@ def _actions(child: ChildSection) -> Iterator[tuple[str, Action]]:
 
 
 def warn_sections(connections: Mapping[str, ConnectionSection]) -> Iterator[Blame]:
-    """What only the configuration's own words show."""
+    """Warnings that need the words as they were written."""
     for name, section in connections.items():
         for child_name, child in section.children.items():
             yield from warn_child_lifetimes(("connections", name, "children", child_name), child)

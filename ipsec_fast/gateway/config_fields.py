@@ -22,7 +22,7 @@ from ..model import Address, DynamicSelector, Identity, Proposal, TrafficSelecto
 
 T = TypeVar("T")
 TIME_UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
-MIN_SECONDS = 0.1  # what asyncio's and the endpoint's clocks keep apart with ease
+MIN_SECONDS = 0.1  # well above the resolution of asyncio's and the endpoint's clocks
 MAX_SECONDS = 10**9
 COUNT_UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
 MAX_COUNT = (1 << 63) - 1
@@ -139,7 +139,7 @@ def _parse_selector(word: str) -> TrafficSelector | DynamicSelector:
 
 
 def _meant_network(word: str) -> str:
-    """For host bits behind the prefix; nothing where the network is not what is wrong."""
+    """A hint for host bits after the prefix; empty if the network is not what is wrong."""
     try:
         address, bracket, rest = word.partition("[")
         meant = f"{ipaddress.ip_network(address.strip(), strict=False)}{bracket}{rest}"
@@ -185,7 +185,7 @@ def parse_identity(value: object) -> Identity | None:
     except IpsecFastError as error:
         raise ValueError(str(error)) from None
     if any(c.isspace() or not c.isprintable() for c in text):
-        raise ValueError(f"{text!r} holds a space or a control character; one identity stands alone")
+        raise ValueError(f"{text!r} holds a space or a control character; write one identity only")
     if not identity.data or len(identity.data) > 255:
         raise ValueError("an identity must be 1 to 255 bytes long")
     if identity.type in (IdType.FQDN, IdType.RFC822_ADDR):
@@ -203,9 +203,9 @@ def parse_own_identity(value: object) -> Identity | None:
 
 
 def _check_asterisk(text: str, identity: Identity) -> None:
-    """One, at the head, with something behind it that tells whom it means."""
+    """ValueError unless one asterisk stands at the beginning, followed by text that restricts it."""
     if b"*" in identity.data[1:]:
-        raise ValueError(f"{text!r}: an asterisk stands at the head alone, as in *.example.org or *@example.org")
+        raise ValueError(f"{text!r}: an asterisk may be at the head only, as in *.example.org or *@example.org")
     if identity.data in (b"*", b"*.", b"*@"):
         raise ValueError(f"{text!r} means everybody; write %any, or a name such as *.example.org")
 

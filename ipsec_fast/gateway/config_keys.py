@@ -52,10 +52,10 @@ AUTH_LATER: dict[str, frozenset[str]] = {
         frozenset(),
     ),
 }  # fmt: skip
-# key: what is fine without a word, and what happens instead of anything else
+# key: values that are accepted silently, and what happens instead of any other value
 NO_CERTIFICATES = "no certificates travel with a pre-shared key"
 CONNECTION_IGNORED: dict[str, tuple[frozenset[str], str]] = {
-    "mobike": (NO, "a peer whose address changes is set up anew"),
+    "mobike": (NO, "a peer whose address changes is set up again"),
     "aggressive": (NO, "it is of IKEv1"),
     "pull": (YES, "it is of IKEv1"),
     "childless": (NO | {"allow"}, "every IKE SA begins with a Child SA"),
@@ -103,7 +103,7 @@ IGNORED_FORMS: dict[str, tuple[str, str]] = {
     "round": (r"\d{1,10}", "a number"),
 }
 PORT_NAT_T = "4500"
-# where distributions put strongSwan's script, which opens a firewall for what its tunnels carry
+# where distributions put strongSwan's script, which opens a firewall for the traffic of its tunnels
 _OWN_UPDOWN = re.compile(
     r"(/[\w./-]+/(ipsec|strongswan)/_updown|ipsec _updown|_updown)(\s+(iptables|ip6tables))?", re.ASCII
 )
@@ -130,12 +130,12 @@ def wrong_value(key: str, value: object) -> str | None:
 
 
 def is_own_updown(value: object) -> bool:
-    """strongSwan's own script, with no argument of somebody else's."""
+    """Whether it is strongSwan's own script, with strongSwan's arguments."""
     return isinstance(value, str) and "/../" not in value and bool(_OWN_UPDOWN.fullmatch(value.strip()))
 
 
 def port_ignored(value: object) -> bool:
-    """IKE may begin at 4500 too; ours begins at 500 and goes there by itself."""
+    """Whether it is 4500: our IKE begins at 500 and moves to 4500 by itself."""
     return asks_for_what_we_do(value, (PORT_NAT_T,))
 
 
@@ -147,7 +147,7 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
 
 
 def nearest(value: object, words: Iterable[str]) -> str:
-    """`; did you mean "start"?` behind a text that lists the words of a value, or nothing."""
+    """`; did you mean "start"?`, to be appended to a text that lists the words of a value, or nothing."""
     word = str(value).strip().lower()[:100] if isinstance(value, str) else ""
     near = difflib.get_close_matches(word, tuple(words), n=1, cutoff=0.6) if word else []
     return f'; did you mean "{near[0]}"?' if near and near[0] != word else ""

@@ -37,7 +37,7 @@ def check_child_lifetimes(where: Location, section: ChildSection) -> Iterator[Bl
 
 
 def warn_child_lifetimes(where: Location, section: ChildSection) -> Iterator[Blame]:
-    """A life as long as the rekey leaves no time for the rekey; other products write it so."""
+    """A life_time equal to rekey_time leaves no time for the rekey; other products write both the same."""
     life_s = section.life_time
     if life_s and life_s == section.rekey_time:
         began_s = section.lifetimes().time.rekey

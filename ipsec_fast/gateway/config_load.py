@@ -67,7 +67,9 @@ def parse_owners(name: str, owners: Sequence[str]) -> tuple[Identity, ...]:
 
 
 def check_secret(name: str, kind: str, secret: Secret, *, allow_weak: bool) -> str | None:
-    """What to warn of; ConfigError for a kind that we do not know, and for a pre-shared key that can be guessed: it is closed then."""
+    """The warnings; ConfigError for a kind that we do not know, and for a pre-shared key
+    that can be guessed, which is then closed.
+    """
     word = kind.strip().lower()
     try:
         if word != "ike":

@@ -16,7 +16,7 @@ from ..crypto.secret import Secret, secret_from_buffer, secret_from_fd
 from ..errors import IpsecFastError, SecretError
 
 MIN_SECRET_BYTES = 16  # fewer are warned about
-SHORT_SECRET_BYTES = 8  # fewer are taken only where `allow_weak` says so
+SHORT_SECRET_BYTES = 8  # fewer are accepted only with `allow_weak`
 MAX_SECRET_BYTES = 4096
 HOW_TO_MAKE = "make one with: (umask 077; openssl rand -base64 32 > FILE)"
 
@@ -51,9 +51,11 @@ def check_private(status: os.stat_result, path: Path, *, group_may_read: bool = 
 
 
 def decode_inline_secret(value: object) -> Secret:
-    """swanctl's spellings: plain text, `0x` or `0X` and hex digits, `0s` or `0S` and base64. Copies of the text stay behind.
+    """swanctl's spellings: plain text, `0x` or `0X` and hex digits, `0s` or `0S`
+    and base64. Copies of the text stay behind.
 
-    Of an odd number of hex digits the first stands alone, as in swanctl. Base64 without its padding is refused: swanctl drops its end.
+    If the number of hex digits is odd, the first is a byte of its own, as in swanctl. Base64 without padding
+    is refused, because swanctl drops its end.
     """
     if not isinstance(value, str):
         raise SecretError("must be a string")
@@ -80,7 +82,7 @@ def decode_inline_secret(value: object) -> Secret:
 
 
 def warn_of_length(secret: Secret, where: str) -> str | None:
-    """What to say of a pre-shared key that is short and taken nevertheless."""
+    """The warning for a pre-shared key that is short and accepted nevertheless."""
     size = len(secret)
     if size >= MIN_SECRET_BYTES:
         return None
@@ -91,7 +93,7 @@ def warn_of_length(secret: Secret, where: str) -> str | None:
 
 
 def refuse_short(secret: Secret, where: str, order: str = "") -> None:
-    """SecretError for a pre-shared key that needs `allow_weak`; it is closed then."""
+    """SecretError for a pre-shared key that needs `allow_weak`, which is then closed."""
     size = len(secret)
     if size < SHORT_SECRET_BYTES:
         secret.close()

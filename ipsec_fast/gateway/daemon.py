@@ -177,7 +177,7 @@ class Gateway:
         vici = ViciServer(settings.socket, self.operations)
         self._closing.push_async_callback(vici.close)
         await vici.start()
-        # a start that fails leaves closed what a crash has left closed
+        # a failed start keeps the prohibit routes that a crash has left
         self._closing.callback(lambda: routes.close(keep_adopted=not self._orderly))
         self._waiting.start(config.connections)
         self._restorer.restore(opened.stored, config.connections, self._now())
@@ -203,17 +203,22 @@ class Gateway:
 
     def _build(self, routing: Routing, opened: OpenedStore) -> None:
         """The parts above the descriptors; nothing here can fail."""
-        config = self._config
         workers = self._workers.count
-        fragment_bytes = config.settings.ike_fragment_bytes
+        spis = SpiPool(os.urandom, workers)
+        self._build_children(routing, opened, spis)
+        self._build_manager(spis)
+        self._build_operations(workers)
+        self._build_watches(workers)
+
+    def _build_children(self, routing: Routing, opened: OpenedStore, spis: SpiPool) -> None:
+        workers = self._workers.count
         settings = EndpointSettings(
             resources=workers,
-            fragment_bytes=fragment_bytes,
+            fragment_bytes=self._config.settings.ike_fragment_bytes,
             policies_per_child=POLICIES_MAX,
             routes_per_child=ROUTES_MAX,
         )
         self._endpoint = Endpoint(settings, os.urandom, self._host.networks)
-        spis = SpiPool(os.urandom, workers)
         host = Host(
             self._nat.index_of,
             self._path_mtu,
@@ -240,6 +245,8 @@ class Gateway:
             ),
             self._hear_path,
         )
+
+    def _build_manager(self, spis: SpiPool) -> None:
         answers = Answers(self._configuration.peers, self._configuration.credentials, spis)
         self._manager = Manager(
             self._endpoint,
@@ -256,6 +263,8 @@ class Gateway:
             moved=lambda child_ids, now: self._paths.moved(child_ids, now),
             view_of=self._endpoint.view_of,
         )
+
+    def _build_operations(self, workers: int) -> None:
         counters = ExchangeCounters(lambda: self._endpoint.messages, lambda: self._endpoint.counters)
         self.operations = Operations(
             self._endpoint,
@@ -273,7 +282,7 @@ class Gateway:
             paths=self._paths,
         )
         self._starter = Starter(
-            config.connections,
+            self._config.connections,
             self.operations.start,
             self.operations.is_up_or_rising,
             self._log,
@@ -287,12 +296,14 @@ class Gateway:
             log=self._log,
         )
         self._closing.callback(self._restorer.close)
+        self._manager.subscribe(counters.hear)
+        self._manager.subscribe(self._hear)
+
+    def _build_watches(self, workers: int) -> None:
         self._resources = Resources(self._endpoint, workers, self._log)
         self._watch = TrafficWatch(self._endpoint, self._children)
         self._audit = AuditLog(self._children, self._log)
         self._keepalives = Keepalives(self._endpoint.views, self._children.last_sent_s, self._send_keepalive)
-        self._manager.subscribe(counters.hear)
-        self._manager.subscribe(self._hear)
 
     def _listen(self) -> None:
         self._ike.start(self._loop)
@@ -370,7 +381,9 @@ class Gateway:
         return time.monotonic()
 
     def _receive(self, data: bytes, path: Path) -> None:
-        """Everything that one turn of the loop brings is pumped, and its tables are published, once; a stranger waits his turn."""
+        """Queue an IKE_SA_INIT request; hand over anything else now, and pump once
+        for all that this turn of the loop brings.
+        """
         if is_sa_init_request(data):
             self._strangers.add(data, path)
             return
@@ -379,7 +392,7 @@ class Gateway:
             self._pump_soon = self._loop.call_soon(self._pump)
 
     def _take_stranger(self, data: bytes, path: Path) -> None:
-        """What it costs is spent here; what it has sent leaves with the others of its slice."""
+        """Work on one queued request. Its answer leaves with the others of its slice."""
         self._endpoint.receive_datagram(data, path, self._now())
         self._pumping = True
         try:
@@ -406,14 +419,14 @@ class Gateway:
             self._pump()
 
     def _take_tun_lost(self) -> None:
-        """A worker may have noticed late, when it was there again."""
+        """Resume the workers if the device exists again, since a worker may notice the loss late."""
         if self._forwarding.has_tun:
             self._workers.resume_inner()
         else:
             self._tun_keeper.note_lost(self._now())
 
     def _remake_tun(self) -> None:
-        """Device, MTU, addresses, routes, queues: as they were. HostError, and the next call goes on."""
+        """Restore device, MTU, addresses, routes and queues. After a HostError the next call continues."""
         self._forwarding.remake_tun()
         index = self._links.set_up(self._tun_name, self._tun_mtu)
         self._route_watch.ignore(index)

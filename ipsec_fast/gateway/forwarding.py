@@ -73,11 +73,11 @@ class Forwarding:
 
     @property
     def has_tun(self) -> bool:
-        """Whether the device is there for each of its queues."""
+        """Whether all queues are attached to an existing device."""
         return all(queue.is_attached for queue in self._queues)
 
     def remake_tun(self) -> None:
-        """The TUN device is gone: make it again with all its queues. HostError; may be repeated."""
+        """Make the TUN device again, with all its queues, after it was deleted. HostError; may be repeated."""
         for index, queue in enumerate(self._queues):
             if not queue.is_attached:
                 queue.reattach(exclusive=index == 0)

@@ -1,8 +1,8 @@
-"""IKE datagrams as IP fragments of our own making, small enough for every path (design.md decision 10).
+"""IKE datagrams in IP fragments of our own making, small enough for every path (docs/mtu.md).
 
-The last resort for a message that was not answered and cannot be fragmented by IKE itself (RFC 7383): the kernel would cut at the
-interface's MTU, and where the narrow place lies behind, nobody else may be there to cut. Raw sockets with our SO_MARK, opened when they
-are needed; they take CAP_NET_RAW, and HostError says so. Called by ike_io.
+The last resort for a message that was not answered and cannot be fragmented by IKE itself (RFC 7383). The kernel would
+fragment at the interface's MTU only; further down a narrower path, nobody may fragment again. Uses raw sockets with our
+SO_MARK, opened when they are needed; they need CAP_NET_RAW, otherwise HostError. Called by ike_io.
 """
 
 from __future__ import annotations

@@ -1,9 +1,10 @@
-"""The UDP sockets of IKE: port 500 by asyncio's own selector, port 4500 through the worker, which shares it with ESP (RFC 3948).
+"""The UDP sockets of IKE: port 500 by asyncio's own selector, port 4500 through the worker, which shares it with
+ESP (RFC 3948).
 
-Both kinds carry our SO_MARK and send with DF, blind to ICMP (design.md decisions 10 and 12). A socket stands on each configured local
-address; where a connection names none, wildcard sockets do, and the kernel tells and is told the local address (IP_PKTINFO).
-On port 4500 a message has four zero bytes before it (`Path.marker`); the worker takes them off, `send` puts them on.
-Called by gateway.daemon.
+Both kinds carry our SO_MARK, send with DF and ignore ICMP (docs/mtu.md). Each configured local address has a socket. If
+a connection names no local address, there are wildcard sockets, and IP_PKTINFO carries the local address. On port 4500
+a message has four zero bytes before it (`Path.marker`); the worker removes them, `send` adds them. Called by
+gateway.daemon.
 """
 
 from __future__ import annotations

@@ -34,30 +34,31 @@ TRACEBACK_S = 10.0
 
 
 class Cause(Enum):
-    """Whose doing a line is. Each has a budget of its own, so that nobody uses up another's."""
+    """Who caused a line. Each cause has a budget of its own, so that none uses up another's."""
 
-    OPERATOR = "operator"  # a command or a reload: told even if it is the same line again
+    OPERATOR = "operator"  # a command or a reload: logged even if it repeats
     HOST = "host"  # this gateway and the host that it runs on
     PEER = "peer"  # an IKE or Child SA of a connection of ours
-    STRANGER = "stranger"  # who has not proved who he is; the endpoint itself lets few of these through
-    FAULT = "fault"  # a mistake of ours
+    STRANGER = "stranger"  # an unauthenticated sender; the endpoint itself lets few of these lines through
+    FAULT = "fault"  # an internal error
 
 
 _RATES = {
     Cause.OPERATOR: Rate(BURST, PER_S),
     Cause.HOST: Rate(BURST, PER_S),
-    Cause.PEER: Rate(3, 3),  # of what is not fresh
+    Cause.PEER: Rate(3, 3),  # of lines whose key is not fresh
     Cause.STRANGER: Rate(6, 4),
     Cause.FAULT: Rate(60, 1),
 }
 
 
 class Log:
-    """Token buckets before stderr, one for each cause; lines that found none are counted and told of with the next one.
+    """Token buckets before stderr, one for each cause. Lines without a token are
+    counted, and the next line says how many.
 
-    A line about a peer that has a `key` which was not told of for 30 s is told in any case: so the first line of each kind about each
-    connection always comes, and what one peer repeats in a loop is left out. The same line again within 20 s is left out too: a peer's
-    retransmissions to a responder that keeps no state of a refusal.
+    A line about a peer is always logged if its `key` was not logged for 30 s. So the first line of each kind about each
+    connection appears, and what one peer repeats in a loop is left out. The same line within 20 s is left out too: a
+    responder that keeps no state of a refusal would log each retransmission.
     """
 
     def __init__(
@@ -68,7 +69,7 @@ class Log:
         self._budgets = {cause: Bucket(rate, clock()) for cause, rate in _RATES.items()}
         self._lost = 0
         self._recent: dict[str, float] = {}
-        self._told: OrderedDict[Hashable, float] = OrderedDict()  # when each key was told last
+        self._told: OrderedDict[Hashable, float] = OrderedDict()  # when each key was logged last
 
     def __call__(self, line: str, cause: Cause = Cause.HOST, key: Hashable = None) -> None:
         now = self._clock()
@@ -88,7 +89,7 @@ class Log:
         sys.stderr.flush()
 
     def _is_fresh(self, key: Hashable, now: float) -> bool:
-        """Whether this key was not told of lately; from now on it was."""
+        """Whether this key was not logged for FRESH_S; marks it as logged."""
         if key is None or now - self._told.get(key, now - FRESH_S) < FRESH_S:
             return False
         self._told[key] = now
@@ -99,7 +100,7 @@ class Log:
 
 
 def tell(log: Callable[[str], None], line: str, cause: Cause, key: Hashable = None) -> None:
-    """To a log that knows causes, or to any other."""
+    """Log with cause and key if the log knows them, else the line alone."""
     if isinstance(log, Log):
         log(line, cause, key)
     else:
@@ -120,7 +121,7 @@ class Narrator:
     """The line of a notice, unless the same reason was told of the same IKE SA already: one clear line per failure."""
 
     def __init__(self) -> None:
-        self._told: OrderedDict[int, list[str]] = OrderedDict()  # of the IKE SAs that were told of last
+        self._told: OrderedDict[int, list[str]] = OrderedDict()  # reasons logged for the newest IKE SAs
         self._up: set[int] = set()
 
     def line(self, notice: Notice, view: IkeView | None) -> str | None:
@@ -133,7 +134,7 @@ class Narrator:
             self._up.discard(ike_id)
         elif (
             line is not None and cause_of(notice)[0] is not Cause.STRANGER
-        ):  # of a stranger's nothing more is ever told
+        ):  # no further notice of an unauthenticated IKE SA follows
             self._remember(ike_id, _reason(notice) or line)
         return line
 
@@ -159,7 +160,7 @@ def _reason(notice: Notice) -> str:
 
 
 def cause_of(notice: Notice) -> tuple[Cause, Hashable]:
-    """Whose line the line of a notice is, and what it is about: which kind of news, of which connection and child."""
+    """The cause of a notice's line, and its key: the kind of notice, the connection and the child."""
     connection = getattr(notice, "connection", "")
     if not connection:
         return Cause.STRANGER, None

@@ -42,7 +42,7 @@ class Waiter:
         self.children: set[tuple[str, str]] = set()
         self.going: set[tuple[str, int]] = set()
         self.errors: list[str] = []
-        self.is_taken_down = False  # somebody ended what is waited for, which is no failure
+        self.is_taken_down = False  # an operator ended the attempt, which is no failure
         self._log = log
         self._done = asyncio.get_running_loop().create_future()
 
@@ -205,7 +205,7 @@ class Operations:
     async def _initiate_once(
         self, connection: ConnectionConfig, missing: list[str], log: ControlLog
     ) -> tuple[bool, list[str]]:
-        """Whether another address may do better (it was for an IKE SA that did not stand yet), and what went wrong."""
+        """Whether another address may succeed (the IKE SA was not established yet), and what went wrong."""
         waiter = Waiter(log)
         waiter.children = {(connection.name, name) for name in missing}
         unsubscribe = self._manager.subscribe(waiter.hear)
@@ -219,7 +219,7 @@ class Operations:
         return is_attempt and not waiter.is_taken_down, waiter.errors
 
     def start(self, connection_name: str, child: str, packet: Packet | None = None) -> None:
-        """Begin and do not wait. `packet`: the selectors of the one that asked for it."""
+        """Begin and do not wait. `packet`: the selectors of the packet that asked for it."""
         connection, _ = self._peers.find(connection_name, child)
         self._begin(connection, [child], None, packet)
         self._pump()
@@ -253,7 +253,7 @@ class Operations:
         return count
 
     def _drop_gone(self, waiter: Waiter) -> None:
-        """What has gone without a notice: an IKE SA that was never announced, half-open as responder, says nothing when it ends."""
+        """End waits for IKE SAs that vanish without a notice: a half-open one of the responder is never announced."""
         views = self.views()
         left = {("ike", view.ike_id) for view in views}
         left |= {("child", child.child_id) for view in views for child in view.children}
@@ -378,7 +378,7 @@ class Operations:
         for _ in connection.remote_addrs[1:]:
             try:
                 return self._path_to(connection, connection.remote_addrs[self._turns.place(connection)])
-            except HostError:  # no way there: the next one
+            except HostError:  # no route to this address: try the next
                 self._turns.hand_over(connection, self._turns.place(connection))
         return self._path_to(connection, connection.remote_addrs[self._turns.place(connection)])
 

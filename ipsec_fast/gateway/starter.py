@@ -46,8 +46,8 @@ class _Child:
 
 
 class Starter:
-    """`initiate` starts one child, for a packet if one is named, and raises if that cannot even begin; `is_up` says whether it
-    stands or is being set up; `trap` makes its packets begin it from now on; `chance` gives 0..1.
+    """`initiate` starts one child, for a packet if one is named, and raises if that cannot even begin; `is_up` says
+    whether it is up or being set up; `trap` makes its packets begin it from now on; `chance` gives 0..1.
     """
 
     def __init__(

@@ -1,8 +1,8 @@
-"""Where IKE_SA_INIT requests wait, so that a flood of them takes neither the event loop nor the places of other peers.
+"""A queue of IKE_SA_INIT requests, so that a flood of them takes neither the event loop's time nor other peers' places.
 
-A socket is emptied at once and what is not such a request is worked on at once. The requests take turns, network by network
-(ike/half_open.py), in slices of a few milliseconds between which the loop runs, and for no more than a share of the time. When too many
-wait, whoever has most of them loses the oldest. Called by daemon.py.
+The daemon reads sockets at once and works at once on all other messages. The queued requests take turns by network
+(ike/half_open.py), in slices of a few milliseconds between which the loop runs, and for at most SHARE of the time. When
+the queue is full, the network with most requests in it loses its oldest. Called by daemon.py.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from ..model import Path
 MOST = 512
 SLICE_S = 0.002
 SHARE = 0.5  # of the time, in the long run
-SAVED_S = 1.0  # of work that may be done at once after a rest
+SAVED_S = 1.0  # of working time that accumulates at most while there is nothing to do
 
 
 class Handle(Protocol):
@@ -27,7 +27,7 @@ class Handle(Protocol):
 
 
 class Waiting:
-    """One request; compared by what it is, not by its bytes."""
+    """One request; compared by identity, since two may have the same bytes."""
 
     __slots__ = ("data", "path")
 
@@ -71,7 +71,7 @@ class StrangerQueue:
         self._waiting = ByHolder()
 
     def _run(self) -> None:
-        """One slice; the next one comes when the loop has looked at everything else, or when there is time left for it."""
+        """One slice. The next one follows after one turn of the loop, or when the share of time allows it."""
         self._handle = None
         began = self._clock()
         self._left_s = min(SAVED_S, self._left_s + (began - self._at) * SHARE)
@@ -93,7 +93,7 @@ class StrangerQueue:
 
 
 def is_sa_init_request(data: bytes) -> bool:
-    """Of an IKE SA that does not exist yet: what anybody may send."""
+    """Whether it is an IKE_SA_INIT request for a new IKE SA, which anybody may send."""
     return (
         len(data) >= HEADER_BYTES
         and data[18] == ExchangeType.IKE_SA_INIT

@@ -1,4 +1,4 @@
-"""Notices that the host was suspended: CLOCK_MONOTONIC, which everything here goes by, stands still meanwhile (time(7)).
+"""Notices that the host was suspended: CLOCK_MONOTONIC, by which all our timers run, stops meanwhile (time(7)).
 
 Called by daemon.py at each timer.
 """
@@ -8,11 +8,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-LEAST_S = 1.0  # shorter ones change nothing
+LEAST_S = 1.0  # shorter suspensions change nothing
 
 
 def asleep_s() -> float:
-    """For how long the host has been suspended since it was booted."""
+    """Seconds that the host was suspended since boot."""
     return time.clock_gettime(time.CLOCK_BOOTTIME) - time.monotonic()
 
 
@@ -22,7 +22,7 @@ class SuspendWatch:
         self._known_s = asleep()
 
     def take(self) -> float:
-        """Seconds of sleep since the last call; 0.0 where there was none worth the name."""
+        """Seconds of suspension since the last call; 0.0 if they are fewer than LEAST_S."""
         asleep_s = self._asleep()
         slept_s = asleep_s - self._known_s
         if slept_s < LEAST_S:

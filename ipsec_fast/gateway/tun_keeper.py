@@ -1,8 +1,8 @@
 """Makes our TUN device again when somebody deletes it, renames it, moves it or sets it down (`ip link del`, NetworkManager).
 
-Meanwhile the prohibit routes refuse what the tunnels should carry. The first time it is made again at once; who does it again and again
-is answered after 1 s, 2 s, 4 s, up to a minute, until it has stood for a minute. One line at the loss, one when it is there again, and
-one for each new reason why it cannot be made. Called by daemon.py; time is an argument.
+Meanwhile the prohibit routes refuse packets for the tunnels. A lost device is made again at once; if it is lost again
+within STOOD_S, after 1 s, 2 s, 4 s, up to a minute. The log has one line at the loss, one when the device exists again,
+and one for each new reason why it cannot be made. Called by daemon.py; time is an argument.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from collections.abc import Callable
 from ..errors import HostError
 
 FIRST_S, MOST_S, FACTOR = 1.0, 60.0, 2.0
-STOOD_S = 60.0  # a device that stood that long was left alone
+STOOD_S = 60.0  # a device that existed that long resets the delay
 
 
 class TunKeeper:
-    """`remake` makes it again with all that belongs to it, or raises HostError and is called again."""
+    """`remake` restores the device with routes, addresses and queues, or raises HostError and is called again."""
 
     def __init__(self, name: str, remake: Callable[[], None], log: Callable[[str], None]) -> None:
         self._name = name
@@ -33,7 +33,7 @@ class TunKeeper:
         return self._due is not None
 
     def note_lost(self, now: float) -> None:
-        """It is gone, or down. May be told several times of one loss."""
+        """The device is deleted or down. May be called several times for one loss."""
         if self._due is not None:
             return
         self._lost_at = now

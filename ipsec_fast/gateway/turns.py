@@ -1,7 +1,7 @@
-"""Which of a peer's addresses the next attempt goes to: each one that failed, by silence or by refusal, hands over to the next.
+"""Which of a peer's addresses the next attempt goes to: after a failure, by silence or by refusal, the next one.
 
-An address that served is the first again. What is kept: a number for each connection that failed at its first address, and one for
-each attempt under way. Called by operations.py.
+The address that served last is tried first. Stored are a number for each connection whose first address has failed, and
+one for each attempt under way. Called by operations.py.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from ..ike.events import ChildUp, IkeDown, IkeUp, Notice
 
 class Turns:
     def __init__(self) -> None:
-        self._turns: dict[str, int] = {}  # by connection; left out: the first address
+        self._turns: dict[str, int] = {}  # by connection; without an entry: the first address
         self._attempts: dict[int, tuple[str, int]] = {}  # by IKE SA: its connection, and the turn it was begun at
 
     def place(self, connection: ConnectionConfig) -> int:
@@ -20,7 +20,7 @@ class Turns:
         return self._turns.get(connection.name, 0) % max(1, len(connection.remote_addrs))
 
     def hand_over(self, connection: ConnectionConfig, place: int) -> None:
-        """An attempt at that place has failed, and its IKE SA may be on its way out still."""
+        """An attempt at that place has failed; its IKE SA may still exist."""
         if len(connection.remote_addrs) > 1 and self.place(connection) == place:
             self._turns[connection.name] = place + 1
 

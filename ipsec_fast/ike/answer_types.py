@@ -1,4 +1,5 @@
-"""Whether an answer to an ask is of the type that the ask names (events.py): a wrong one is the caller's mistake, not the peer's.
+"""Checks that an answer is of the type that its ask names (events.py): a wrong one
+is the caller's mistake, not the peer's.
 
 Called by Core for `Endpoint.answer`, before the exchange that asked goes on.
 """
@@ -54,7 +55,7 @@ _WANTED: dict[type, tuple[str, Callable[[object], bool]]] = {
 
 
 def _type_text(answer: object) -> str:
-    """Never the value, which may be a key."""
+    """The type of a value for an error text, never the value, which may be a key."""
     name = type(answer).__name__
     if isinstance(answer, list | tuple):
         inside = dict.fromkeys(type(one).__name__ for one in answer)

@@ -1,7 +1,7 @@
-"""How an exchange asks its shell and rests (design decision 7): a generator yields an ask and is sent the answer.
+"""How an exchange asks its shell and rests: a generator yields an ask and is sent the answer.
 
-A step function is written top-down, `key_pair = yield from ask_key_pair(group)`; `Core.run` drives it and gives each ask
-its ticket. An answer that is an exception is raised at the `yield`. Half-done steps are never stored anywhere.
+A step function is written top-down, `key_pair = yield from ask_key_pair(group)`; `Core.run` drives it and gives each
+ask its ticket. An answer that is an exception is raised at the `yield`. Half-done steps are never stored anywhere.
 """
 
 from __future__ import annotations

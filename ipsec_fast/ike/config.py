@@ -63,7 +63,7 @@ class Fragmentation(Enum):
 class ChildConfig:
     """One child of a connection. `*_dynamic`: selectors of the IKE SA's own address on that side.
 
-    A side without any selector means that whole address.
+    A side without any selector means the whole of that address.
     """
 
     name: str
@@ -77,12 +77,12 @@ class ChildConfig:
     copy_df: bool = True  # False: no DF outside, and what is too long then leaves in outer fragments
     per_resource: bool | None = None  # RFC 9611 is offered and answered; None: where we have more than one resource
     per_resource_max: int = 0  # how many per-resource SAs both sides together may have for it; 0: by our resources
-    overlap: bool = False  # selectors of two of its peers may overlap; else the first that has them keeps them
+    overlap: bool = False  # selectors of two peers may overlap; else the first peer that has them keeps them
     local_dynamic: tuple[DynamicSelector, ...] = ()
     remote_dynamic: tuple[DynamicSelector, ...] = ()
 
     def local_at(self, addresses: Iterable[Address]) -> tuple[TrafficSelector, ...]:
-        """The local selectors where the IKE SA has one of these addresses."""
+        """The local selectors if the IKE SA has one of these addresses."""
         return _selectors_at(self.local_ts, self.local_dynamic, addresses)
 
     def remote_at(self, addresses: Iterable[Address]) -> tuple[TrafficSelector, ...]:
@@ -109,7 +109,7 @@ def _selectors_at(
 
 @lru_cache(maxsize=1024)
 def _shared(proposals: tuple[Proposal, ...]) -> tuple[Proposal, ...]:
-    """The first one of all that are equal."""
+    """One representative of all equal values."""
     return proposals
 
 
@@ -135,7 +135,7 @@ class ConnectionConfig:
     any_identity: bool = False  # `remote_id` is None on purpose: any holder of any secret, also at a named address
 
     def __post_init__(self) -> None:
-        # what many connections share is looked at once for each offer of a peer (v2/offer.py)
+        # equal proposals become one object, so that an offer is matched with them once (v2/offer.py)
         object.__setattr__(self, "proposals", _shared(self.proposals))
 
     allow_weak: bool = False  # groups that RFC 8247 advises against, secrets of less than 8 bytes
@@ -163,15 +163,15 @@ class EndpointSettings:
     old_inbound_s: float = 5.0
     childless_s: float = 30.0  # our responder keeps an IKE SA whose Child was refused that long
     cookie_always: bool = False  # the responder answers every IKE_SA_INIT without a COOKIE by one, without state
-    cookie_from_half_open: int = (
-        64  # so many half-open IKE SAs: from now on state only for who answers from its address
+    cookie_from_half_open: int = 64  # half-open IKE SAs from which on a COOKIE is demanded
+    cookie_from_requests_per_s: int = 500  # IKE_SA_INIT requests from which on a COOKIE is demanded
+    cookie_from_refusals_per_s: int = (
+        10  # refused IKE_SA_INIT requests from which on, for a while, a COOKIE is demanded
     )
-    cookie_from_requests_per_s: int = 500  # so many IKE_SA_INIT requests: the same
-    cookie_from_refusals_per_s: int = 10  # so many that are refused, for a while: the same
     keepalive_s: float = 20.0
     resources: int = 1  # workers, of which each may have a Child SA of its own (RFC 9611)
     fragment_bytes: int = 1280  # the largest IP datagram of a message that may be fragmented, with all its headers
     policies_per_child: int = 0  # pairs of selectors that a responder lets one Child SA have, 0: any number
-    routes_per_child: int = 0  # prefixes of its remote selectors
+    routes_per_child: int = 0  # prefixes of its remote selectors, 0: any number
     ike_sas_per_peer: int = 32  # of one pair of identities, so that nobody fills our memory with what it may have
     ike_sas_per_connection: int = 4096  # of a connection whose peers may have any identity

@@ -79,9 +79,9 @@ class Core:
         self.half_open_fragments = Budget(HALF_OPEN_FRAGMENTS_BYTES)
         self.sas: dict[int, IkeSA] = {}
         self.by_spi: dict[bytes, IkeSA] = {}  # by our own SPI
-        self.shown = Shown()  # by our own attempts, so that nobody shows it to us
+        self.shown = Shown()  # nonces and KE values of our own attempts, which no peer may send us
         self.half_open: dict[HalfOpenKey, IkeSA] = {}  # kept while a copy of the first request may still arrive
-        self.half_open_sas: ByHolder[IkeSA] = ByHolder()  # not authenticated yet
+        self.half_open_sas: ByHolder[IkeSA] = ByHolder()  # begun by peers and not authenticated yet
         self.strangers = Strangers(settings)
         self.owners: dict[int, IkeSA] = {}  # of each Child SA
         self._peers: dict[tuple[int, bytes], dict[int, IkeSA]] = {}  # authenticated IKE SAs by the peer's identity
@@ -156,7 +156,7 @@ class Core:
         self._advance(sa, steps, lambda: next(steps))
 
     def check_answer(self, ticket: int, answer: object) -> None:
-        """UsageError where the shell answers with something else than was asked for."""
+        """UsageError if the answer is not of the type that was asked for."""
         resting = self._resting.get(ticket)
         if resting is not None:
             check_answer(resting.ask, answer)
@@ -210,7 +210,7 @@ class Core:
         self.by_spi[sa.own_spi] = sa
 
     def note_peer(self, sa: IkeSA) -> None:
-        """It is authenticated: `with_peer` finds it from now on, until it is forgotten."""
+        """Enter an authenticated IKE SA, so that `with_peer` finds it until it is forgotten."""
         if sa.remote_id is not None:
             self._peers.setdefault(sa.remote_id.folded, {})[sa.ike_id] = sa
         if sa.connection is not None and sa.connection.remote_id is None:
@@ -221,7 +221,7 @@ class Core:
         return len(self._anybody.get(connection, ()))
 
     def with_peer(self, sa: IkeSA) -> list[IkeSA]:
-        """Where the others with its peer are to be looked for; without an identity that could be anywhere."""
+        """The IKE SAs among which those with its peer are; without an identity that is all of them."""
         if sa.remote_id is None:
             return list(self.sas.values())
         return list(self._peers.get(sa.remote_id.folded, {}).values())
@@ -247,7 +247,9 @@ class Core:
         self._gone.append(IkeGone(sa.ike_id))
 
     def bury(self, sa: IkeSA) -> None:
-        """Keep the last response of a deleted IKE SA, for the peer whose copy of it was lost. One to IKE_SA_INIT is of no use."""
+        """Keep the last response of a deleted IKE SA for a peer that lost its
+        copy. A response to IKE_SA_INIT is not kept.
+        """
         window = sa.window
         is_init_only = sa.init is not None and window.expected <= 1
         if window.last_response and not is_init_only:

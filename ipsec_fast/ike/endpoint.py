@@ -1,4 +1,4 @@
-"""The face of IKE for its shell: sans-IO, deterministic given inputs and answers (design decision 7).
+"""The face of IKE for its shell: sans-IO, deterministic given inputs and answers.
 
 In: `receive_datagram`, `initiate`, `rekey_*`, `terminate_*`, `handle_timer`, `answer`. Out, taken in this order:
 `next_event`, `changed_records`, `datagrams_to_send`, `get_timer`. It finds the IKE SA of a datagram by its SPIs and
@@ -39,7 +39,7 @@ from .v2.rekey_ike import RekeyIke
 from .v2.states import ChildState, State
 from .v2.window import digest_of
 
-SHOWN_HALF_OPEN = 64  # there may be thousands, which would make every look at the IKE SAs dear
+SHOWN_HALF_OPEN = 64  # there may be thousands, and a view of each would be slow
 LIFE_LEFT_S = 10.0
 RENEWALS = frozenset((TimerKind.REKEY, TimerKind.REAUTH, TimerKind.CHILD_REKEY, TimerKind.CHILD_IDLE))
 ENDS = frozenset((TimerKind.LIFE, TimerKind.CHILD_LIFE))
@@ -50,7 +50,8 @@ VERSION_REPLY_MIN_BYTES = 36  # the reply is never longer than what it answers
 class Endpoint:
     """`random(n)` gives n bytes, for nonces, SPIs, IVs and jitter. Times are the caller's clock in seconds, any origin.
 
-    `connected` lists the networks of this host's interfaces, which no peer may pick out of a wider remote_ts.
+    `connected` lists the networks of this host's interfaces, which are cut out
+    of what a peer proposes (v2/reserved.py).
     """
 
     def __init__(
@@ -89,9 +90,9 @@ class Endpoint:
         now: float,
         packet: Packet | None = None,
     ) -> int:
-        """A new IKE SA with these children (the first of the connection where none is named); its number.
+        """A new IKE SA with these children (the first of the connection if none is named); returns its number.
 
-        `packet`: the local and the remote selector of the packet that asked for the first child; they are offered first.
+        `packet`: local and remote selector of the packet that triggered the first child; they are offered first.
         """
         names = tuple(child_names) or tuple(child.name for child in connection.children[:1])
         if not names:
@@ -258,24 +259,24 @@ class Endpoint:
             liveness.note_traffic(sa, sent_at, received_at)
 
     def children_beside(self, child_id: int) -> tuple[int, ...]:
-        """The Child SAs of its IKE SA, this one among them; none where it is gone."""
+        """All Child SAs of its IKE SA; none if it is gone."""
         sa = self._core.owners.get(child_id)
         return tuple(sa.children) if sa is not None else ()
 
     def path_rests(self, child_id: int) -> bool:
-        """Its IKE SA has followed the peer a moment ago: CheckSource will come when it may do so again."""
+        """Whether its IKE SA followed the peer within the last second; CheckSource follows when it may move again."""
         sa = self._core.owners.get(child_id)
         return sa is not None and sa.path_rests
 
     def packet_came_from(self, child_id: int, remote: Address, port: int, at: float, now: float) -> None:
-        """The newest authentic packet of this child and its siblings came in UDP from there, then. Silent where it is gone."""
+        """Source and time of the newest authentic packet of this child and its siblings. Ignored if the child is gone."""
         self._core.now = now
         sa = self._core.owners.get(child_id)
         if sa is not None:
             moves.note_packet(sa, remote, port, at)
 
     def source_checked(self, ike_id: int, source: tuple[Address, int, float] | None, now: float) -> None:
-        """The answer to CheckSource: address, port and time of the newest packet; None where there was none."""
+        """The answer to CheckSource: address, port and time of the newest packet; None if there was none."""
         self._core.now = now
         sa = self._core.sas.get(ike_id)
         if sa is None or not sa.asks_source:
@@ -299,9 +300,10 @@ class Endpoint:
                 self._core.count_internal_error(f"timer {key}")
 
     def note_suspended(self, seconds: float, now: float) -> None:
-        """The host slept for so long, and `now` knows nothing of it: lifetimes went on, and the peer may be gone.
+        """The host was suspended for so long, which `now` does not include, but lifetimes do.
 
-        What was to be rekeyed meanwhile is rekeyed at once. What was to end has LIFE_LEFT_S for that. Every peer is asked.
+        SAs whose rekey was due are rekeyed at once. SAs whose lifetime is over live LIFE_LEFT_S longer
+        for that. Every peer gets a liveness check.
         """
         core = self._core
         core.now = now
@@ -311,9 +313,10 @@ class Endpoint:
             self._ask(sa)
 
     def answer(self, ticket: int, value_or_error: object, now: float) -> None:
-        """The answer to an ask, of the type that the ask names, or an Exception instance. It is ignored where the SA has vanished.
+        """The answer to an ask, of the type that the ask names, or an Exception
+        instance. It is ignored if the SA is gone.
 
-        UsageError for any other value: nothing has happened then, and the ask still waits.
+        UsageError for any other value; the ask then still waits.
         """
         self._core.now = now
         self._core.check_answer(ticket, value_or_error)
@@ -349,9 +352,9 @@ class Endpoint:
         return self._core.timers.next_at()
 
     def views(self, connection: str | None = None, *, most_half_open: int | None = SHOWN_HALF_OPEN) -> list[IkeView]:
-        """All of them, or those of one connection.
+        """All IKE SAs, or those of one connection.
 
-        Of those that strangers have begun and not authenticated at most so many, the oldest; None: all.
+        Of those begun by peers and not authenticated, at most so many, the oldest; None: all.
         """
         sas: Iterable[IkeSA] = self._core.sas.values()
         if most_half_open is not None:
@@ -361,11 +364,11 @@ class Endpoint:
 
     @property
     def half_open_count(self) -> int:
-        """IKE SAs that strangers have begun and not authenticated."""
+        """The number of IKE SAs begun by peers and not authenticated."""
         return self._core.half_open_count
 
     def has_child(self, connection: str, name: str) -> bool:
-        """Whether such a Child SA stands or is being made, on an IKE SA whose peer is not silent. No view is made for it."""
+        """Whether such a Child SA is up or being made, on an IKE SA whose peer is not silent. Makes no view."""
         return any(
             child.name == name and child.resource is None and child.state not in ENDING_CHILD
             for sa in self._core.sas.values()

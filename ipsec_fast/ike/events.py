@@ -86,14 +86,15 @@ class AskSpi:
 
 @dataclass(frozen=True, slots=True)
 class AskInstallChild:
-    """Install a Child SA: inbound at once; outbound at once, or, if `outbound_deferred`, when SwitchOutbound says so. Answer: None.
+    """Install a Child SA: inbound at once; outbound at once, or, if `outbound_deferred`,
+    when SwitchOutbound says so. Answer: None.
 
-    `key_in` and `key_out` are handles in KEYMAT order (cipher key, salt, integrity key). `replaces` is the child this one rekeys.
-    `limits` hold for each direction by itself; the shell reports them by `Endpoint.rekey_child` and `Endpoint.child_expired`.
-    `resource`: of ours, the one that shall send on it (RFC 9611); None for an ordinary or a fallback Child SA.
-    `peer`: who has proved that identity. Unless `overlap`, answer with a NegotiationError (TS_UNACCEPTABLE) where another peer of
-    this child has selectors that overlap.
-    `follows_peer`: the peer is behind a NAT and we are not; the shell calls `Endpoint.packet_came_from` when its ESP comes from elsewhere.
+    `key_in` and `key_out` are handles in KEYMAT order (cipher key, salt, integrity key). `replaces` is the child this
+    one rekeys. `limits` hold for each direction by itself; the shell reports them by `Endpoint.rekey_child` and
+    `Endpoint.child_expired`. `resource`: our resource that should send on it (RFC 9611); None for an ordinary or a
+    fallback Child SA. `peer`: the authenticated identity of the peer. Unless `overlap`, answer with a NegotiationError
+    (TS_UNACCEPTABLE) if another peer of this child has selectors that overlap. `follows_peer`: the peer is behind a NAT
+    and we are not; the shell calls `Endpoint.packet_came_from` when its ESP comes from elsewhere.
     """
 
     ticket: int
@@ -127,7 +128,7 @@ Ask = AskConfig | AskConnection | AskCredential | AskKeyPair | AskSharedSecret |
 # --- notices
 
 
-NO_ANSWER = "no answer from "  # how the text of a Progress begins that tells why an attempt takes so long
+NO_ANSWER = "no answer from "  # the beginning of the Progress text that says why an attempt takes so long
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,7 +257,9 @@ class CheckIdle:
 
 @dataclass(frozen=True, slots=True)
 class PathMoved:
-    """The peer, which is behind a NAT, is elsewhere now: everything for it goes there, of these Child SAs too (RFC 7296 section 2.23)."""
+    """The NAT of the peer has moved it: everything for it, these Child SAs too, goes
+    to the new path (RFC 7296 section 2.23).
+    """
 
     ike_id: int
     connection: str
@@ -267,7 +270,9 @@ class PathMoved:
 
 @dataclass(frozen=True, slots=True)
 class CheckSource:
-    """Where did the newest ESP packet of these Child SAs come from? To be told by `Endpoint.source_checked`, best at once."""
+    """Asks for the source of the newest ESP packet of these Child SAs; answer with
+    `Endpoint.source_checked`, best at once.
+    """
 
     ike_id: int
     child_ids: tuple[int, ...]
@@ -358,7 +363,7 @@ class ChildView:
     initiator: bool = False  # of the exchange that made it
     in_group: bool = False  # both sides speak RFC 9611 of it
     resource: int | None = None  # of ours, that alone sends on it; None: the fallback, or no group
-    narrowed: str = ""  # `by the peer from 10.1.0.0/16`, `by us from ...`: what was offered and is not in it
+    narrowed: str = ""  # `by the peer from 10.1.0.0/16`, `by us from ...`: what the offer had in addition
 
 
 @dataclass(frozen=True, slots=True)

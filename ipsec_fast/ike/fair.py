@@ -1,8 +1,9 @@
-"""How often something may happen because of strangers: so often in all, and by address and network, so that none uses up what others need.
+"""Rate limits on actions that unauthenticated senders cause: in all, by network and by
+address, so that none uses up all of it.
 
-A bucket of each level must have a token: the address's own, those of the networks around it (prefixes.py), and the one of all. Of a level
-1,024 buckets are remembered; a forgotten one is full, and the levels above it still hold. `Meter` only counts: it says when there is much
-of something. Used by strangers.py; time is an argument.
+Each level must have a token: the bucket of the address, those of the networks around it (prefixes.py), and the one of
+all. Each level remembers 1,024 buckets. A forgotten bucket is full again, but the levels above it still limit. `Meter`
+only measures whether something happens often. Used by strangers.py; time is an argument.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ class Rate:
 
 
 class Bucket:
-    """Full at first; times before `at` count as it."""
+    """A token bucket, full at first; a time before `at` counts as `at`."""
 
     __slots__ = ("_at", "_rate", "_tokens")
 
@@ -41,7 +42,7 @@ class Bucket:
         self._tokens -= 1
 
     def take(self, now: float) -> bool:
-        """Whether there was one; if so it is gone."""
+        """Take a token if there is one; whether there was."""
         if not self.has_one(now):
             return False
         self.spend()
@@ -49,7 +50,7 @@ class Bucket:
 
 
 class FairBucket:
-    """`each` is of an address, `networks` of those around it, from wide to narrow, `everybody` of all."""
+    """`each` limits an address, `networks` the networks around it from wide to narrow, `everybody` all together."""
 
     def __init__(self, each: Rate, networks: tuple[Rate, Rate], everybody: Rate) -> None:
         self._rates = (*networks, each)
@@ -57,7 +58,7 @@ class FairBucket:
         self._levels: tuple[OrderedDict[Prefix, Bucket], ...] = tuple(OrderedDict() for _ in range(LEVELS))
 
     def take(self, address: Address, now: float) -> bool:
-        """Whether it may happen now; if so it counts as done."""
+        """Take a token at every level if each has one; whether it had."""
         buckets = [self._all, *self._buckets(address, now)]
         if not all(bucket.has_one(now) for bucket in buckets):
             return False
@@ -83,7 +84,7 @@ class FairBucket:
 
 
 class Meter:
-    """How much of something there was lately: it leaks `per_s`, and what is above `burst` is much."""
+    """A leaky bucket that counts events: it leaks `per_s`, and a level above `burst` is much."""
 
     def __init__(self, rate: Rate) -> None:
         self._rate = rate

@@ -1,8 +1,9 @@
-"""What waits of strangers, in all and by who holds it: who holds most loses its oldest one when there is no more room.
+"""Entries that unauthenticated senders occupy, by address and network, so that the
+one that holds most can lose its oldest.
 
-No address has a limit of its own: thousands of honest peers may stand behind one NAT. The networks around the addresses count too
-(prefixes.py), so a whole /16 is one holder. Adding, taking out and finding who holds most cost the same however many there are.
-Used by core.py for half-open IKE SAs and by the gateway for IKE_SA_INIT requests that wait.
+No address has a limit of its own, because thousands of honest peers may be behind one NAT. The networks around the
+addresses count too (prefixes.py), so a whole /16 is one holder. Adding, removing and finding who holds most take
+constant time. Used by core.py for half-open IKE SAs and by the gateway for IKE_SA_INIT requests that wait.
 """
 
 from __future__ import annotations
@@ -19,7 +20,9 @@ ROOT: Prefix = (0, 0)
 
 
 class Heaviest:
-    """Counts by key, of which the largest is known: the keys of each count are a row, and a count changes by one at a time."""
+    """Counts by key, with the largest at hand: the keys of equal count form a
+    row, and a count changes by one at a time.
+    """
 
     def __init__(self) -> None:
         self.counts: OrderedDict[Hashable, int] = OrderedDict()
@@ -39,11 +42,11 @@ class Heaviest:
 
     @property
     def first(self) -> Hashable:
-        """One of those with the largest count: the one that has had it longest."""
+        """The key with the largest count; among several the one that has had it longest."""
         return next(iter(self._rows[self._most]))
 
     def next_in_turn(self) -> Hashable:
-        """Each key once, then from the first again."""
+        """The next key in turn; after the last comes the first again."""
         key = next(iter(self.counts))
         self.counts.move_to_end(key)
         return key
@@ -62,7 +65,7 @@ class Heaviest:
 
 
 class ByHolder(Generic[T]):
-    """Things with an address, in the order in which they came."""
+    """Entries with an address, in the order in which they came."""
 
     def __init__(self) -> None:
         self._homes: dict[T, tuple[Prefix, Prefix, Prefix]] = {}
@@ -86,7 +89,7 @@ class ByHolder(Generic[T]):
         self._rows.setdefault(home[-1], OrderedDict())[thing] = None
 
     def discard(self, thing: T) -> bool:
-        """Whether it was there."""
+        """Remove it; whether it was there."""
         home = self._homes.pop(thing, None)
         if home is None:
             return False
@@ -102,14 +105,16 @@ class ByHolder(Generic[T]):
         return True
 
     def next_in_turn(self) -> T:
-        """Networks take turns, and so do the narrower ones in each; of the narrowest the oldest."""
+        """Networks take turns, then the narrower networks inside; from the narrowest its oldest entry."""
         at = ROOT
         for _ in range(LEVELS):
             at = self._inside[at].next_in_turn()  # type: ignore[assignment]
         return next(iter(self._rows[at]))
 
     def oldest_of_the_heaviest(self) -> T:
-        """Of the widest network that holds most the narrower one that holds most, and so on, and of that its oldest."""
+        """The oldest entry of the heaviest address in the heaviest /24 in the
+        heaviest /16 (or their IPv6 counterparts).
+        """
         at = ROOT
         for _ in range(LEVELS):
             at = self._inside[at].first  # type: ignore[assignment]

@@ -1,6 +1,7 @@
-"""Who belongs together: the address of a datagram, and the networks around it of which one stranger may well have all addresses.
+"""The networks around an address that one sender may own as a whole, so that limits can count them as one.
 
-IPv4: /16, /24 and the address. IPv6: /48, /56 and /64, since a host has a /64 to choose from. Used by half_open.py and fair.py.
+IPv4: /16, /24 and the address. IPv6: /48, /56 and /64, since a host may use any address of
+its /64. Used by half_open.py and fair.py.
 """
 
 from __future__ import annotations

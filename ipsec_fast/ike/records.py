@@ -1,4 +1,5 @@
-"""What must be stored before the datagrams that depend on it may leave (design decision 4): one record per IKE SA.
+"""What must be stored before the datagrams that depend on it may leave
+(ARCHITECTURE.md, rule 1): one record per IKE SA.
 
 Value objects; keys are handles, never bytes, so whoever stores a record seals them through crypto/. An exchange that
 rests is not in it: the record shows the state before, with `own_outstanding` set where a request of ours is open.

@@ -1,10 +1,12 @@
-"""What our own open IKE_SA_INIT attempts have sent, so that a peer that shows the same can be refused (v2/reflection.py)."""
+"""What our own open IKE_SA_INIT attempts have sent, so that a peer that shows
+the same can be refused (v2/reflection.py).
+"""
 
 from __future__ import annotations
 
 
 class Shown:
-    """Nonces and KE values that our open attempts have sent, and whose each is."""
+    """Nonces and KE values that our open attempts have sent, each with its attempt."""
 
     def __init__(self) -> None:
         self._owners: dict[bytes, int] = {}

@@ -1,8 +1,9 @@
-"""What strangers may cost: when they must show their address, how often they are answered, how often the operator reads of them.
+"""Limits on unauthenticated senders: when they must return a COOKIE, how often they are answered and logged.
 
-Everything here is counted before anything is decoded, negotiated, computed or written for somebody who has proved nothing. A sender that
-floods uses up the share of its own address and network (fair.py), so an honest peer elsewhere is still answered, and its failures are
-still told. Used by v2/sa_init_answer.py, v2/ike_sa.py and endpoint.py; docs/floods.md says what an operator sees.
+Each limit is checked before the step that it limits: decoding, negotiating, computing, writing. A sender that
+floods uses up the share of its own address and network (fair.py), so an honest peer elsewhere is still
+answered, and its failures are still logged. Used by v2/sa_init_answer.py, v2/ike_sa.py and endpoint.py;
+docs/floods.md says what an operator sees.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ _THOUSANDS = Rate(4096, 1000)  # of one address: two answers at once to each of 
 
 
 class Line(Enum):
-    """What a line about a stranger says; each kind has a budget of its own."""
+    """The kinds of lines about unauthenticated senders; each has a budget of its own."""
 
     INITIATING = "initiating"
     REFUSED = "refused"
@@ -34,7 +35,7 @@ class Strangers:
         self._settings = settings
         self._requests = Meter(Rate(settings.cookie_from_requests_per_s, settings.cookie_from_requests_per_s))
         self._refusals = Meter(Rate(2 * settings.cookie_from_refusals_per_s, settings.cookie_from_refusals_per_s))
-        # error notifies help nobody but the operator of a peer with another configuration
+        # error notifies help only the operator of a peer with a wrong configuration, so they may be few
         self._errors = FairBucket(Rate(10, 2), (Rate(40, 8), Rate(20, 4)), Rate(100, 50))
         # without a COOKIE, an INVALID_KE_PAYLOAD or a repeated response a peer would not come up
         self._answers = FairBucket(_THOUSANDS, (_THOUSANDS, _THOUSANDS), Rate(8192, 4000))
@@ -50,7 +51,9 @@ class Strangers:
         self._refusals.count(now)
 
     def must_show_address(self, half_open: int, now: float) -> bool:
-        """Whether an IKE_SA_INIT needs a COOKIE: by what is half open, by the requests and by the refusals of the last seconds."""
+        """Whether an IKE_SA_INIT needs a COOKIE: by what is half open, by the requests
+        and by the refusals of the last seconds.
+        """
         settings = self._settings
         if settings.cookie_always or half_open >= settings.cookie_from_half_open:
             return True
@@ -59,11 +62,11 @@ class Strangers:
     # --- answers to what is not protected
 
     def may_refuse(self, address: Address, now: float) -> bool:
-        """An error notify that changes nothing for the peer."""
+        """Whether to send an error notify, without which the peer loses nothing."""
         return self._errors.take(address, now)
 
     def may_answer(self, address: Address, now: float) -> bool:
-        """What an honest peer needs in order to go on."""
+        """Whether to send what an honest peer needs in order to go on."""
         return self._answers.take(address, now)
 
     # --- lines
@@ -75,5 +78,5 @@ class Strangers:
         return False
 
     def take_untold(self, line: Line) -> int:
-        """How many of this kind were left out since the last one that was told."""
+        """How many of this kind were left out since the last one that was logged."""
         return self._untold.pop(line, 0)

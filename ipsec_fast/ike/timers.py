@@ -72,7 +72,7 @@ class Timers:
         return self._deadlines.get(key)
 
     def advance(self, kinds: Collection[TimerKind], seconds: float, not_before: float) -> None:
-        """The clock stood still for so long: these are due sooner by that, though not before `not_before`."""
+        """Bring these timers forward by a time that the clock did not count, though not before `not_before`."""
         for key, at in list(self._deadlines.items()):
             if key.kind in kinds and at > not_before:
                 self.set(key, max(at - seconds, not_before))

@@ -1,7 +1,8 @@
-"""The last responses of deleted IKE SAs, for 30 s: a peer whose copy was lost asks again (RFC 7296 section 2.1).
+"""The last responses of deleted IKE SAs, kept for 30 s, because a peer whose copy
+was lost asks again (RFC 7296 section 2.1).
 
-Those of peers that were authenticated and those of strangers have a row each, so that strangers use up only their own; of each row the
-oldest goes first. Used by core.py.
+Responses to authenticated peers and to others are kept apart, so that a flood displaces only the
+others. The oldest goes first. Used by core.py.
 """
 
 from __future__ import annotations

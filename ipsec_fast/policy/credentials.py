@@ -21,9 +21,9 @@ SHOWN = 6  # secrets, or identities of one, in the text of a refusal: a stranger
 
 @dataclass(frozen=True, slots=True)
 class SharedKey:
-    """A PSK and whose it is. No `ids`: for every pair of identities that has no better entry.
+    """A PSK and its identities. Without `ids` it serves every pair of identities that has no better entry.
 
-    `needs_allow_weak`: so short that only a connection that allows it may use it.
+    `needs_allow_weak`: it is so short that only a connection with `allow_weak` may use it.
     """
 
     name: str
@@ -35,9 +35,9 @@ class SharedKey:
 class Credentials:
     """The PSKs of a gateway. The best entry wins, among equals the first.
 
-    One that names the peer goes before one that means it by a wildcard (`*.example.org`), and each of them before itself without our
-    own identity; then one that names nobody but ourselves, so every peer of this identity; then one that names nobody.
-    An entry that names the peer's neighbours but not the peer is none of these and never used.
+    The order: entries that name the peer, those whose wildcard covers it (`*.example.org`), those that name only us,
+    those that name nobody. Within the first two, entries that name us too come first. An entry that names the peer's
+    neighbours but not the peer is none of these and never used.
     """
 
     def __init__(self, keys: Iterable[SharedKey]) -> None:
@@ -68,7 +68,7 @@ class Credentials:
         return (self._keys[place] for place in sorted(places))
 
     def shared_key(self, local: Identity, remote: Identity, *, allow_weak: bool = False) -> Secret:
-        """SecretError, with both identities, where no entry fits, or where the best one is too short for this connection."""
+        """SecretError, with both identities, if no entry fits, or if the best one is too short for this connection."""
         best: tuple[tuple[int, int], SharedKey] | None = None
         for key in self._fitting(local, remote):
             score = _score(key.ids, local, remote)
@@ -93,7 +93,7 @@ class Credentials:
 
 
 def _score(ids: tuple[Identity, ...], local: Identity, remote: Identity) -> tuple[int, int] | None:
-    """(how well it means the peer, whether it names us); strongSwan compares in this order too."""
+    """(how well it fits the peer, whether it names us); strongSwan compares in this order too."""
     if not ids:
         return 0, 0
     names_local = any(one.matches(local) for one in ids)

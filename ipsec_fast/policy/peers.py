@@ -34,7 +34,9 @@ class Peers:
                 self._named.setdefault(address, []).append(one)
             if not one.remote_addrs:
                 self._any_remote.append(one)
-        self._of_local: dict[Address, tuple[ConnectionConfig, ...]] = {}  # for remote addresses that none names
+        self._of_local: dict[
+            Address, tuple[ConnectionConfig, ...]
+        ] = {}  # for remote addresses that no connection names
         self._own = {one.local_id.folded for one in self.connections if one.local_id is not None}
         self._allowing_weak = frozenset(one.name for one in self.connections if one.allow_weak)
 
@@ -84,7 +86,7 @@ class Peers:
             raise NegotiationError(
                 f"no connection for {said} at {path.remote}: {wanted}", NotifyType.AUTHENTICATION_FAILED
             )
-        return min(fitting, key=lambda one: _vagueness(one.remote_id))  # of equals the first
+        return min(fitting, key=lambda one: _vagueness(one.remote_id))  # the first among equals
 
     def find(self, ike: str | None, child: str | None) -> tuple[ConnectionConfig, tuple[ChildConfig, ...]]:
         """The connection and children that a command names; a connection alone means all its children."""
@@ -101,7 +103,7 @@ class Peers:
         return connection, tuple(one for one in connection.children if child is None or one.name == child)
 
     def _expects(self, connection: ConnectionConfig, remote_id: Identity) -> bool:
-        """Where more than one identity will do, none of ours does: the peer's proof would be our own message, come back."""
+        """If several identities are accepted, none of ours may be: the peer's AUTH could be our own message, reflected."""
         wanted = connection.remote_id
         if wanted is None or wanted.is_pattern:
             return remote_id.folded not in self._own and (wanted is None or wanted.covers(remote_id))
@@ -114,7 +116,7 @@ class Peers:
 
 
 def _any_of(addresses: Sequence[Address]) -> str:
-    """The first few: a stranger may make us write this."""
+    """The first few addresses, because anybody may cause this text."""
     more = f" and {len(addresses) - SHOWN} more" if len(addresses) > SHOWN else ""
     return " ".join(map(str, addresses[:SHOWN])) + more or "any"
 
@@ -136,14 +138,14 @@ def _allows(connection: ConnectionConfig, path: Path) -> bool:
 
 
 def _beside(configured: Identity | None, said: Identity | None) -> str:
-    """With its type where that is what differs: the texts of both may be the same."""
+    """The identity, with its type if the texts of both are the same."""
     if configured is None:
         return "anybody"
     return configured.with_type if said is not None and configured.type != said.type else str(configured)
 
 
 def _vagueness(wanted: Identity | None) -> int:
-    """A whole identity goes before a wildcard, that before anybody."""
+    """0 for a whole identity, more for a wildcard, most for anybody."""
     return 2 if wanted is None else int(wanted.is_pattern)
 
 

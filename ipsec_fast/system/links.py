@@ -53,7 +53,7 @@ class Links:
         )
 
     def addresses_of(self, index: int) -> list[ipaddress.IPv4Interface | ipaddress.IPv6Interface]:
-        """Those of one device, but for link-local ones, which the kernel makes."""
+        """The addresses of one device, without link-local ones, which the kernel makes."""
         rows = self._netlink.call("list the addresses of a device", lambda ip: list(ip.get_addr(index=index)))
         found = [
             ipaddress.ip_interface(f"{row.get_attr('IFA_LOCAL') or row.get_attr('IFA_ADDRESS')}/{row['prefixlen']}")
@@ -76,7 +76,9 @@ class Links:
         return [address for address in found if not address.is_link_local]
 
     def networks(self, but: str = "") -> list[ipaddress.IPv4Network | ipaddress.IPv6Network]:
-        """What is connected here: of every address its network, or the other end of a point-to-point link; not of the device `but`."""
+        """The connected networks: of each address its network, or the other end of a
+        point-to-point link; without device `but`.
+        """
 
         def dump(ip: Any) -> list[str]:
             names = {link["index"]: link.get_attr("IFLA_IFNAME") for link in ip.get_links()}
@@ -94,7 +96,7 @@ class Links:
     def path_mtu(self, remote: Address, mark: int, default: int = 1500) -> int:
         """The MTU of the way to `remote`: of the route if somebody set one there, otherwise of its device.
 
-        What ICMP taught the kernel is left out, because anybody can send that (design.md decision 10).
+        What ICMP taught the kernel is left out, because anybody can send that (docs/mtu.md).
         """
         try:
             found = self._netlink.call(

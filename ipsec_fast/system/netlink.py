@@ -1,11 +1,12 @@
-"""One netlink socket in a thread of its own: pyroute2's calls are synchronous faces of its own event loop and refuse to run inside ours.
+"""One netlink socket in a thread of its own: pyroute2's calls are synchronous faces of its own
+event loop and refuse to run inside ours.
 
-A call takes about a millisecond and blocks its caller. What the kernel refuses comes back as HostError with the request in words.
-The kernel answers nobody while somebody else holds its lock of links and routes. So nothing waits longer than PATIENCE_S, and while
-one request is overdue further ones are refused at once: an event loop that calls us goes on. `post` does not wait at all.
-Requests are carried out in the order in which they were made, those of `call`, `batch` and `post` alike.
-pyroute2 costs 150 ms to import, so that happens when a Netlink is made, never when this file is imported.
-Used by links, routes and clean.
+A call takes about a millisecond and blocks its caller. What the kernel refuses comes back as HostError with the
+request in words. The kernel does not answer while another process holds its lock of links and routes. So no request
+waits longer than PATIENCE_S, and while one is overdue, further ones are refused at once: the caller's event loop goes
+on. `post` does not wait at all. Requests are carried out in the order in which they were made, those of `call`,
+`batch` and `post` alike. pyroute2 costs 150 ms to import, so that happens when a Netlink is made, never when this
+file is imported. Used by links, routes and clean.
 """
 
 from __future__ import annotations
@@ -52,12 +53,14 @@ class Netlink:
         return self._wait(what, self._submit(what, guarded), PATIENCE_S)
 
     def batch(self, messages: Sequence[Message]) -> list[int]:
-        """Changes of routes and rules in order; the errno of each (0: done). HostError where the kernel does not answer."""
+        """Change routes and rules in order; returns the errno of each (0: done).
+        HostError if the kernel does not answer.
+        """
         what = f"{messages[0].what} and {len(messages) - 1} more changes" if messages else "change nothing"
         return self._wait(what, self._submit(what, lambda: self._send(messages)), BATCH_PATIENCE_S)
 
     def post(self, messages: Sequence[Message]) -> Future[list[int]]:
-        """As `batch`, and does not wait: the future has the errno of each, or a HostError."""
+        """As `batch`, without waiting: the future has the errno of each, or a HostError."""
         return self._thread.submit(self._send, messages)
 
     def _send(self, messages: Sequence[Message]) -> list[int]:

@@ -1,7 +1,8 @@
-"""Follows our own TUN device (rtnetlink(7)): that somebody deleted, renamed or moved it or set it down, and which addresses it had.
+"""Watches our own TUN device (rtnetlink(7)): whether it was deleted, renamed, moved or set down, and its addresses.
 
-The kernel takes a device's addresses away before it says that the device is gone, so what went less than LOST_WITH_S before is taken
-to have gone with it. Left out: making it again (gateway/tun_keeper.py). Called by gateway.daemon.
+The kernel removes a device's addresses before it reports the removal of the device. So addresses that were
+removed less than LOST_WITH_S before count as lost with the device. Left out: making it again
+(gateway/tun_keeper.py). Called by gateway.daemon.
 """
 
 from __future__ import annotations
@@ -13,8 +14,7 @@ import struct
 import time
 from collections.abc import Callable, Iterable
 
-from ..errors import HostError
-from .watch import READ_BYTES, READS, RTM_DELLINK, RTM_NEWLINK, messages_of
+from .watch import READ_BYTES, READS, RTM_DELLINK, RTM_NEWLINK, messages_of, open_groups
 
 RTMGRP_LINK, RTMGRP_IPV4_IFADDR, RTMGRP_IPV6_IFADDR = 0x1, 0x10, 0x100
 RTM_NEWADDR, RTM_DELADDR = 20, 21
@@ -41,14 +41,9 @@ class OwnDevice:
         self._index, self._name = index, name
         self._clock = clock
         self._addresses: dict[Interface, None] = dict.fromkeys(addresses)
-        self._left: dict[Interface, float] = {}  # when each was taken away
-        self.is_broken = False  # it is gone, down or renamed
-        kind = socket.SOCK_RAW | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
-        try:
-            self._socket = socket.socket(socket.AF_NETLINK, kind, socket.NETLINK_ROUTE)
-            self._socket.bind((0, RTMGRP_LINK | RTMGRP_IPV4_IFADDR | RTMGRP_IPV6_IFADDR))
-        except OSError as error:
-            raise HostError(f"cannot watch our own device: {error.strerror}") from None
+        self._left: dict[Interface, float] = {}  # when each was removed
+        self.is_broken = False  # deleted, renamed, moved or down
+        self._socket = open_groups(RTMGRP_LINK | RTMGRP_IPV4_IFADDR | RTMGRP_IPV6_IFADDR, "our own device")
 
     @property
     def fd(self) -> int:
@@ -56,15 +51,15 @@ class OwnDevice:
 
     @property
     def addresses(self) -> list[Interface]:
-        """What it should have: what it has, and what went with it."""
+        """The addresses that it should have: those that it has, and those lost with it."""
         return list(self._addresses)
 
     def take(self) -> None:
-        """Read the news."""
+        """Read the kernel's messages."""
         for _ in range(READS):
             try:
                 data = self._socket.recv(READ_BYTES)
-            except OSError:  # nothing more, or more news than room
+            except OSError:  # no more messages, or more than the buffer holds
                 break
             for kind, body in messages_of(data):
                 with contextlib.suppress(struct.error, ValueError):
@@ -73,7 +68,7 @@ class OwnDevice:
         self._left = {one: at for one, at in self._left.items() if now - at < LOST_WITH_S}
 
     def move(self, index: int) -> None:
-        """It was made again, or brought up."""
+        """Note that the device was made again, or brought up."""
         self._index, self.is_broken = index, False
 
     def _hear(self, kind: int, body: bytes) -> None:

@@ -33,7 +33,7 @@ class Remembered:
         return list(self._addresses)
 
     def networks(self) -> list[Network]:
-        """As Links.networks, without those of our own device."""
+        """As Links.networks, without the networks of our own device."""
         self._hear()
         if self._networks is None:
             self._networks = self._links.networks(but=self._tun)

@@ -1,7 +1,8 @@
 """Routes and rules as rtnetlink(7) messages, and the answers of the kernel to a batch of them.
 
-One `send` carries a whole batch and the kernel acknowledges each message, so a route costs some microseconds; by pyroute2 it costs
-half a millisecond. Nothing here is ever dumped. Left out: what a route is for (routes.py). Called by routes.py and netlink.py.
+One `send` carries a whole batch and the kernel acknowledges each message, so a route takes some microseconds;
+with pyroute2 it takes half a millisecond. Nothing here dumps a table. Left out: what a route is for
+(routes.py). Called by routes.py and netlink.py.
 """
 
 from __future__ import annotations
@@ -31,8 +32,8 @@ _RTA_DST, _RTA_OIF, _RTA_PRIORITY, _RTA_PREFSRC, _RTA_METRICS, _RTA_TABLE = 1, 4
 _RTAX_MTU = 2
 _FRA_PRIORITY, _FRA_FWMARK, _FRA_SUPPRESS, _FRA_TABLE, _FRA_FWMASK, _FRA_PROTOCOL = 6, 10, 14, 15, 16, 21
 _HEADER, _BODY = struct.Struct("=IHHII"), struct.Struct("=8BI")
-_NETLINK_CAP_ACK, _SOL_NETLINK = 10, 270  # an answer without the message that it is about
-PER_SEND = 64  # the answers to so many fit a receive buffer of the default size
+_NETLINK_CAP_ACK, _SOL_NETLINK = 10, 270  # acknowledgements do not repeat the message
+PER_SEND = 64  # messages whose answers fit a receive buffer of the default size
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +63,7 @@ def route_message(
     source: Address | None = None,
     mtu: int | None = None,
 ) -> Message:
-    """`verb` is "replace" or "del"; a route that is not there is deleted without a word."""
+    """`verb` is "replace" or "del"; deleting a route that does not exist is no error."""
     deletes = verb == "del"
     scope = SCOPE_NOWHERE if deletes else SCOPE_UNIVERSE
     body = _BODY.pack(FAMILY[network.version], network.prefixlen, 0, 0, TABLE_COMPAT, protocol, scope, kind, 0)
@@ -82,7 +83,9 @@ def route_message(
 def rule_message(
     verb: str, version: int, *, table: int, protocol: int, priority: int, unmarked: int, suppress: bool
 ) -> Message:
-    """`verb` is "add" or "del". Packets without the mark `unmarked` look into `table`; `suppress`: its /0 does not count."""
+    """`verb` is "add" or "del". Packets without the mark `unmarked` look into `table`;
+    `suppress`: the /0 of `table` does not match.
+    """
     body = _BODY.pack(FAMILY[version], 0, 0, 0, table if table < 256 else 0, 0, 0, LOOKUP, INVERT)
     body += _u32(_FRA_PRIORITY, priority) + _u32(_FRA_TABLE, table)
     body += _u32(_FRA_FWMARK, unmarked) + _u32(_FRA_FWMASK, 0xFFFFFFFF)
@@ -96,7 +99,7 @@ def rule_message(
 
 
 class RouteSocket:
-    """A netlink socket for batches. OSError where it cannot be had. One thread at a time."""
+    """A netlink socket for batches; for one thread at a time. OSError if it cannot be opened."""
 
     def __init__(self) -> None:
         self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE)
@@ -105,7 +108,9 @@ class RouteSocket:
         self._number = 0
 
     def send(self, messages: Sequence[Message]) -> list[int]:
-        """All of them in order, whatever becomes of one; the errno of each, 0 for success or what the message ignores. OSError."""
+        """Send all in order, also after a refusal; returns the errno of each, 0 also for
+        those that the message ignores. OSError.
+        """
         found: list[int] = []
         for at in range(0, len(messages), PER_SEND):
             found += self._send_some(messages[at : at + PER_SEND])
@@ -119,7 +124,7 @@ class RouteSocket:
         answers: dict[int, int] = {}
         while len(answers) < len(messages):
             for number, code in _answers(self._socket.recv(1 << 16)):
-                if first <= number <= self._number:  # others would belong to a batch that an error has ended
+                if first <= number <= self._number:  # others are answers to an earlier batch that an error has ended
                     answers[number - first] = code
         return [0 if answers[i] in message.ignored else answers[i] for i, message in enumerate(messages)]
 
@@ -132,7 +137,7 @@ class RouteSocket:
 
 
 def refusal(message: Message, code: int) -> str:
-    """What the operator should read of it."""
+    """The refusal as a text for the operator."""
     return f"cannot {message.what}: {os.strerror(code)}"
 
 

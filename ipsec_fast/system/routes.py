@@ -1,25 +1,26 @@
-"""Which packets of this host go into the TUN, and what happens to them while it is not there (design.md decision 12).
+"""Which packets of this host go into the TUN, and what happens to them while it is not there (ARCHITECTURE.md, rule 6).
 
-All routes stand in tables of ours and carry `protocol 73`. Per prefix there are two: `dev TUN` while a Child SA can carry
-it, and `prohibit` with a worse metric, which answers "administratively prohibited" once the device is gone. Rules before main
-lead there, except for packets with the SO_MARK of our own sockets:
+All routes are in tables of our own and carry `protocol 73`. Each prefix has two: `dev TUN` while a Child SA can carry
+it, and `prohibit` with a worse metric, which answers "administratively prohibited" once the device is gone. Rules
+before the main table select our tables, except for packets with the SO_MARK of our own sockets:
 
     priority p      not fwmark MARK lookup 4500
     priority p + 1  not fwmark MARK lookup main suppress_prefixlength 0     these two only while there is a /0: connected networks
     priority p + 2  not fwmark MARK lookup 4501                             (and all that main knows better) come before it
 
-A /0 has a table of its own: behind the main table it must not drag our other prefixes with it, before it a lone `prohibit`
-would cut off the connected networks. A network of ours inside a peer's larger one gets a `throw` route, so that it stays local.
-`p` and the metrics are made from the TUN's name, so that two gateways on one host know their own.
+A /0 has a table of its own. After the main table, one table would pull our other prefixes there too; before it, a
+`prohibit` of /0 alone would cut off the connected networks. A local network inside a peer's larger one gets a `throw`
+route, so that it stays local. `p` and the metrics derive from the TUN's name, so that two gateways on one host tell
+their routes apart.
 
-A crash takes the TUN and its routes away, the rest stays and fails closed: `adopt` at the next start keeps what is still
+A crash removes the TUN and its routes; the rest stays and fails closed. `adopt` at the next start keeps what is still
 configured, `close` at an orderly stop removes all.
 
-What stands in the kernel because of us is in books of ours, and only `adopt` (once, at the start) and `close` ask the kernel for it.
-Changes go out in batches; a deletion may be repeated, since what is gone already is no refusal.
+We keep books of our routes and rules; only `adopt` (once, at the start) and `close` read the kernel's tables.
+Changes leave in batches. A deletion may be repeated, because deleting what does not exist is no error.
 
-Left out: packets that arrive in clear from outside are no matter of routes; strict rp_filter on the outer device drops them.
-Called by control.manager and the gateway.
+Left out: packets that arrive in clear from outside, which routes do not see; strict rp_filter on the outer device drops
+them. Called by control.manager and the gateway.
 """
 
 from __future__ import annotations
@@ -56,7 +57,7 @@ def tag_of(tun: str) -> int:
 
 @dataclass(frozen=True, slots=True)
 class _Step:
-    """A change, and the prefix that it is for; `thrown` where it deletes a throw route, `closes` where it makes a prohibit route."""
+    """A change and its prefix; `thrown` if it deletes a throw route, `closes` if it adds a prohibit route."""
 
     message: Message
     network: Network
@@ -65,7 +66,7 @@ class _Step:
 
 
 class Removal:
-    """Prefixes on their way out of the kernel's tables."""
+    """A removal of prefixes that the kernel may not have answered yet."""
 
     def __init__(self, routes: Routes, steps: list[_Step], answers: Future[list[int]]) -> None:
         self._routes, self._steps, self._answers = routes, steps, answers
@@ -79,7 +80,9 @@ class Removal:
         return True
 
     def refused(self) -> dict[Network, str]:
-        """The prefixes that are not wholly gone, each with the reason; they may be removed again. Only after `is_done`."""
+        """The prefixes that are not wholly removed, each with the reason; they
+        may be removed again. Only after `is_done`.
+        """
         try:
             codes = self._answers.result(0)
         except HostError as error:
@@ -157,11 +160,11 @@ class Routes:
     # --- many at once
 
     def prohibit_all(self, networks: Iterable[Network]) -> None:
-        """HostError names the first that the kernel refused; the others are done."""
+        """HostError names the first prefix that the kernel refused; the others are done."""
         self._carry_out(self._prohibition_of(list(networks)))
 
     def add_all(self, sources: Mapping[Network, Address | None], index: int, around: Iterable[Network] = ()) -> None:
-        """As `add`, for prefixes with their sources. HostError where one is refused: remove them all then."""
+        """As `add`, for prefixes with their sources. After a HostError remove them all."""
         steps = self._prohibition_of(list(sources))
         for network, source in sources.items():
             steps.append(_Step(self._route("replace", network, UNICAST, index=index, source=source), network))
@@ -189,7 +192,7 @@ class Routes:
         return Removal(self, steps, self._netlink.post([step.message for step in steps]))
 
     def close(self, *, keep_adopted: bool = False) -> None:
-        """An orderly stop: everything of ours goes, also what an earlier run left, unless a start that failed is to keep that."""
+        """Remove everything of ours, also what an earlier run left, unless a failed start has to keep that."""
         kept = self._adopted if keep_adopted else set()
         left = self._left_behind()
         networks = dict.fromkeys((*self._routed, *self._prohibited, *left[PROHIBIT]))
@@ -204,7 +207,7 @@ class Routes:
     # --- the books
 
     def note_throw(self, thrown: Network, network: Network) -> None:
-        """There is a throw route for `thrown`, because it lies in `network`."""
+        """Note a throw route for `thrown`, because it lies in `network`."""
         self._thrown.setdefault(thrown, set()).add(network)
         self._throws_of.setdefault(network, set()).add(thrown)
 
@@ -230,7 +233,7 @@ class Routes:
         return steps + [_Step(rule, network) for network in kinds.values() for rule in self._rules("add", network)]
 
     def _removal_of(self, networks: Mapping[Network, bool]) -> list[_Step]:
-        """Whatever the books say: what is not there is no refusal, and what was refused before may be there."""
+        """Delete regardless of the books: what was refused before may exist, and deleting what does not is no error."""
         steps: list[_Step] = []
         for network, keep_prohibit in networks.items():
             self._routed.pop(network, None)
@@ -276,13 +279,13 @@ class Routes:
             raise HostError(bad[0] if len(bad) == 1 else f"{bad[0]} ({len(bad) - 1} more were refused)")
 
     def _note_open(self, steps: list[_Step]) -> None:
-        """What was not closed is closed at the next attempt."""
+        """Forget prefixes whose prohibit route was refused, so that the next attempt adds it."""
         for step in steps:
             if step.closes:
                 self._forget_prohibited(step.network)
 
     def _left_behind(self) -> dict[int, list[Network]]:
-        """By kind: everything of ours that stands in the kernel's tables."""
+        """Everything of ours in the kernel's tables, by kind."""
 
         def dump(ip: Any) -> dict[int, list[Network]]:
             found: dict[int, list[Network]] = {PROHIBIT: [], THROW: []}

@@ -80,7 +80,7 @@ class TunSteering:
         self.works = False
 
     def forget(self) -> None:
-        """The device is another one, without a program."""
+        """Forget the program, because the device was made again and has none."""
         self._rules = None
 
     def _attach(self, code: bytes) -> None:

@@ -26,13 +26,7 @@ class RouteWatch:
 
     def __init__(self, ignored: int) -> None:
         self._ignored = ignored
-        try:
-            self._socket = socket.socket(
-                socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE
-            )
-            self._socket.bind((0, RTMGRP_LINK | RTMGRP_IPV4_ROUTE | RTMGRP_IPV6_ROUTE))
-        except OSError as error:
-            raise HostError(f"cannot watch links and routes: {error.strerror}") from None
+        self._socket = open_groups(RTMGRP_LINK | RTMGRP_IPV4_ROUTE | RTMGRP_IPV6_ROUTE, "links and routes")
 
     @property
     def fd(self) -> int:
@@ -69,6 +63,17 @@ class RouteWatch:
 
     def close(self) -> None:
         self._socket.close()
+
+
+def open_groups(groups: int, what: str) -> socket.socket:
+    """A non-blocking rtnetlink socket in these multicast groups. HostError, which names `what`, if there is none."""
+    kind = socket.SOCK_RAW | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
+    try:
+        found = socket.socket(socket.AF_NETLINK, kind, socket.NETLINK_ROUTE)
+        found.bind((0, groups))
+    except OSError as error:
+        raise HostError(f"cannot watch {what}: {error.strerror}") from None
+    return found
 
 
 def messages_of(data: bytes) -> Iterator[tuple[int, bytes]]:

@@ -1,4 +1,4 @@
-"""What follows a peer whose NAT moved it: the Child SAs' endpoints, their path, and which packet says where the peer is."""
+"""After a NAT moved the peer: the Child SAs' endpoints, their path, and which packet says where the peer is."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Endpoint(test_manager.FakeEndpoint):
 
 @pytest.fixture
 def sources(monkeypatch: pytest.MonkeyPatch) -> dict:
-    """What workers noted, by inbound SPI; which of them may tell again."""
+    """The sources that workers noted, by inbound SPI, and the SPIs that may report again."""
     noted: dict = {"again": []}
     monkeypatch.setattr(children_module, "newest_source", lambda sa: noted.get(sa.spi))
     monkeypatch.setattr(children_module, "tell_source_again", lambda sa: noted["again"].append(sa.spi))

@@ -1,4 +1,4 @@
-"""What N Child SAs that go cost above the dataplane: N looks at their own IKE SA, one set of tables, and nothing is kept of them."""
+"""The cost of removing N Child SAs: N looks at their own IKE SA, one set of tables, and nothing is kept."""
 
 from __future__ import annotations
 

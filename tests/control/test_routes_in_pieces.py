@@ -1,5 +1,7 @@
-"""Routes of children that go: in pieces, by what each child holds, right whatever is installed meanwhile, and never forgotten when the
-kernel refuses."""
+"""Routes of removed children are removed in pieces, correctly whatever is installed meanwhile.
+
+The cost depends on the child's own prefixes, and a refused removal is not forgotten.
+"""
 
 from __future__ import annotations
 
@@ -48,7 +50,9 @@ class Leaving:
 
 
 class Kernel:
-    """A table of many at a time; with `is_slow`, a removal is carried out by `answer`, or by what comes after it in the queue."""
+    """A table of many at a time; with `is_slow`, a removal is carried out by
+    `answer`, or by what comes after it in the queue.
+    """
 
     def __init__(self, *, is_slow: bool = False) -> None:
         self.is_slow = is_slow
@@ -98,7 +102,7 @@ def routing_of(kernel: Kernel) -> Routing:
 
 
 def finish(routing: Routing, kernel: Kernel, now: float = 0.0) -> int:
-    """Turns of the event loop until nothing is left to do."""
+    """Run turns of the event loop until nothing is left to do."""
     turns = 0
     while (at := routing.get_timer()) is not None:
         now = max(now, at)
@@ -180,7 +184,7 @@ def test_a_kernel_that_does_not_answer_is_not_waited_for() -> None:
         routing.add_child(number, LOCAL, [host(number)])
     for number in range(1000):
         routing.remove_child(number)
-    assert len(kernel.pieces) == 1  # and no further one is begun behind it
+    assert len(kernel.pieces) == 1  # and no further one is begun meanwhile
     for turn in range(10):
         assert routing.get_timer() is not None
         routing.handle_timer(turn * 0.01)

@@ -1,4 +1,4 @@
-"""Peers of one connection never take each other's traffic, each may have so much, and the configuration orders what overlaps."""
+"""Peers of one connection never take each other's traffic, have limits, and the configuration orders overlaps."""
 
 from __future__ import annotations
 
@@ -243,7 +243,7 @@ def test_of_two_tunnels_for_the_same_networks_the_configured_order_decides(first
         site.add(numbers[name], name, "10.2.0.0/24")
     assert site.order() == [1, 2]
     site.add(3, "two", "10.2.0.5/32")
-    assert site.order()[0] == 1, "narrowing is no way round"
+    assert site.order()[0] == 1, "narrowing does not change the order"
     site.hear(ChildDown(1, 1, "one", "net", "gone", 0.0))
     assert site.order() == [3, 2]
 

@@ -1,4 +1,4 @@
-"""A peer that is known to be silent: packets take another way at once, and nothing is probed until it is heard again."""
+"""A silent peer: packets leave on another Child SA at once, and nothing is probed until it is heard again."""
 
 from __future__ import annotations
 

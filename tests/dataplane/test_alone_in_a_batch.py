@@ -1,4 +1,4 @@
-"""A packet's verdict does not depend on its batch: it is the one it would get alone, after those before it (RFC 4303 section 3.4)."""
+"""A packet's verdict is the one that it would get alone after the packets before it (RFC 4303 section 3.4)."""
 
 from __future__ import annotations
 
@@ -82,7 +82,9 @@ def test_a_repetition_that_falls_behind_the_window_in_its_batch_is_an_old_one(pr
 
 @pytest.mark.parametrize(("protocol", "algorithm"), ALL)
 def test_the_way_back_after_a_gap_is_found_inside_a_batch(protocol, algorithm):
-    """The trial under a later high half (appendix A3) is the same packet's, and those behind it are opened under what it found."""
+    """The trial under a later high half (appendix A3) is the same packet's, and those
+    behind it are opened under what it found.
+    """
     common = options(protocol, algorithm, esn=True)
     start = TOP32 + 7000
     packets = seal([ipv4(60)] * (AFTER + 20), SA("out", seq=start, **common))

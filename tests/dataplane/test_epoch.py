@@ -1,4 +1,4 @@
-"""Objects that wait for workers: freed once none can use them, whatever runs while they are freed."""
+"""Retired objects are freed after no worker can use them, whatever runs while they are freed."""
 
 from __future__ import annotations
 

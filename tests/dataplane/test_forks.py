@@ -1,4 +1,4 @@
-"""A child of fork: no SA, batch or crew of its parent numbers or opens a packet there; what the child makes itself works."""
+"""In a child of fork no SA, batch or crew of the parent works; what the child makes itself does."""
 
 from __future__ import annotations
 

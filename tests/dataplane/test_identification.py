@@ -1,4 +1,6 @@
-"""The IPv4 identification of outer headers (RFC 6864): never 0, and without DF no two packets to one peer with the same."""
+"""The IPv4 identification of outer headers (RFC 6864): never 0, and without DF
+no two packets to one peer with the same.
+"""
 
 from __future__ import annotations
 

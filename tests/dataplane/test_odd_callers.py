@@ -1,4 +1,4 @@
-"""Objects made by __new__ alone, made twice, or half made: every use raises or is harmless; none ends the interpreter."""
+"""Objects made by __new__ alone, made twice, or half made: every use raises or is harmless, none crashes."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_no_method_of_an_unmade_object_ends_the_interpreter() -> None:
 
 
 def half_made() -> SA:
-    """It has a key, but __init__ failed behind that."""
+    """It has a key, but __init__ failed after that."""
     sa = SA.__new__(SA)
     with pytest.raises(UsageError, match="TFC"):
         sa.__init__("in", 0x1001, key=bytes(20), tfc=100)  # type: ignore[misc]

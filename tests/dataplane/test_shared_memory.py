@@ -1,7 +1,7 @@
-"""A buffer that somebody else writes to while it is worked on: no byte outside of a packet's region changes.
+"""A buffer that another thread writes to meanwhile: no byte outside of a packet's region changes.
 
-Another thread changes the one byte that decides on a length, all the while, between two values. Each length is read once, so that what was
-checked is what is used.
+The other thread keeps switching a byte that decides on a length between two values. Each length is read once, so that
+the checked value is the used one.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What people paste: keys that other products know, their spellings, their numbers; loaded, warned about, or refused in one line."""
+"""Configurations as other products publish them: loaded, warned about, or refused in one line."""
 
 from __future__ import annotations
 

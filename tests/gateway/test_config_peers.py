@@ -1,4 +1,4 @@
-"""Who a connection is for: an identity that is left out, our own one in the peer's place, networks that peers may share."""
+"""The peers of a connection: a missing identity, our own identity as the peer's, networks that peers may share."""
 
 from __future__ import annotations
 

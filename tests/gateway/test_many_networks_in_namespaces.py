@@ -1,4 +1,4 @@
-"""A peer makes a child of 840 networks and deletes it: the gateway goes on answering, and nothing of it stays."""
+"""A peer makes a child of 840 networks and deletes it: the gateway keeps answering, and no route remains."""
 
 from __future__ import annotations
 

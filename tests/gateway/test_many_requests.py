@@ -1,4 +1,4 @@
-"""Ten thousand requests to bring up what does not answer are one attempt and one waiter; who runs out of time is told why."""
+"""Ten thousand requests for a child whose peer does not answer share one attempt; a timeout names the reason."""
 
 from __future__ import annotations
 

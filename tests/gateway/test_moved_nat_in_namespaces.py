@@ -1,4 +1,4 @@
-"""A NAT between two gateways changes its mapping while traffic flows: the one that is not behind it follows, and traffic goes on."""
+"""A NAT between two gateways changes its mapping under traffic: the one not behind it follows, traffic goes on."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ipsec_fast.bench.mtu_ground import OUTER, Gateway, Ground, Transfer
 pytestmark = [pytest.mark.netns, pytest.mark.timeout(180)]
 
 ELSEWHERE = {4: "192.0.2.77", 6: "2001:db8:1::77"}
-SOME = 300_000  # bytes: after so many a transfer is said to go on
+SOME = 300_000  # bytes after which a transfer counts as going on
 
 
 class Nat:
@@ -22,9 +22,9 @@ class Nat:
         self.ground, self.family, self.inside = ground, "ip" if version == 4 else "ip6", OUTER["gw1"][version]
 
     def map_to(self, address: str, port: int) -> None:
-        """In one step; what comes by another mapping finds nobody."""
+        """Change the mapping in one step; packets to another mapping are dropped."""
         ip, inside = self.family, self.inside
-        # nft mends a UDP checksum also where there is none, as in ESP's
+        # nft updates a UDP checksum even if there is none, as in ESP's
         none = " udp checksum set 0" if ip == "ip" else ""
         out, back = [], []
         for theirs, ours in ((4500, port), (500, port + 1)):

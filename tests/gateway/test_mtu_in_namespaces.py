@@ -51,7 +51,9 @@ def ping(pair: SitePair, length: int, inner: str) -> str:
 
 
 def is_refused_above(pair: SitePair, largest: int, inner: str) -> bool:
-    """The kernel knows the largest size and refuses one byte more. Not every version of ping prints the size, so the route is asked."""
+    """The kernel knows the largest size and refuses one byte more. Not every version of
+    ping prints the size, so the route is asked.
+    """
     target = INNER_ADDRESS[inner].format(2)
     refused = "message too long" in ping(pair, largest + 1, inner).lower()
     route = sh(f"ip -n {pair.netns('a')} -j route get {target}")

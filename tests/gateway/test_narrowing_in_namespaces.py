@@ -1,4 +1,4 @@
-"""The packet that begins a trap decides what is negotiated, and what the peer narrows is told to the operator."""
+"""The packet that triggers a trap decides what is negotiated, and the operator sees what is narrowed."""
 
 from __future__ import annotations
 

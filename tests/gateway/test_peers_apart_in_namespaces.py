@@ -1,4 +1,6 @@
-"""Real gateways: networks that are connected here are not taken from a peer, and a network belongs to the first peer that has it."""
+"""Real gateways: networks that are connected here are not taken from a peer, and a
+network belongs to the first peer that has it.
+"""
 
 from __future__ import annotations
 

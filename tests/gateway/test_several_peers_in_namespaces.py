@@ -1,4 +1,5 @@
-"""More than one peer, one address and one Child SA: road warriors with and without a NAT, a second address, half-open SAs.
+"""More than one peer, one address and one Child SA: road warriors with and
+without a NAT, a second address, half-open SAs.
 
     alice 10.9.0.10 \\
                      10.9.0.1 n 192.0.2.9 ===== 192.0.2.2 b 10.2.0.1

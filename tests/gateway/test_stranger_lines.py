@@ -1,4 +1,6 @@
-"""The log in a flood (security rows 80, 83): few lines a second, none of the operator's lost, none too long, nothing kept."""
+"""The log in a flood (docs/attacks.md, rows 80 and 83): few lines a second, all of the
+operator's, none too long, and no memory.
+"""
 
 from __future__ import annotations
 

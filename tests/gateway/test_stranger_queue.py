@@ -1,4 +1,4 @@
-"""IKE_SA_INIT requests of a flood wait their turn: time for the rest of the loop, and a turn for every network."""
+"""IKE_SA_INIT requests of a flood wait: the rest of the loop has time, and every network has its turn."""
 
 from __future__ import annotations
 

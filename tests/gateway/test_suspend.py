@@ -1,4 +1,4 @@
-"""A host that slept: what is due is rekeyed at once, what was to end has time for that, and a clock that only ticks changes nothing."""
+"""A suspended host: due SAs are rekeyed at once, expired ones have time for that, and a normal clock changes nothing."""
 
 from __future__ import annotations
 

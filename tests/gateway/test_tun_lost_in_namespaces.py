@@ -1,4 +1,4 @@
-"""Somebody deletes our TUN device, or sets it down: one error line, it is made again as it was, and nothing leaves in clear meanwhile."""
+"""Somebody deletes our TUN device or sets it down: one error line, it is restored, nothing leaves in clear."""
 
 from __future__ import annotations
 

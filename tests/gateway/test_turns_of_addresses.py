@@ -1,4 +1,4 @@
-"""Whose turn it is among a peer's addresses."""
+"""Which of a peer's addresses the next attempt goes to."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who holds most loses its oldest: held to a naive model that counts everything again each time."""
+"""The heaviest network loses its oldest entry: compared with a naive model that counts everything each time."""
 
 from __future__ import annotations
 

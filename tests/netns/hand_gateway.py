@@ -1,12 +1,12 @@
 """A gateway without IKE: one worker with SAs made by hand, driven by JSON lines on stdin, one JSON answer each.
 
-argv[1] is a JSON document: tun, mtu, inner (addresses with prefix of the TUN), routes, outer, remote, policies [[local, remote]],
-spi_out, spi_in; if wanted: algorithm, offload, mss, max_inner, port, wildcard, grant, traps, bypass, spares (so many SAs each way, of the
-SPIs that follow, for `switch`), raw (50 or 51: ESP or AH without UDP), outer_mtu (outer fragments, DF clear),
-outside_mtu (outer fragments for what must pass and does not fit), mss6, workers (how many; the SPI
-says which of them owns the SAs), steer (the kernel is told of that). A command is {"do": ...} with "counters" | "notices" | "tags" |
-"news" (notices in full) | "packets" (their selectors) | "echo" | "punted" | "publish" | "switch" | "grant" | "sendto" |
-"set mtu" | "stop" | "quit".
+argv[1] is a JSON document: tun, mtu, inner (addresses with prefix of the TUN), routes, outer, remote, policies [[local,
+remote]], spi_out, spi_in; if wanted: algorithm, offload, mss, max_inner, port, wildcard, grant, traps, bypass, spares
+(so many SAs each way, of the SPIs that follow, for `switch`), raw (50 or 51: ESP or AH without UDP), outer_mtu (outer
+fragments, DF clear), outside_mtu (outer fragments for what must pass and does not fit), mss6, workers (how many; the
+SPI says which of them owns the SAs), steer (the kernel is told of that). A command is {"do": ...} with "counters" |
+"notices" | "tags" | "news" (notices in full) | "packets" (their selectors) | "echo" | "punted" | "publish" | "switch" |
+"grant" | "sendto" | "set mtu" | "stop" | "quit".
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""One owner per SA: what a worker holds nobody else numbers with, or opens on, until the worker has let go of it."""
+"""One owner per SA: nobody else may use an SA that a worker holds until the worker has released it."""
 
 from __future__ import annotations
 

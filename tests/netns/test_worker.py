@@ -129,7 +129,9 @@ def test_outbound_policies_discard_bypass_and_trap() -> None:
 
 
 def test_a_packet_that_wants_an_sa_is_told_of_with_its_selectors() -> None:
-    """RFC 7296 section 2.9: addresses, protocol and ports; type and code of ICMP on both sides; one a second and policy."""
+    """RFC 7296 section 2.9: addresses, protocol and ports; type and code of
+    ICMP on both sides; one a second and policy.
+    """
     traps = [["10.1.0.1", f"10.2.0.{last}"] for last in range(2, 8)]
     more = {"routes": ["10.2.0.0/16"], "traps": traps}
     code = (

@@ -1,4 +1,4 @@
-"""Packets of mixed lengths through a worker, by every driver and protocol: each arrives whole. And datagrams as large as IP has them."""
+"""Packets of mixed lengths, up to the largest of IP, arrive whole through a worker, by every driver and protocol."""
 
 from __future__ import annotations
 
@@ -132,7 +132,9 @@ def test_packets_whose_lengths_differ_by_a_byte_arrive_whole(
 
 @pytest.mark.parametrize("protocol", [0, 50, 51], ids=["UDP", "ESP", "AH"])
 def test_an_identification_at_its_wrap_neither_breaks_an_icv_nor_a_packet_in_fragments(protocol: int) -> None:
-    """0 would be replaced by the kernel: another one for each fragment, and one that AH's ICV does not know (RFC 4302 section 3.3.3.1)."""
+    """0 would be replaced by the kernel: another one for each fragment, and one that AH's ICV
+    does not know (RFC 4302 section 3.3.3.1).
+    """
     algorithm = "sha256" if protocol == 51 else "aes128gcm16"
     with way(protocol=protocol, algorithm=algorithm, cut_at=700, spi=0x1000FFFE) as (sender, receiver, source, _):
         receiver.start()

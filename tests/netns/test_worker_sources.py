@@ -1,4 +1,4 @@
-"""A worker tells where the newest authentic packet of a peer comes from (RFC 7296 section 2.23), once until it is asked again."""
+"""A worker reports the source of a peer's newest authentic packet (RFC 7296 section 2.23), once per request."""
 
 from __future__ import annotations
 
@@ -172,7 +172,9 @@ def test_an_sa_that_is_not_followed_tells_nothing() -> None:
 
 
 def test_of_nested_packets_one_layer_is_opened() -> None:
-    """ESP in ESP in ESP to ourselves is a packet for the device, not one to open again: what it costs is bounded by its length."""
+    """ESP in ESP in ESP to ourselves is a packet for the device, not one to open
+    again: what it costs is bounded by its length.
+    """
     found = Receiver(follow=False)
     packet = bytes.fromhex("4500003000010000401100000a0100010a020001") + bytes(28)
     for depth in range(4):

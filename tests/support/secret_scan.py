@@ -1,8 +1,8 @@
-"""No secret of a test may be in what its gateways wrote: a hook that looks at the output of every test, and fails the one that leaks.
+"""A pytest hook that searches the output of every test for the test's secrets, and fails a test that leaks one.
 
-Secrets are what the test put into its folder: files *.psk and *.key, and `secret = ...` of configurations. Looked at is what the test
-and its processes printed or logged, plain, as hexadecimal and as base64. A finding names the place and never the secret.
-conftest.py takes the hook from here, so that it covers the whole run.
+Secrets are the files *.psk and *.key in the test's folder, and each `secret = ...` of configurations there. The hook
+searches what the test and its processes printed or logged: as it is, as hexadecimal and as base64. A finding names the
+place and never the secret. conftest.py takes the hook from here, so that it covers the whole run.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Somebody without a secret of ours: IKE_SA_INIT requests of every kind, and what an endpoint answers to them."""
+"""A sender without our secret: IKE_SA_INIT requests of every kind, and the endpoint's answers to them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,9 @@ NAT = (
 
 
 def largest_offers() -> dict[str, SaPayload]:
-    """Offers with as many proposals and transforms as are read; none holds anything that we carry, or none does as a whole."""
+    """Offers with as many proposals and transforms as are read; none holds
+    anything that we carry, or none does as a whole.
+    """
     strange = tuple(Transform(TransformType.ENCR, 200 + at, 128) for at in range(128))
     near = parse_ike_proposal("aes256gcm16-aes128gcm16-prfsha512-prfsha384-prfsha256-modp2048").transforms
     near = tuple(t for t in near if t.type != TransformType.KE)
@@ -49,7 +51,7 @@ class Stranger:
     def send(
         self, data: bytes, address: Address | str = "203.0.113.7", port: int = 500, now: float = 1000.0
     ) -> list[bytes]:
-        """What comes back at once."""
+        """Send a datagram; the answers that come at once."""
         path = Path(ADDRESS_B, 500, ip_address(address) if isinstance(address, str) else address, port)
         self.sent_bytes += len(data)
         self.shell.endpoint.receive_datagram(data, path, now)
@@ -67,7 +69,7 @@ class Stranger:
         return encode_message(header, (*before, sa, KePayload(group, self.public), nonce, *(NAT if nat else ())))
 
     def begin(self, address: Address | str = "203.0.113.7", port: int = 500, now: float = 1000.0) -> str:
-        """An IKE_SA_INIT as an honest peer does it, COOKIE and all; what became of it."""
+        """Do an IKE_SA_INIT as an honest peer does, with a COOKIE if asked; returns the outcome."""
         spi, ni = self.random.randbytes(8), NoncePayload(self.random.randbytes(32))
         before: tuple[Payload, ...] = ()
         for _ in range(2):

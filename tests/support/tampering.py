@@ -1,4 +1,4 @@
-"""What a peer would say that breaks the protocol: the payloads of one side's messages, changed before they are sealed."""
+"""A peer that breaks the protocol: changes the payloads of one side's messages before they are sealed."""
 
 from __future__ import annotations
 

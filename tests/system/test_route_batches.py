@@ -1,4 +1,4 @@
-"""Routes in batches against a real kernel: what N prefixes cost, what the books know without asking, and a kernel that refuses or hangs."""
+"""Batches of routes against a real kernel: cost of N prefixes, our books, a kernel that refuses or does not answer."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ class Channel(asyncio.BufferedProtocol):
         self._length: int | None = None  # of the packet that is being read; None: its header is
         self._packets: deque[bytearray] = deque()
         self._error: Exception | None = None
-        self._late: asyncio.TimerHandle | None = None  # while half a packet is here
+        self._late: asyncio.TimerHandle | None = None  # while an incomplete packet waits for its end
         self.stuck_since: float | None = None  # while the client leaves unread what we write
         self._arrived, self._ended = asyncio.Event(), asyncio.Event()
         self._writable = asyncio.Event()

@@ -31,7 +31,7 @@ NOT_ESTABLISHED = ("CREATED", "CONNECTING")
 
 @dataclass(frozen=True, slots=True)
 class _Initiation:
-    """What is being set up, where its lines go to, and what keeps it waiting."""
+    """What is being set up, who gets its log lines, and what it waits for."""
 
     task: asyncio.Task[None]
     posts: list[ControlLog]
@@ -116,7 +116,7 @@ class Commands:
         return {}
 
     async def _send_sa(self, view: IkeView, children: Sequence[ChildView], session: Session) -> None:
-        """One that cannot be shown says so in its place, and the others are shown."""
+        """Send one IKE SA; if it cannot be shown, an entry that says so takes its place."""
         try:
             await session.send_event("list-sa", {view.connection: sa_section(view, self._control, children)})
         except OSError:  # the client went away
@@ -157,7 +157,7 @@ class Commands:
         return {"success": "yes"}
 
     def _join_initiation(self, ike: str | None, child: str | None) -> _Initiation:
-        """Who asks for what is being set up waits for the same work, so that any number of requests costs no more than one."""
+        """Requests for what is being set up already share one task, so that any number of them costs no more than one."""
         known = self._initiating.get((ike, child))
         if known is None or known.task.done():
             posts: list[ControlLog] = []
@@ -238,7 +238,7 @@ class Commands:
     ) -> None:
         """timeout in ms: 0 or left out waits for ever, a negative one does not wait. The work goes on in any case.
 
-        `hindrance` may say at that time what it waits for.
+        `hindrance` says what the work waits for when the time is over.
         """
         task = asyncio.ensure_future(work)
         if task not in self._background:
@@ -258,7 +258,7 @@ class Commands:
 
 
 def _count_ike_sas(views: Sequence[IkeView], strangers: int | None) -> tuple[int, int]:
-    """Those that are up, and those that are half open: of strangers there may be more than `views` holds."""
+    """(established, half-open): `views` does not hold all half-open ones."""
     rising = [view for view in views if view.state in NOT_ESTABLISHED]
     ours = [view for view in rising if view.initiator]
     return len(views) - len(rising), len(rising) if strangers is None else len(ours) + strangers

@@ -77,7 +77,7 @@ class GatewayStats(TypedDict, total=False):
     workers: int
     uptime_s: float
     scheduled: int
-    half_open: int  # IKE SAs that strangers have begun; `views` shows only some of them
+    half_open: int  # IKE SAs begun by peers and not authenticated; `views` shows only some of them
     state_store: str  # "directory /run/ipsec-fast.state", or "memory (why)"
     counters: dict[str, int]
 

@@ -1,7 +1,7 @@
 """The vici server: one command at a time on each connection, events to those who registered.
 
-Connections are few. Where all are taken, the one that has been idle longest gives way to a new one: it has no command
-running and hears no events, or it has left what we wrote unread.
+The number of connections is limited. When all are in use, the one that has been idle longest is closed for a new one.
+Idle means that no command runs and no events are registered, or that the client leaves unread what we wrote.
 
 Reading goes on while a command runs, so that a client that goes away ends the waiting. Malformed bytes
 close that connection and nothing else. Output nobody reads is bounded. Called by daemon.py.
@@ -149,7 +149,7 @@ class Connection:
 
     @property
     def idle_since(self) -> float | None:
-        """When it last had anything to do; None where it has, hears events, or was answered just now."""
+        """Since when it is idle; None if a command runs, events are registered, or it was answered just now."""
         now = asyncio.get_running_loop().time()
         stuck_since = self._channel.stuck_since
         if stuck_since is not None and now - stuck_since >= STUCK_S:

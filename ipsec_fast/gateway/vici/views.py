@@ -1,8 +1,8 @@
 """SAs and connections as list-sas and list-conns show them: charon's keys, charon's values, absent numbers left out.
 
-`mtu`, `mss_ipv4`, `mss_ipv6`, `path-mtu*`, `worker`, `cores` and `narrowed` of a child are ours; so is `silent` of an IKE SA:
-seconds since its peer was found silent. `per-cpu-sas` and `cpu` (RFC 9611) are charon's keys; a CPU of theirs is a worker of ours.
-Called by commands.py and announce.py.
+`mtu`, `mss_ipv4`, `mss_ipv6`, `path-mtu*`, `worker`, `cores` and `narrowed` of a child are ours; so is `silent` of an
+IKE SA: seconds since its peer was found silent. `per-cpu-sas` and `cpu` (RFC 9611) are charon's keys; a CPU of theirs
+is a worker of ours. Called by commands.py and announce.py.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def sa_section(view: IkeView, control: GatewayControl, children: Iterable[ChildV
 
 
 def broken_section(view: IkeView, reason: str) -> Section:
-    """In the place of one whose values cannot be shown: what has numbers and addresses only, and why."""
+    """The entry for an IKE SA that cannot be shown: numbers and addresses only, and the reason."""
     return {
         "uniqueid": view.ike_id,
         "version": 2,
@@ -224,7 +224,7 @@ def _proposal_keys(proposal: Proposal) -> Section:
 def _identity_text(identity: Identity | None) -> str:
     if identity is None:
         return "%any"
-    # charon prints a KEY_ID as text where it is text; with its type before it, it cannot pass for a name
+    # charon prints a printable KEY_ID as text; with its type as prefix it cannot be mistaken for a name
     if identity.type == IdType.KEY_ID and identity.data.isascii() and identity.data.decode("ascii").isprintable():
         return f"keyid:{identity.data[:IDENTITY_TEXT].decode('ascii')}"
     return str(identity)

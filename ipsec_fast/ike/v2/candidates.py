@@ -1,9 +1,10 @@
 """Which proposal to choose while several connections may be meant (RFC 7296 section 2.7).
 
-IKE_SA_INIT names nobody, so until IKE_AUTH every connection whose addresses fit is a candidate (RFC 4301 section 4.4.3.1). The choice
-is therefore the one that most of them can live with, and a group that was not sent is asked for only if most lack the one that was.
-Who names the peer's address counts before who takes any. Connections that share a list of proposals are weighed together, so that the
-cost goes with the lists. Pure functions; called by sa_init_answer.
+IKE_SA_INIT names nobody, so until IKE_AUTH every connection whose addresses fit is a candidate (RFC 4301
+section 4.4.3.1). So the proposal is chosen that most candidates allow, and another group is asked for only if
+most lack the one that was sent. Candidates that name the peer's address count before those for any address.
+Candidates with the same list of proposals are weighed together, so that the cost depends on the number of
+lists. Pure functions; called by sa_init_answer.
 """
 
 from __future__ import annotations
@@ -19,25 +20,27 @@ from .child_setup import choose_with_group
 from .negotiate import choose_proposal
 from .offer import NoCommonProposal
 
-LISTS_MAX = 16  # that are weighed: a stranger's offer must not cost more with every connection
+LISTS_MAX = 16  # lists that are weighed, so that an offer does not cost more with every connection
 
 NAMES_SHOWN = 6
 
 
 @dataclass(slots=True)
 class _List:
-    """Proposals that some candidates share: how many those are, and how many of them name the peer's address."""
+    """A list of proposals, how many candidates share it, and how many of those name the peer's address."""
 
     proposals: tuple[Proposal, ...]
     count: int = 0
     named: int = 0
-    choice: Proposal | None = None  # what they would choose if they were alone
+    choice: Proposal | None = None  # what these candidates alone would choose
 
 
 def choose(
     candidates: Sequence[ConnectionConfig], offered: Sequence[Proposal], ke_group: int
 ) -> tuple[Proposal, tuple[ConnectionConfig, ...]]:
-    """The proposal, and the candidates that allow it, in their order. NegotiationError if none has anything in common with the offer."""
+    """The proposal, and the candidates that allow it, in their order. NegotiationError if
+    none has anything in common with the offer.
+    """
     lists = _lists_of(candidates)
     weighed = list(lists.values())[:LISTS_MAX]
     refusal = _let_choose(weighed, offered, ke_group)
@@ -51,7 +54,9 @@ def choose(
 
 
 def _lists_of(candidates: Iterable[ConnectionConfig]) -> dict[int, _List]:
-    """By identity: to hash and compare long lists would cost more than it saves."""
+    """Candidates grouped by the identity of their list, because hashing and comparing
+    long lists would cost more than it saves.
+    """
     lists: dict[int, _List] = {}
     for one in candidates:
         row = lists.setdefault(id(one.proposals), _List(one.proposals))
@@ -61,7 +66,7 @@ def _lists_of(candidates: Iterable[ConnectionConfig]) -> dict[int, _List]:
 
 
 def _let_choose(lists: Iterable[_List], offered: Sequence[Proposal], ke_group: int) -> NegotiationError | None:
-    """Each by its own order, with the group that was sent if it can. The first refusal."""
+    """Let each list choose by its own order, with the group that was sent if possible. Returns the first refusal."""
     refusal: NegotiationError | None = None
     for one in lists:
         try:
@@ -72,7 +77,7 @@ def _let_choose(lists: Iterable[_List], offered: Sequence[Proposal], ke_group: i
 
 
 def _others(candidates: Sequence[ConnectionConfig]) -> str:
-    """Whose proposals the refusal does not show."""
+    """The names of the candidates whose proposals the refusal does not show."""
     names = [one.name for one in candidates if one.proposals != candidates[0].proposals] if candidates else []
     if not names:
         return ""
@@ -88,7 +93,9 @@ def _best(able: Sequence[_List], offered: Sequence[Proposal], ke_group: int) -> 
     total = sum(one.count for one in able)
 
     def weight(choice: Proposal) -> tuple[int, bool, int, tuple[int, ...]]:
-        """Greater is better: who names the address, does the sent group do, how many allow it, what the peer likes best."""
+        """Greater is better: candidates with the peer's address, the group that was
+        sent, number of candidates, the peer's order.
+        """
         allowing = [one for one in able if one.choice == choice or _allows(one.proposals, (choice,))]
         count = sum(one.count for one in allowing)
         is_sent = _group(choice) == ke_group and 2 * count >= total
@@ -98,7 +105,7 @@ def _best(able: Sequence[_List], offered: Sequence[Proposal], ke_group: int) -> 
 
 
 def _place(offered: Sequence[Proposal], choice: Proposal) -> tuple[int, ...]:
-    """Where it stands in the peer's own order: proposal, cipher, group."""
+    """Its place in the peer's order: proposal, cipher, group."""
     number = next((i for i, one in enumerate(offered) if one.number == choice.number), len(offered))
     theirs = offered[number] if number < len(offered) else choice
     types = (TransformType.ENCR, TransformType.KE)

@@ -6,6 +6,7 @@ stands in child_setup.py.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -77,12 +78,14 @@ class ChildSA:
     own_rekey: RekeyChild | None = None
     peer_rekey: PeerChildRekey | None = None
     rekey_failures: int = 0
-    narrowed_in_rekey: bool = False  # by the peer: the next try is a new Child SA, which may be narrower
+    narrowed_in_rekey: bool = (
+        False  # a rekey was narrowed by the peer: the next try is a new Child SA, which may be narrower
+    )
     rekey_at: float | None = None  # by its time, without the retries of a rekey that failed
     life_at: float | None = None
     quiet_since: float = 0.0  # nothing is known to have passed since; a rekey is no traffic
     place: Place = ORDINARY
-    narrowed: str = ""  # `by the peer from 10.1.0.0/16`, `by us from ...`: what was offered and is not in it
+    narrowed: str = ""  # `by the peer from 10.1.0.0/16`, `by us from ...`: what the offer had in addition
 
     @property
     def name(self) -> str:
@@ -175,6 +178,25 @@ def install_child(sa: IkeSA, child: ChildSA) -> Steps[None]:
     sa.children[child.child_id] = child
     sa.core.owners[child.child_id] = sa
 
+    try:
+        yield from ask_install(_asker(sa, child))
+    except Exception:
+        sa.children.pop(child.child_id, None)
+        sa.core.owners.pop(child.child_id, None)
+        close_keys(child)
+        raise
+    if child.state is ChildState.DELETED:  # and the shell heard of that before it had installed anything
+        sa.core.emit(ChildDown(sa.ike_id, child.child_id, sa.name, child.name, "deleted while it was being installed"))
+        raise ChildGoneError(f"{sa.remote_id} has deleted it while it was being installed")
+    child.enter(ChildState.INSTALLED)
+    child.set_timers(sa)
+    sa.core.mark_changed(sa)
+    sa.core.emit(ChildUp(sa.ike_id, child.child_id, sa.name, child.name, child.replaces, child.resource))
+    _tell_established(sa, child)
+
+
+def _asker(sa: IkeSA, child: ChildSA) -> Callable[[int], AskInstallChild]:
+    """Makes the ask from its ticket. The limits have jitter, so they are drawn once."""
     limits = draw_traffic(sa.core, child.config.lifetimes.bytes, child.config.lifetimes.packets)
 
     def make(ticket: int) -> AskInstallChild:
@@ -204,20 +226,10 @@ def install_child(sa: IkeSA, child: ChildSA) -> Steps[None]:
             follows_peer=child.encap and sa.follows_peer,
         )
 
-    try:
-        yield from ask_install(make)
-    except Exception:
-        sa.children.pop(child.child_id, None)
-        sa.core.owners.pop(child.child_id, None)
-        close_keys(child)
-        raise
-    if child.state is ChildState.DELETED:  # and the shell heard of that before it had installed anything
-        sa.core.emit(ChildDown(sa.ike_id, child.child_id, sa.name, child.name, "deleted while it was being installed"))
-        raise ChildGoneError(f"{sa.remote_id} has deleted it while it was being installed")
-    child.enter(ChildState.INSTALLED)
-    child.set_timers(sa)
-    sa.core.mark_changed(sa)
-    sa.core.emit(ChildUp(sa.ike_id, child.child_id, sa.name, child.name, child.replaces, child.resource))
+    return make
+
+
+def _tell_established(sa: IkeSA, child: ChildSA) -> None:
     ts = f"TS {selectors_text(child.local_ts)} === {selectors_text(child.remote_ts)}"
     spis = f"SPIs {child.spi_in:08x}_i {child.spi_out:08x}_o"
     whose = "" if child.resource is None else f" for resource {child.resource}"

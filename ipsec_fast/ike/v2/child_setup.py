@@ -50,9 +50,9 @@ Selectors = tuple[TrafficSelector, ...]
 Packet = tuple[TrafficSelector, TrafficSelector]  # local and remote side of one packet
 CHILDREN_MAX = 64
 RESOURCE_CHILDREN_MAX = 256  # beside those: of all groups together, with those that a rekey has replaced
-CHILDREN_PER_PEER = 256  # over all its IKE SAs, those of a reauthentication among them
+CHILDREN_PER_PEER = 256  # over all its IKE SAs, including those of a reauthentication
 RESOURCE_CHILDREN_PER_PEER = 1024
-REPLACED_ROOM = 3  # so many times as many exist while a peer leaves what its rekeys have replaced
+REPLACED_ROOM = 3  # factor above the limit while a peer does not delete the Child SAs that its rekeys replaced
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +64,7 @@ class ChildOffer:
     proposals: tuple[Proposal, ...]
     local_ts: Selectors
     remote_ts: Selectors
-    packet: Packet | None = None  # its selectors come first in the two lists
+    packet: Packet | None = None  # the packet that triggered it; its selectors come first in the two lists
 
     @property
     def sa_payload(self) -> SaPayload:
@@ -111,7 +111,9 @@ def make_offer(
     replaces: int | None = None,
     packet: Packet | None = None,
 ) -> Steps[ChildOffer]:
-    """`resource` and `replaces` as in AskSpi; `packet`: the one that asked for this Child SA. UsageError for what cannot be offered."""
+    """`resource` and `replaces` as in AskSpi; `packet`: the packet that triggered this
+    Child SA. UsageError if it cannot be offered.
+    """
     local, remote = lead_with(packet, *(selectors or selectors_of(sa, config)))
     _check_offer(config, local, remote)
     spi = yield from ask_spi(resource, replaces)
@@ -132,7 +134,7 @@ def _check_offer(config: ChildConfig, local: Selectors, remote: Selectors) -> No
 
 
 def offered_text(offer: ChildOffer) -> str:
-    """All of an offer, for the reason why it came to nothing."""
+    """The whole offer as text, for the reason of its failure."""
     return f"{', '.join(map(str, offer.proposals))} for {shown(offer.local_ts)} === {shown(offer.remote_ts)}"
 
 
@@ -146,7 +148,7 @@ def check_answer(offer: ChildOffer, message: Message) -> ChildChoice:
     local, remote = drop_unpaired(
         check_narrowed(offer.local_ts, tsi.selectors, side="TSi"),
         check_narrowed(offer.remote_ts, tsr.selectors, side="TSr"),
-    )  # a selector of a type that we do not know is not ours to carry
+    )  # a selector of an unknown type can only be left out
     if not local:
         text = (
             f"no packet could match what the responder returned: TSi {shown(tsi.selectors)}, TSr {shown(tsr.selectors)}"
@@ -159,7 +161,7 @@ def check_answer(offer: ChildOffer, message: Message) -> ChildChoice:
 def _narrowed(
     whom: str, choice: ChildChoice, local: Sequence[TrafficSelector], remote: Sequence[TrafficSelector]
 ) -> str:
-    """`by the peer from 10.1.0.0/16`: the selectors of a side that are not, or not wholly, in the choice; "" where all are."""
+    """`by the peer from 10.1.0.0/16`: offered selectors that are not, or not wholly, in the choice; "" if all are."""
     lost = (not_covered(local, choice.local_ts), not_covered(remote, choice.remote_ts))
     sides = [shown(side) for side in lost if side]
     return f"by {whom} from {' === '.join(sides)}" if sides else ""
@@ -169,7 +171,9 @@ def _narrowed(
 
 
 def check_room(sa: IkeSA, place: Place) -> None:
-    """NegotiationError where this IKE SA or this peer holds as many as it may; RFC 9611 section 6 has a notify of its own for a group's."""
+    """NegotiationError if this IKE SA or this peer has as many as it may; RFC 9611
+    section 6 has a notify of its own for a group.
+    """
     if place.resource is not None:
         most, per_peer, notify = RESOURCE_CHILDREN_MAX, RESOURCE_CHILDREN_PER_PEER, NotifyType.TS_MAX_QUEUE
         own, what = count_children(sa, in_group=True), "per-resource SAs"
@@ -184,7 +188,7 @@ def check_room(sa: IkeSA, place: Place) -> None:
 
 
 def check_rekey_room(sa: IkeSA, old: ChildSA) -> None:
-    """A rekey takes the place of what it replaces, also at the limit. NegotiationError where the peer leaves too many replaced ones."""
+    """A rekey is allowed at the limit too. NegotiationError if the peer leaves too many replaced Child SAs."""
     most = CHILDREN_MAX if old.resource is None else RESOURCE_CHILDREN_MAX
     same = sum((child.resource is None) == (old.resource is None) for child in sa.children.values())
     if same >= REPLACED_ROOM * most:
@@ -193,7 +197,7 @@ def check_rekey_room(sa: IkeSA, old: ChildSA) -> None:
 
 
 def count_children(sa: IkeSA, *, in_group: bool) -> int:
-    """Per-resource ones, or the others without those that a rekey has replaced: they have no place any more."""
+    """The number of per-resource Child SAs, or of the others; those that a rekey has replaced do not count."""
     if in_group:
         return sum(child.resource is not None for child in sa.children.values())
     return sum(child.resource is None and child.state is not ChildState.REKEYED for child in sa.children.values())
@@ -213,11 +217,12 @@ def choose_child(
     ke_group: int | None = None,
     replaced: ChildSA | None = None,
 ) -> ChildChoice:
-    """The child of the configuration that holds the offer best (section 2.9): first of all what the initiator named first.
+    """The configured child that suits the offer best (section 2.9): first one
+    that holds the initiator's first selectors.
 
     Then the largest part of the offer decides, then the narrower child, then the order of the configuration.
-    NegotiationError names both sides; TS_UNACCEPTABLE goes before NO_PROPOSAL_CHOSEN where no selectors fit at all.
-    `replaced`: the Child SA that the peer rekeys; what it holds is allowed, and the new one holds at least that (section 2.9.2).
+    NegotiationError names both sides; TS_UNACCEPTABLE takes precedence over NO_PROPOSAL_CHOSEN. `replaced`: the Child
+    SA that the peer rekeys; its selectors are allowed, and the new one must hold them all (section 2.9.2).
     """
     offered = message.get(SaPayload)
     tsi, tsr = message.get(TsPayload, PayloadType.TSI), message.get(TsPayload, PayloadType.TSR)
@@ -274,7 +279,7 @@ def _choose(
     ke_group: int | None,
     replaced: ChildSA | None,
 ) -> tuple[tuple[bool, float, int], ChildChoice, Common]:
-    """What this child makes of the offer, and its rank: the least is the best."""
+    """The choice of this child, and its rank: the least is the best."""
     local, remote = selectors_of(sa, config)
     if replaced is not None:
         local = (*local, *not_covered(replaced.local_ts, local))
@@ -301,7 +306,7 @@ def _choose(
 
 
 def _without_reserved(sa: IkeSA, common: Common, configured: Selectors, first: TrafficSelector) -> Common:
-    """What a peer may not pick is narrowed away; what a rekey replaces stays as it was."""
+    """Narrow away what a peer may not pick (reserved.py)."""
     kept = without_reserved(common.remote, configured, sa.core.connected(), sa.path.remote)
     if kept == common.remote:
         return common
@@ -311,7 +316,7 @@ def _without_reserved(sa: IkeSA, common: Common, configured: Selectors, first: T
 
 
 def check_not_narrower(choice: ChildChoice, replaced: ChildSA) -> None:
-    """Section 2.9.2: what may pass on the old Child SA may pass on the one that replaces it."""
+    """Section 2.9.2: the new Child SA must hold all selectors of the one that it replaces."""
     lost = (*not_covered(replaced.local_ts, choice.local_ts), *not_covered(replaced.remote_ts, choice.remote_ts))
     if lost:
         text = f"a rekey must not narrow CHILD SA {replaced.name}{{{replaced.child_id}}} (RFC 7296 section 2.9.2)"
@@ -339,7 +344,7 @@ def choose_with_group(
         return chosen
     try:
         return choose_proposal(offered, ours, spi_bytes=spi_bytes, groups_allowed=(ke_group,))
-    except NegotiationError:  # it is not offered together with anything of ours
+    except NegotiationError:  # the group is not offered together with a proposal of ours
         return chosen
 
 
@@ -367,7 +372,7 @@ def establish_child(
     """Keys, then into the dataplane. `initiator`: of this exchange, hence of the Child SA's KEYMAT. `place`: in a group of RFC 9611."""
     if replaces is not None and (choice.local_ts, choice.remote_ts) == (replaces.local_ts, replaces.remote_ts):
         choice = replace(choice, narrowed=replaces.narrowed)
-    if initiator and replaces is None:  # the responder may have narrowed to what is nobody's or ours
+    if initiator and replaces is None:  # the responder may have narrowed to reserved networks, or to ours
         configured = selectors_of(sa, choice.config)[1]
         kept = without_reserved(choice.remote_ts, configured, sa.core.connected(), sa.path.remote)
         choice = replace(choice, remote_ts=kept)

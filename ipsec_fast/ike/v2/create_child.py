@@ -57,7 +57,7 @@ class CreateChild(Exchange):
     makes_child: ClassVar[bool] = True
 
     def __init__(self, config: ChildConfig, packet: Packet | None = None) -> None:
-        """`packet`: the one that asked for it; its selectors are offered first."""
+        """`packet`: the packet that triggered it; its selectors are offered first."""
         self.config = config
         self._packet = packet
         self._retry = GroupRetry()

@@ -46,7 +46,7 @@ class Exchange:
 
     @property
     def twin(self) -> object:
-        """Equal for exchanges of which one in the queue is enough; None: each of them counts."""
+        """A key that is equal for exchanges of which one in the queue is enough; None: keep each."""
         return None
 
     def is_wanted(self, sa: IkeSA) -> bool:
@@ -69,7 +69,7 @@ class Exchange:
         return None
 
     def broken(self, sa: IkeSA, reason: str) -> None:
-        """Its response breaks the protocol: it has failed, and the caller ends the IKE SA."""
+        """Called if its response breaks the protocol: fail; the caller then ends the IKE SA."""
         self.failed(sa, reason)
 
     def failed(self, sa: IkeSA, reason: str) -> None:

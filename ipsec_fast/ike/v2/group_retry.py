@@ -1,7 +1,7 @@
 """INVALID_KE_PAYLOAD in CREATE_CHILD_SA (RFC 7296 section 1.3): the same proposals again with another group of ours.
 
-Used by create_child and rekey_ike. The retry of IKE_SA_INIT, which nobody has authenticated, is sa_init's own; the reader of the
-notify's data is here for both.
+Used by create_child and rekey_ike. The retry of IKE_SA_INIT, which nobody has authenticated, is sa_init's own; the
+reader of the notify's data is here for both.
 """
 
 from __future__ import annotations

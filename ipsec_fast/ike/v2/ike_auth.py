@@ -1,10 +1,11 @@
 """IKE_AUTH with a pre-shared key (RFC 7296 sections 1.2, 2.4, 2.15, 2.16, 2.21.2), and the first Child SA.
 
-An IKE SA is ESTABLISHED only behind a verified AUTH of the configured identity. Where the Child SA is refused the IKE SA
-stands: our initiator deletes it, our responder keeps it for a while. Certificates and EAP are left out.
+An IKE SA is ESTABLISHED only after a verified AUTH of the configured identity. If the Child SA is refused, the IKE SA
+exists all the same: our initiator deletes it, our responder keeps it for a while. Left out: certificates and EAP.
 
-A PSK proves that the peer knows it, not which of its holders the peer is. So nobody may show our own identity (it could be our own
-message that comes back), and an initiator that expects no identity takes only the secret that it has proved itself with.
+A PSK proves that the peer knows it, not which of its holders the peer is. So a peer must not have our own
+identity (our own message could have been reflected), and an initiator without an expected identity accepts
+only the secret with which it authenticated.
 """
 
 from __future__ import annotations
@@ -63,7 +64,7 @@ class IkeAuth(Exchange):
 
     def __init__(self, child_names: tuple[str, ...]) -> None:
         self._child_names = child_names
-        self._psk: Secret | None = None  # that we have proved ourselves with
+        self._psk: Secret | None = None  # the secret with which we have authenticated
         self._offer: ChildOffer | None = None
         self._wanted = ORDINARY
 
@@ -74,7 +75,7 @@ class IkeAuth(Exchange):
         sa.remote_id = config.remote_id
         wanted = config.remote_id or Identity.of_address(sa.path.remote)
         if wanted.is_pattern:
-            sa.remote_id = None  # known when the peer has said which of them it is
+            sa.remote_id = None  # several may match; known after the peer's ID payload
         idi = IdPayload(PayloadType.IDI, sa.local_id)
         self._psk = yield from ask_credential(config.name, sa.local_id, wanted)
         auth = make_auth(sa, self._psk, idi)
@@ -132,7 +133,7 @@ class IkeAuth(Exchange):
         psk = yield from ask_credential(sa.name, sa.local_id, peer_id.identity)
         check_auth(sa, psk, sa.local_id, peer_id, auth)
         means_many = wanted is None or wanted.is_pattern
-        if means_many and psk is not self._psk:  # any other peer of ours could have answered with a secret of its own
+        if means_many and psk is not self._psk:  # else any other peer could have answered with its own secret
             check_auth(sa, self._psk, sa.local_id, peer_id, auth)
         sa.remote_id = peer_id.identity
         sa.progress(f"authentication of {peer_id.identity} with pre-shared key successful")
@@ -223,9 +224,10 @@ def answer_ike_auth(sa: IkeSA, message: Message, path: Path) -> Steps[Reply]:
 
 
 def _settled(sa: IkeSA, path: Path) -> Path:
-    """The path from now on: it may have moved from port 500 to 4500, and behind a NAT to whatever port that has there.
+    """The path from now on: the port may have changed from 500 to 4500, or behind a NAT to any other.
 
-    A peer that is not behind a NAT stays at its address. Who has caught its request and sends it from elsewhere changes nothing.
+    A peer that is not behind a NAT stays at its address, so a request that somebody
+    else sends from elsewhere changes nothing.
     """
     if sa.nat.remote or path.remote == sa.path.remote:
         return path
@@ -257,11 +259,13 @@ def _authenticate(sa: IkeSA, peer_id: IdPayload, own: IdPayload | None, auth: Au
 def _check_address(
     sa: IkeSA, config: ConnectionConfig, psk: Secret, local_id: Identity, peer_id: IdPayload, auth: AuthPayload
 ) -> Steps[None]:
-    """The peer is whoever is at a named address: then not with a secret that we share with somebody else, as for our initiator."""
+    """A peer that is known by its address alone must use the secret of that address,
+    not one that we share with another peer.
+    """
     try:
         expected = yield from ask_credential(config.name, local_id, Identity.of_address(sa.path.remote))
     except SecretError:
-        return  # none is kept for the address; then the identity's own has to do
+        return  # there is none for the address, so the identity's secret is accepted
     if expected is not psk:
         check_auth(sa, expected, local_id, peer_id, auth)
 

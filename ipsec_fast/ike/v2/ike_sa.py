@@ -107,14 +107,14 @@ class IkeSA:
     reauthenticated_by: int | None = None
     reauth_failures: int = 0
     kin: list[IkeSA] = field(default_factory=list)  # shared by all that rekeys made of one IKE SA
-    was_heard: bool = False  # a valid message of the peer's came on it
-    heard_at: float = 0.0  # when the newest message or packet came that says where the peer is (moves.py)
-    wanted_path: Path | None = None  # where the peer was heard since, while `path` rests
+    was_heard: bool = False  # a valid message of the peer has arrived on it
+    heard_at: float = 0.0  # arrival of the newest message or packet that says where the peer is (moves.py)
+    wanted_path: Path | None = None  # a newer source of the peer, while `path` must not change yet
     asks_source: bool = False  # the shell has been asked where the newest packet came from
-    told_unanswered: bool = False  # that nobody answers what was to set it up
+    told_unanswered: bool = False  # the log says already that nobody answers
     packets: dict[str, Packet] = field(
         default_factory=dict
-    )  # by child: the packet that asked for it, until IKE_AUTH is over
+    )  # by child: the packet that triggered it, until IKE_AUTH is over
     was_announced: bool = False  # IkeUp has been told, or it is ours to report
 
     def __post_init__(self) -> None:
@@ -160,12 +160,12 @@ class IkeSA:
 
     @property
     def follows_peer(self) -> bool:
-        """The peer is behind a NAT, which may change its mapping, and we are not (RFC 7296 section 2.23)."""
+        """Whether the peer is behind a NAT, which may change its mapping, and we are not (RFC 7296 section 2.23)."""
         return self.nat.remote and not self.nat.local and self.path.marker and self.is_authenticated
 
     @property
     def path_rests(self) -> bool:
-        """It has just changed."""
+        """Whether `path` changed within the last second, so that it must not change yet."""
         return self.core.timers.at(TimerKey(self.ike_id, TimerKind.MOVE)) is not None
 
     @property
@@ -308,7 +308,7 @@ class IkeSA:
         self.core.emit(Progress(self.ike_id, self.name, text, group, level))
 
     def tell_of_stranger(self, line: Line, build: Callable[[], str], *, level: int = 0) -> None:
-        """Of one that is not authenticated. The text is only built if the budget of such lines has room for it."""
+        """Log a line about an unauthenticated IKE SA. The text is built only if the budget allows the line."""
         strangers = self.core.strangers
         if not strangers.may_tell(line, self.path.remote, self.core.now):
             return

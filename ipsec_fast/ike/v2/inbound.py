@@ -213,7 +213,7 @@ def _take(sa: IkeSA, exchange: Exchange, opened: Message | RemoteError) -> Steps
 
 
 def _give_up(sa: IkeSA, exchange: Exchange) -> None:
-    """Section 2.21.2: the peer believes in what its response says, so it is told of the end."""
+    """Section 2.21.2: the peer believes that its response was accepted, so it must be told of the end."""
     sa.progress(f"the response to {exchange.name} breaks the protocol, the IKE SA is given up")
     is_told = sa.state is State.DELETING
     end_active(sa)

@@ -1,6 +1,7 @@
 """The nonce and the COOKIE of an IKE_SA_INIT request, found by its payload headers alone (RFC 7296 section 2.6).
 
-Nothing else of the message is decoded, so that a request without a good COOKIE costs next to nothing. Called by sa_init_answer.py.
+Nothing else of the message is decoded, so that a request without a valid COOKIE
+costs little. Called by sa_init_answer.py.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ class InitHeaders(NamedTuple):
 
 
 def read_init(data: bytes) -> InitHeaders:
-    """ParseError for a chain that is none, and without exactly one nonce of 16 to 256 bytes."""
+    """ParseError for a broken chain, or without exactly one nonce of 16 to 256 bytes."""
     if len(data) > MAX_INIT_BYTES:
         raise ParseError(f"an IKE_SA_INIT of {len(data)} bytes, at most {MAX_INIT_BYTES} are read", notify=None)
     ni: bytes | None = None

@@ -1,8 +1,8 @@
 """The keys of one IKE SA and what seals and opens its messages (RFC 7296 sections 2.13-2.18).
 
 The derivations themselves stand in crypto/prf; here the algorithms of the chosen proposal meet them. A SK{} IV of an
-AEAD is a 64-bit counter per direction, never used twice and stored ahead in blocks (design decision 4); for CBC it is
-random. Called by sa_init, rekey_ike and child_setup.
+AEAD is a 64-bit counter per direction, never used twice and stored ahead in blocks (ARCHITECTURE.md, rule 1); for CBC
+it is random. Called by sa_init, rekey_ike and child_setup.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def ike_suite_of(proposal: Proposal) -> IkeSuite:
 
 
 def check_nonces(prf: PrfRow, nonces: Nonces) -> None:
-    """Section 2.10: at least half the key size of the negotiated PRF, which is known only now. ParseError otherwise."""
+    """ParseError for a nonce shorter than half the key of the negotiated PRF, which is known only now (section 2.10)."""
     least, shortest = prf.key_bytes // 2, min(len(nonces.ni), len(nonces.nr))
     if shortest < least:
         raise ParseError(f"a nonce of {shortest} bytes; with {prf.name} at least {least} are wanted (section 2.10)")

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from .ike_sa import IkeSA
 
 DEFERRED_S = 10.0  # a second child for the same traffic that is no rekey: if the peer does not use it first, we do
-LEAST_WAIT_S = 0.01  # or a timer could be due again at once, for ever
+LEAST_WAIT_S = 0.01  # with less, rounding could make a timer due again at once, for ever
 EARLIEST_S = 1.0  # a rekey begins so much later at the earliest, whatever was configured
 
 

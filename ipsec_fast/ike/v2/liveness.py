@@ -15,7 +15,7 @@ from .ike_sa import IkeSA
 from .states import State
 
 UNHEARD_S = 3.0
-LEAST_DELAY_S = 0.01  # a shorter one would be due before any answer could be there
+LEAST_DELAY_S = 0.01  # with less, a check would be due before any answer could arrive
 HINT_EVERY_S = 5.0
 HINT_VERDICT_S = 1.0
 _ROUNDING_S = 0.001
@@ -55,7 +55,7 @@ def note_traffic(sa: IkeSA, sent_at: float | None, received_at: float | None) ->
 
 
 def delay_of(sa: IkeSA) -> float:
-    """A moment from now must be later than now, or the timer that is set to it would be due for ever."""
+    """A time later than `now` even after rounding; otherwise the timer would be due for ever."""
     return max(sa.config.dpd_delay_s, LEAST_DELAY_S)
 
 

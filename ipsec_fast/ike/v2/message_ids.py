@@ -1,6 +1,7 @@
-"""The end of the message IDs (RFC 7296 section 2.2): an IKE SA is rekeyed before they wrap, and closed if that came to nothing.
+"""The end of the message IDs (RFC 7296 section 2.2): an IKE SA is rekeyed before
+they wrap, and closed if the rekey fails.
 
-They count from 0 in both directions and never come back to it. Called by inbound when a message of either direction is settled.
+IDs count from 0 in both directions and never return to 0. Called by inbound after each exchange of either direction.
 """
 
 from __future__ import annotations
@@ -12,14 +13,14 @@ from .outbound import submit
 from .states import State
 
 LAST_ID = (1 << 32) - 1
-REKEY_FROM = LAST_ID - (1 << 16)  # room for days of messages while the rekey is tried
-CLOSE_FROM = LAST_ID - 16  # what is left then is for the DELETE
+REKEY_FROM = LAST_ID - (1 << 16)  # leaves IDs for days while the rekey is retried
+CLOSE_FROM = LAST_ID - 16  # leaves IDs for the DELETE
 REKEY_WITHIN_S = 60.0
 REASON = "its message IDs are used up"
 
 
 def watch(sa: IkeSA) -> None:
-    """Both counters: the next ID of our own requests, and the next that the peer may use."""
+    """Check both counters: the next ID of our own requests, and the next that the peer may use."""
     used = max(sa.window.next_own, sa.window.expected)
     if used < REKEY_FROM or sa.is_closed or not sa.is_authenticated:
         return
@@ -37,7 +38,7 @@ def _delete(sa: IkeSA) -> None:
 
 
 def _rekey(sa: IkeSA) -> None:
-    """At once, unless it is due in a moment: a refused one has planned its next try."""
+    """Rekey at once, unless a rekey is due soon: a refused one has set the time of its next try."""
     core = sa.core
     due = core.timers.at(TimerKey(sa.ike_id, TimerKind.REKEY))
     if sa.state is State.ESTABLISHED and (due is None or due > core.now + REKEY_WITHIN_S):

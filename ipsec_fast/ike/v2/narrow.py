@@ -1,7 +1,7 @@
 """Narrowing traffic selectors (RFC 7296 section 2.9): the intersection over all pairs of both lists. Pure functions.
 
-The responder narrows, the initiator checks that it got no more than it offered. What one Child SA can hold is bounded here: one
-byte counts the selectors of a payload, and there may be as many pairs and prefixes as the shell can install. Called by the
+The responder narrows; the initiator checks that it got no more than it offered. The selectors of one Child SA are
+bounded here: one byte counts the selectors of a payload, and the shell limits pairs and prefixes. Called by the
 exchanges that make a Child SA, through negotiate.py and child_setup.py, and by the check of the configuration.
 """
 
@@ -15,9 +15,9 @@ from ...errors import NegotiationError
 from ...iana import NotifyType
 from ...model import TrafficSelector, selectors_text
 
-MAX_SELECTORS = 64  # of one side, where our configuration has fewer: narrower than allowed is legal
+MAX_SELECTORS = 64  # of one side, unless our configuration has more; narrowing further is allowed
 PAYLOAD_SELECTORS = 255  # a TS payload counts them in one byte
-FOUND_MAX = 255  # intersections that are looked at, of which one Child SA gets fewer
+FOUND_MAX = 255  # intersections that are looked at; one Child SA gets fewer
 _SHOWN = 12
 
 Selectors = tuple[TrafficSelector, ...]
@@ -26,9 +26,10 @@ Span = tuple[int, int, int, TrafficSelector]  # IP version, first and last addre
 
 @dataclass(frozen=True, slots=True)
 class Common:
-    """What both sides allow. `left_out`: selectors that one Child SA has no room for.
+    """What both sides allow. `left_out`: the number of selectors above the limits of one Child SA.
 
-    `holds_first`: the first TSi and the first TSr of the offer are wholly in it. `share`: how much of the offer is, 0 to 1.
+    `holds_first`: it contains the first TSi and the first TSr of the offer.
+    `share`: the part of the offer in it, 0 to 1.
     """
 
     local: Selectors
@@ -52,7 +53,7 @@ def narrow(
 
 
 def _room(configured: Sequence[TrafficSelector]) -> int:
-    """A peer gets MAX_SELECTORS out of a wide selector; an administrator gets what was configured."""
+    """A peer gets MAX_SELECTORS out of a wide selector; all configured selectors fit if there are more."""
     return min(PAYLOAD_SELECTORS, max(MAX_SELECTORS, len(configured)))
 
 
@@ -67,8 +68,8 @@ def narrow_both(
 ) -> Common:
     """Both sides of an offer against one child of the responder's configuration. NegotiationError as `narrow`.
 
-    `policies`: how many pairs may come out; `routes`: how many prefixes of the peer's side. 0: any number.
-    A selector that no selector of the other side can meet, by IP version or protocol, is left out: it could carry nothing.
+    `policies`: how many pairs may come out; `routes`: how many prefixes of the peer's side. 0: any number. A selector
+    without a counterpart of its IP version and protocol on the other side is left out: no packet could match it.
     """
     remote_ts, remote_share = _intersect(tsi, remote, "TSi")
     local_ts, local_share = _intersect(tsr, local, "TSr")
@@ -90,7 +91,7 @@ def narrow_both(
 def drop_unpaired(
     local: Sequence[TrafficSelector], remote: Sequence[TrafficSelector]
 ) -> tuple[tuple[TrafficSelector, ...], tuple[TrafficSelector, ...]]:
-    """Without the selectors that meet none of the other side: of another IP version, or of another protocol."""
+    """Both sides without selectors that have no counterpart of their IP version and protocol on the other side."""
     kinds_local, kinds_remote = ({(ts.version, ts.protocol) for ts in side} for side in (local, remote))
     return (
         tuple(ts for ts in local if _has_partner(ts, kinds_remote)),
@@ -105,9 +106,9 @@ def _has_partner(ts: TrafficSelector, kinds: set[tuple[int, int]]) -> bool:
 def _intersect(
     offered: Sequence[TrafficSelector], configured: Sequence[TrafficSelector], side: str
 ) -> tuple[tuple[TrafficSelector, ...], float]:
-    """The intersections, and how much of the offer they hold: the mean over its selectors, of 0 to 1 each."""
+    """The intersections, and the part of the offer in them: the mean over the offered selectors, 0 to 1 each."""
     found: list[Span] = []
-    whole: set[int] = set()  # of ours, by id: nothing more can come of them
+    whole: set[int] = set()  # ids of our selectors that are taken wholly: no further intersection adds to them
     total, ours = 0.0, _spans_of(configured)
     for theirs in offered:
         held = 0
@@ -131,7 +132,7 @@ def _intersect(
 
 
 def _add(found: list[Span], new: TrafficSelector) -> None:
-    """Unless another one holds it; those that it holds go."""
+    """Add it unless another one contains it; remove those that it contains."""
     version, start, end = new.version, int(new.start), int(new.end)
     if any(v == version and a <= start and end <= b and _holds_ports(ts, new) for v, a, b, ts in found):
         return
@@ -144,7 +145,7 @@ def _add(found: list[Span], new: TrafficSelector) -> None:
 
 
 def reduced(offered: Sequence[TrafficSelector]) -> tuple[TrafficSelector, ...]:
-    """Without what another one holds, which costs nobody anything to send; the first one stays the first."""
+    """Without selectors that another one contains; the first one stays the first."""
     rest: list[Span] = []
     for ts in dict.fromkeys(offered[1:]):
         _add(rest, ts)
@@ -152,7 +153,7 @@ def reduced(offered: Sequence[TrafficSelector]) -> tuple[TrafficSelector, ...]:
 
 
 def _cut(found: Selectors, most: int, first: TrafficSelector) -> Selectors:
-    """The first of them, and in any case what holds the first one of the offer."""
+    """The first ones, always including those that hold the first selector of the offer."""
     kept = found[:most]
     if any(_near(first, _spans_of(kept))):
         return kept
@@ -161,7 +162,7 @@ def _cut(found: Selectors, most: int, first: TrafficSelector) -> Selectors:
 
 
 def _within_policies(local: int, remote: int, most: int) -> tuple[int, int]:
-    """How many of each side; a short side stays whole."""
+    """How many of each side to keep; a short side stays whole."""
     if not most or local * remote <= most:
         return local, remote
     half = isqrt(most)
@@ -205,9 +206,10 @@ def lead_with(
     local: Sequence[TrafficSelector],
     remote: Sequence[TrafficSelector],
 ) -> tuple[tuple[TrafficSelector, ...], tuple[TrafficSelector, ...]]:
-    """What to offer: first the selectors of the packet that asked for the Child SA (section 2.9), where they are among the others.
+    """What to offer: first the selectors of the packet that triggered the Child SA
+    (section 2.9), if the others contain them.
 
-    Lists that are too long for a payload are folded, or go without the packet.
+    Lists that are too long for a payload are folded, or leave the packet out.
     """
     local, remote = foldable(local), foldable(remote)
     if packet is None or not covers(local, packet[0]) or not covers(remote, packet[1]):
@@ -225,7 +227,7 @@ def lead_with(
 
 
 def covers(selectors: Iterable[TrafficSelector], one: TrafficSelector) -> bool:
-    """Whether all of `one` lies in the union of the others: in one of them, or side by side along addresses or along ports."""
+    """Whether the others cover `one`: one alone, or several that adjoin along addresses or along ports."""
     return _covers(_spans_of(selectors), one)
 
 
@@ -242,13 +244,13 @@ def _covers(spans: Iterable[Span], one: TrafficSelector) -> bool:
 
 
 def not_covered(asked: Iterable[TrafficSelector], got: Sequence[TrafficSelector]) -> tuple[TrafficSelector, ...]:
-    """Those of `asked` that are not, or not wholly, in `got`."""
+    """Those of `asked` that `got` does not cover."""
     spans = _spans_of(got)
     return tuple(ts for ts in asked if not _covers(spans, ts))
 
 
 def fold(selectors: Sequence[TrafficSelector]) -> tuple[TrafficSelector, ...]:
-    """The same traffic in fewer selectors: neighbours and overlaps become one address range. In the order of their first addresses."""
+    """The same traffic in fewer selectors: adjacent and overlapping ranges become one. Sorted by first address."""
     kinds: dict[tuple[int, int, int, int], list[TrafficSelector]] = {}
     for ts in selectors:
         kinds.setdefault((ts.version, ts.protocol, ts.start_port, ts.end_port), []).append(ts)
@@ -260,12 +262,12 @@ def fold(selectors: Sequence[TrafficSelector]) -> tuple[TrafficSelector, ...]:
 
 
 def foldable(selectors: Sequence[TrafficSelector], most: int = PAYLOAD_SELECTORS) -> tuple[TrafficSelector, ...]:
-    """As they are, or folded where they are more than `most`."""
+    """Unchanged, or folded if there are more than `most`."""
     return tuple(selectors) if len(selectors) <= most else fold(selectors)
 
 
 def volume(selectors: Iterable[TrafficSelector]) -> int:
-    """How much traffic they name, to compare by."""
+    """The amount of traffic that they name, for comparisons."""
     return sum(map(_volume, selectors))
 
 
@@ -292,7 +294,7 @@ def _spans(parts: Iterable[tuple[int, int]], first: int, last: int) -> bool:
 
 
 def _spans_of(selectors: Iterable[TrafficSelector]) -> list[Span]:
-    """For `_near`: most pairs of two long lists do not meet, and numbers are compared quickly."""
+    """Address ranges as numbers for `_near`, which discards most pairs of two long lists quickly."""
     return [(ts.version, int(ts.start), int(ts.end), ts) for ts in selectors]
 
 
@@ -330,6 +332,6 @@ def _volume(ts: TrafficSelector) -> int:
 
 
 def shown(selectors: Sequence[TrafficSelector]) -> str:
-    """For a log line, which a peer must not make endless."""
+    """For a log line; cut, because a peer chooses its length."""
     left = len(selectors) - _SHOWN
     return (selectors_text(selectors[:_SHOWN]) or "nothing") + (f" and {left} more" if left > 0 else "")

@@ -45,9 +45,9 @@ _NO_ESN = Transform(TransformType.ESN, Esn.NO_ESN)
 
 
 class _Lost(Exception):
-    """Why one proposal does not fit one of ours; never leaves this file. The deeper the reason, the nearer the miss.
+    """Why one proposal does not fit one of ours; never leaves this file. A deeper reason is a nearer miss.
 
-    `reason` may be a function: of many misses only a few are told.
+    `reason` may be a function, because few of many misses are shown.
     """
 
     def __init__(self, reason: str | Callable[[], str], depth: int = 0) -> None:
@@ -80,7 +80,7 @@ def choose_proposal(
     return replace(theirs, transforms=_match(theirs, configured[ours], spi_bytes, allowed))
 
 
-_last_offer = Offer(())  # every candidate connection is asked about the same offer, one after the other
+_last_offer = Offer(())  # a cache of one: the same offer is matched with one candidate connection after the other
 
 
 def _offer_of(offered: Sequence[Proposal]) -> Offer:
@@ -94,7 +94,7 @@ def _offer_of(offered: Sequence[Proposal]) -> Offer:
 def _misses(
     offered: Sequence[Proposal], configured: Sequence[Proposal], spi_bytes: int | None, allowed: frozenset[int] | None
 ) -> dict[int, _Lost]:
-    """By place in the offer, of those that are shown: the nearest miss."""
+    """The nearest miss of each offered proposal that is shown, by its place in the offer."""
     misses: dict[int, _Lost] = {}
     for ours in configured[:_COMPARED_PROPOSALS]:
         for place, theirs in enumerate(offered[:_SHOWN_PROPOSALS]):

@@ -1,9 +1,9 @@
-"""What a peer offers, indexed so that choosing from it costs a few dictionary look-ups for each proposal of ours.
+"""The offer of a peer, indexed so that a choice costs a few dictionary look-ups for each proposal of ours.
 
-An offer may hold 64 proposals and 512 transforms and come from anybody, and many connections may have to be asked. So each transform is
-looked up once: its entry is the set of the peer's proposals that hold it, one bit for each. A proposal of ours fits where the sets of its
-transform types meet. Nothing is compared pair by pair, and no text is built. The rules are those of negotiate.py, which reads the one
-proposal that is found here and explains a refusal. Called by negotiate.py.
+Anybody may send an offer of 64 proposals and 512 transforms, and many connections may have to be asked. The index has
+for each transform the set of the peer's proposals that contain it, one bit each. A proposal of ours fits where the sets
+of its transform types intersect. No pair of proposals is compared, and no text is built. The rules are those of
+negotiate.py, which reads the proposal that is found here and explains a refusal. Called by negotiate.py.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _NO_ESN: Key = (TransformType.ESN, Esn.NO_ESN, None, False)
 
 
 class NoCommonProposal(NegotiationError):
-    """NO_PROPOSAL_CHOSEN. Its text shows both sides, and is built when it is read: of a stranger's offer it seldom is."""
+    """NO_PROPOSAL_CHOSEN. Its text shows both sides and is built when it is read, since few refusals are logged."""
 
     def __init__(self, explain: Callable[[], str]) -> None:
         super().__init__("no common proposal", NotifyType.NO_PROPOSAL_CHOSEN)
@@ -42,7 +42,7 @@ class NoCommonProposal(NegotiationError):
 
 
 class Wanted:
-    """One proposal of ours as keys, those left out that we do not carry."""
+    """One proposal of ours as keys, without transforms that we do not carry."""
 
     def __init__(self, ours: Proposal) -> None:
         carried = [t for t in ours.transforms if is_carried(t, ours.protocol)]
@@ -67,8 +67,8 @@ class Offer:
 
     def __init__(self, proposals: Sequence[Proposal]) -> None:
         self.proposals = proposals
-        self._holders: dict[Key, int] = {}  # of each transform: the proposals that hold it
-        self._typed: dict[int, int] = {}  # of each type: the proposals that hold any of it
+        self._holders: dict[Key, int] = {}  # by transform: the proposals that contain it
+        self._typed: dict[int, int] = {}  # by transform type: the proposals that contain any transform of it
         self._heads: dict[tuple[int, int | None], int] = {}
         self._found: dict[
             tuple[int, int | None, frozenset[int] | None], tuple[Sequence[Proposal], int | None, int]
@@ -79,12 +79,12 @@ class Offer:
     def find(
         self, configured: Sequence[Proposal], spi_bytes: int | None, groups: frozenset[int] | None
     ) -> tuple[int, int] | None:
-        """The places of ours and of theirs: our first proposal that fits any of theirs, and the first that it fits."""
+        """The index of our first proposal that fits any of theirs, and the index of the first one that it fits."""
         key = (id(configured), spi_bytes, groups)
-        known = self._found.get(key)  # most connections have the same proposals, so each list is looked at once
+        known = self._found.get(key)  # many connections share a list, so each list is matched once
         if known is None:
             known = (configured, *self._find(configured, spi_bytes, groups))
-            self._found[key] = known  # holds `configured`, so that its id stays its own
+            self._found[key] = known  # keeps `configured` alive, so that its id is not used again
         _, ours, theirs = known
         return None if ours is None else (ours, theirs)
 
@@ -98,7 +98,7 @@ class Offer:
         return None, 0
 
     def _fitting(self, ours: Wanted, spi_bytes: int | None, groups: frozenset[int] | None) -> int:
-        """The proposals of theirs that this one of ours fits."""
+        """The set of their proposals that this one of ours fits."""
         fitting = self._with_head(ours.protocol, spi_bytes) & self._with_cipher(ours)
         if fitting and ours.protocol == ProtocolId.IKE:
             fitting &= self._with_any(ours.prfs)
@@ -117,7 +117,7 @@ class Offer:
         return self._heads[key]
 
     def _with_cipher(self, ours: Wanted) -> int:
-        """An AEAD without integrity algorithm, or with NONE; another cipher with a true one."""
+        """The proposals with an AEAD and no integrity algorithm or NONE, or with another cipher and a real one."""
         no_integrity = ~self._typed.get(TransformType.INTEG, 0) | self._holders.get(_NO_INTEG, 0)
         found = self._with_any(ours.aeads) & no_integrity
         if ours.ciphers:
@@ -144,7 +144,7 @@ class Offer:
 
 
 def has_good_head(proposal: Proposal, protocol: int, spi_bytes: int | None) -> bool:
-    """Of this protocol, with an SPI as it must be, and no transform type that we do not know there."""
+    """Whether a proposal is of this protocol, with a valid SPI and without unknown transform types."""
     wanted_bytes = SPI_BYTES.get(protocol, 4) if spi_bytes is None else spi_bytes  # type: ignore[call-overload]
     if proposal.protocol != protocol or len(proposal.spi) != wanted_bytes:
         return False
@@ -156,7 +156,9 @@ def has_good_head(proposal: Proposal, protocol: int, spi_bytes: int | None) -> b
 
 
 def is_carried(transform: Transform, protocol: int) -> bool:
-    """Whether this exact tuple stands in algorithms.py for the protocol: the white list against odd key lengths and private IDs."""
+    """Whether algorithms.py has exactly this tuple for the protocol, so that odd
+    key lengths and private IDs are refused.
+    """
     is_ike = protocol == ProtocolId.IKE
     if transform.type == TransformType.ENCR:
         cipher = encryption_by_id(transform.id, transform.key_bits)

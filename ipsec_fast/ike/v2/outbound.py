@@ -29,22 +29,23 @@ from .states import AUTHENTICATED, State
 from .window import Datagrams, Outstanding, retransmit_wait
 
 QUEUE_MAX = 1024  # exchanges that wait for one peer, over all its IKE SAs: more than all its children need
-QUEUE_COUNTED = 64  # a shorter one is never full
-SENDS_PER_ADDRESS = 4  # of IKE_SA_INIT, where the peer has more than one
-TOLD_SENDS = 3  # so many without an answer, and the operator hears of it
+QUEUE_COUNTED = 64  # a shorter queue is never full, so it is not counted
+SENDS_PER_ADDRESS = 4  # of IKE_SA_INIT, if the peer has more than one address
+TOLD_SENDS = 3  # sends without an answer from which on the log says so
 SENDS_PER_SIZE = 2  # of one request or response, until it is tried smaller
 
 # --- the queue
 
 
 def submit(sa: IkeSA, exchange: Exchange) -> None:
-    """Into the queue, behind those of its own priority; it leaves at once if nothing of ours is outstanding.
+    """Queue it after those of its priority; it is sent at once if no request of ours is outstanding.
 
-    Not if the like of it waits there already. A queue that is full fails it: a peer may leave our requests unanswered for long.
+    It is not queued if an equal one waits already, and fails if the queue is full,
+    because a peer may leave requests unanswered.
     """
     if sa.is_closed or is_queued(sa, exchange.twin):
         return
-    if exchange.priority <= 0 and _is_full(sa):  # deletes are as many as there are children
+    if exchange.priority <= 0 and _is_full(sa):  # deletes need no limit: there are as many as children
         sa.core.counters["queue_full"] += 1
         exchange.failed(sa, f"{QUEUE_MAX} exchanges wait for {sa.remote_id or sa.path.remote} already")
         return
@@ -58,7 +59,7 @@ def is_queued(sa: IkeSA, twin: object) -> bool:
 
 
 def _is_full(sa: IkeSA) -> bool:
-    """By itself, or together with the other IKE SAs of its peer."""
+    """Whether its queue is full, alone or together with the other IKE SAs of its peer."""
     if len(sa.queue) < QUEUE_COUNTED:
         return False
     return len(sa.queue) + sum(len(one.queue) for one in sa.core.with_peer(sa) if one is not sa) >= QUEUE_MAX
@@ -175,7 +176,7 @@ def retransmit(sa: IkeSA, *, as_it_is: bool = False) -> None:
 
 
 def _most_sends(sa: IkeSA) -> int:
-    """A first request goes to the next of the peer's addresses soon, where it has several."""
+    """A first request has few sends if the peer has several addresses, so that the next one is tried soon."""
     most = sa.core.settings.retransmit_sends
     return min(most, SENDS_PER_ADDRESS) if sa.attempt is not None and len(sa.config.remote_addrs) > 1 else most
 
@@ -186,13 +187,13 @@ def _count_send(sa: IkeSA, own: Outstanding) -> None:
     parts = f" in {len(own.datagrams)} fragments" if len(own.datagrams) > 1 else ""
     sa.progress(f"retransmit {own.sends - 1} of request with message ID {own.message_id}{parts}", group="net")
     if sa.state is State.CONNECTING and own.sends >= TOLD_SENDS:
-        # once for the log, later ones for who waits and wants to know
+        # the first one is logged, later ones are for a command that waits
         sa.progress(_unanswered(sa, own), group="net", level=2 if sa.told_unanswered else 0)
         sa.told_unanswered = True
 
 
 def _unanswered(sa: IkeSA, own: Outstanding) -> str:
-    """What the operator should look at where a new IKE SA gets no answer."""
+    """What the operator should check if a new IKE SA gets no answer."""
     waited_s = max(1, round(sa.core.now - sa.asked_at))
     begun = own.exchange == ExchangeType.IKE_SA_INIT
     where = "UDP 500 and 4500" if begun else f"UDP {sa.path.remote_port} (IKE_SA_INIT was answered)"

@@ -99,7 +99,9 @@ def _decode_transform(outer: Reader, *, is_last: bool) -> Transform:
         raise ParseError("proposal: its number of transforms and their chain disagree")
     if length == _TRANSFORM_HEAD.size:
         return Transform(transform_type, transform_id)
-    if length == _TRANSFORM_HEAD.size + _ONE_ATTRIBUTE.size:  # nearly all that have any; by the hundred in one datagram
+    if (
+        length == _TRANSFORM_HEAD.size + _ONE_ATTRIBUTE.size
+    ):  # the usual case, decoded fast: one datagram may have hundreds
         attribute, value = outer.unpack(_ONE_ATTRIBUTE)
         if attribute == _TYPE_VALUE | _KEY_LENGTH:
             return Transform(transform_type, transform_id, value)

@@ -1,5 +1,5 @@
-"""Traffic Selector payloads (RFC 7296 section 3.13). One bad selector makes the whole payload bad; one of a type that we do not
-know is left out, since narrowing may do that (section 2.9).
+"""Traffic Selector payloads (RFC 7296 section 3.13). One bad selector makes the whole payload bad; one of a type that
+we do not know is left out, since narrowing may do that (section 2.9).
 
 Ports 65535-0 are OPAQUE (RFC 4301 section 4.4.1.1), any other range runs upwards. Used through payloads.py.
 """
@@ -32,7 +32,7 @@ class TsPayload:
 
     type_: PayloadType  # TSI or TSR
     selectors: tuple[TrafficSelector, ...]
-    unread: tuple[bytes, ...] = ()  # selectors of types that we do not know, as they came
+    unread: tuple[bytes, ...] = ()  # selectors of unknown types, as received
 
     @property
     def type(self) -> PayloadType:
@@ -64,7 +64,7 @@ class TsPayload:
 
 
 def _decode_selector(outer: Reader) -> TrafficSelector | bytes:
-    """A selector, or its bytes where we do not know its type.
+    """A selector, or its bytes if its type is unknown.
 
     +-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+
     |   TS Type     |IP Protocol ID |       Selector Length         |

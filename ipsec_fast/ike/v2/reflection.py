@@ -1,9 +1,9 @@
-"""Our own words thrown back at us (RFC 7296 section 2.15 proves a secret, and both sides of a PSK have the same one).
+"""Reflection attacks: our own messages sent back to us (RFC 7296 section 2.15 with a PSK, which both sides have).
 
-Whoever is on the path may send an initiator's messages back to it. With one PSK for both identities each AUTH would verify, so a
-peer that shows a nonce or a KE value of an attempt of ours that is still open is refused. Only those are remembered: what an
-attempt has shown is forgotten when it ends. Used by sa_init and sa_init_answer; that a peer may not claim our own identity is
-ike_auth's own rule.
+An attacker on the path may send an initiator's messages back to it. With one PSK for both identities each AUTH
+would verify, so a peer is refused if it sends a nonce or a KE value of an attempt of ours that is still open.
+The values of an attempt are forgotten when it ends. Used by sa_init and sa_init_answer; that a peer may not
+claim our own identity is ike_auth's own rule.
 """
 
 from __future__ import annotations
@@ -39,7 +39,9 @@ def refuse_reflected(core: Core, message: Message) -> None:
 
 
 def drop_reflected(core: Core, message: Message, remote: object) -> bool:
-    """Whether a request is one of ours, come back. It is not answered, or the attempt would hear a refusal in its peer's name."""
+    """Whether a request is a reflected one of ours. It gets no answer, because
+    the attempt would take that for its peer's.
+    """
     sa = reflected(core, message)
     if sa is None:
         return False

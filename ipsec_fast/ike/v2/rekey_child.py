@@ -27,9 +27,7 @@ from .states import ChildState
 
 BACKOFF_FIRST_S = 5.0
 BACKOFF_CAP_S = 60.0
-NARROWED_WAIT_S = (
-    30.0  # a peer that narrows in a rekey may have another policy now; it gives up the old SA after 100 s or so
-)
+NARROWED_WAIT_S = 30.0  # until the next try; a peer that narrows in a rekey may have a new policy
 RESPONSE_READ_S = 10.0  # what we made as responder may be unknown to the peer for so long: retransmissions
 
 
@@ -166,7 +164,7 @@ class RekeyChild(CreateChild):
 
 
 class ReplaceChild(CreateChild):
-    """A new Child SA in the place of one whose rekey the peer has narrowed: a new one may be narrower (section 2.9.2 is about rekeys)."""
+    """A new Child SA instead of one whose rekey the peer narrowed: section 2.9.2 forbids narrowing in rekeys only."""
 
     def __init__(self, old: ChildSA) -> None:
         super().__init__(old.config)

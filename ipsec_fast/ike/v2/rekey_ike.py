@@ -103,7 +103,7 @@ class RekeyIke(Exchange):
         try:
             yield from self._complete(sa, message)
         except IpsecFastError as problem:
-            # the peer has moved the children to an IKE SA that we cannot use: it is told, and all is negotiated anew
+            # the peer has moved the children to an IKE SA that we cannot use: delete the old one, negotiate from scratch
             if sa.peer_rekey is None and not sa.is_closed:
                 submit(sa, DeleteIke(f"the answer to its rekey cannot be used: {problem}", failed=True))
             raise

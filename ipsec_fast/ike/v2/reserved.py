@@ -1,9 +1,9 @@
-"""Networks that no peer may pick out of a wide remote_ts, because they are nobody's, or ours.
+"""Networks that no peer may pick out of a wide remote_ts: reserved ones, and those connected to this host.
 
-The SPD is the administrator's (RFC 4301 section 4.4.1). Loopback, link-local, multicast and broadcast addresses, and the networks that
-are connected to this host, are cut out of what a peer proposes. They stay if the configuration names them: by a selector that lies
-inside such a network, or by one that the peer takes as a whole (0.0.0.0/0 for 0.0.0.0/0). The peer's own outer address always may
-travel in the tunnel (host to host). Called by child_setup, for both roles.
+The SPD is the administrator's (RFC 4301 section 4.4.1). Loopback, link-local, multicast and broadcast addresses, and
+the networks that are connected to this host, are cut out of what a peer proposes. They stay if the configuration names
+them: by a selector that lies inside such a network, or by one that the peer takes as a whole (0.0.0.0/0 for 0.0.0.0/0).
+The peer's own outer address is always allowed (host to host). Called by child_setup, for both roles.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ NOBODYS: tuple[Network, ...] = tuple(
         "ff00::/8",
     )
 )
-PIECES_MAX = 128  # a Child SA that would have more after the cuts gets the first ones: narrower is legal
+PIECES_MAX = 128  # after the cuts a Child SA gets the first ones; narrowing further is allowed
 
 
 def without_reserved(
@@ -40,7 +40,7 @@ def without_reserved(
     connected: Iterable[Network],
     outer: Address,
 ) -> tuple[TrafficSelector, ...]:
-    """What is left of the selectors; NegotiationError (TS_UNACCEPTABLE) if nothing is."""
+    """The selectors without reserved and connected networks; NegotiationError (TS_UNACCEPTABLE) if none is left."""
     kept = list(proposed)
     for network in (*NOBODYS, *connected):
         if not _names(configured, network):
@@ -59,7 +59,7 @@ def without_reserved(
 
 
 def _names(configured: Iterable[TrafficSelector], network: Network) -> bool:
-    """Whether the administrator has this network in mind: a selector that is it, or lies in it."""
+    """Whether the configuration names this network: by a selector that equals it or lies in it."""
     first, last = int(network[0]), int(network[-1])
     return any(ts.version == network.version and first <= int(ts.start) and int(ts.end) <= last for ts in configured)
 

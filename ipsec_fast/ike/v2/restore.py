@@ -1,8 +1,10 @@
-"""An IKE SA out of its record, after a restart (design decision 4): it goes on where the record says, and nothing is used twice.
+"""An IKE SA out of its record, after a restart (ARCHITECTURE.md, rule 1): it goes on where
+the record says, and nothing is used twice.
 
-Message IDs, the stored response and the SK{} IVs continue; its Child SAs are installed as they were and then rekeyed at once, which
-is also the question whether the peer still has them. One with a request of ours outstanding is not restored: nobody knows whether
-the peer has acted on it. Leaves out: numbers of ESP packets, which are the shell's. Called by the endpoint.
+Message IDs, the stored response and the SK{} IVs continue; its Child SAs are installed as they were and then
+rekeyed at once, which is also the question whether the peer still has them. One with a request of ours
+outstanding is not restored: nobody knows whether the peer has acted on it. Leaves out: numbers of ESP packets,
+which are the shell's. Called by the endpoint.
 """
 
 from __future__ import annotations

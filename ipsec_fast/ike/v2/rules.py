@@ -1,11 +1,10 @@
 """Which payloads a message may hold, as a table to check against RFC 7296 sections 1.2 to 1.4 and appendix C.
 
 `check_payloads` judges a decoded message before any handler sees it: an unknown payload with its critical bit gives
-UNSUPPORTED_CRITICAL_PAYLOAD, a missing or doubled payload INVALID_SYNTAX, and so does an identity that
-is empty or too long. Unknown payloads without the bit, known ones that the
-message has no use for, Vendor IDs, and unknown notifies are let through and mean nothing: no handler reads them. What a payload
-says is for the exchanges to judge.
-Called by the IKE SA for requests and responses alike.
+UNSUPPORTED_CRITICAL_PAYLOAD, a missing or doubled payload INVALID_SYNTAX, and so does an identity that is empty or too
+long. Unknown payloads without the bit, known ones that the message has no use for, Vendor IDs, and unknown notifies are
+let through and mean nothing: no handler reads them. What a payload says is for the exchanges to judge. Called by the
+IKE SA for requests and responses alike.
 """
 
 from __future__ import annotations
@@ -43,7 +42,7 @@ def _rule(encrypted: bool, counts: dict[int, Range]) -> Rule:
 
 _ONE, _MAYBE, _ANY = (1, 1), (0, 1), (0, MAX_PAYLOADS)
 
-# Notifies and Vendor IDs may stand in every message. Every other type is let through too, and ignored.
+# Notifies and Vendor IDs may be in every message. Every other type is accepted too, and ignored.
 RULES: dict[tuple[int, bool], Rule] = {  # (exchange, is a response)
     # HDR, SAi1, KEi, Ni -->                                  <-- HDR, SAr1, KEr, Nr
     (ExchangeType.IKE_SA_INIT, False): _rule(False, {_SA: _ONE, _KE: _ONE, _NONCE: _ONE}),
@@ -117,7 +116,7 @@ def _check_critical(payloads: Sequence[Payload], response: bool) -> None:
 
 
 def _check_identities(payloads: Sequence[Payload]) -> None:
-    """An empty one names nobody; one without end would fill our memory, our log and every list of SAs."""
+    """An empty identity names nobody; a very long one would fill our memory, our log and every list of SAs."""
     for payload in payloads:
         if isinstance(payload, IdPayload) and not 1 <= len(payload.identity.data) <= IDENTITY_MAX_BYTES:
             has = f"an identity of {len(payload.identity.data)} bytes"

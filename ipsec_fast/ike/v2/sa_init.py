@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 NONCE_BYTES = 32  # at least half of the largest PRF key (section 2.10)
 RETRIES_MAX = 5
-COOKIES_MAX = 2  # with one KE payload: a second one where the peer's secret has changed
+COOKIES_MAX = 2  # with one KE payload: a second one in case the peer's secret has changed
 GROUP_RETRIES_MAX = 3
 PORT_NAT_T = 4500
 
@@ -56,7 +56,7 @@ class Attempt:
     cookies: int = 0  # that the peer has asked for since the last change of the group
     request: bytes = b""
     error: str = ""
-    was_reflected: bool = False  # and told
+    was_reflected: bool = False  # the log says so already
 
     def close(self) -> None:
         if self.key_pair is not None:

@@ -1,9 +1,9 @@
 """IKE_SA_INIT as responder (RFC 7296 sections 1.2, 2.6, 2.7, 2.23).
 
 A COOKIE is answered without any state. The other refusals leave none behind either: the half-open IKE SA goes as soon
-as the error notify is sent, in clear, with a responder SPI of zero. A half-open one lives 100 s, or goes when there is no
-more room and its network holds most (half_open.py). Under load, who has no COOKIE costs a look at the payload headers and
-the COOKIE, nothing else. No answer is longer than its request, and all have a rate (strangers.py).
+as the error notify is sent, in clear, with a responder SPI of zero. A half-open one lives 100 s. If there are too many,
+the network that holds most loses its oldest (half_open.py). Under load, of a request without a COOKIE only the payload
+headers are read. No answer is longer than its request, and answers are rate-limited (strangers.py).
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import partial
 
+from ...crypto.prf import IkeKeys
 from ...errors import IpsecFastError, NegotiationError, ParseError, RemoteError
 from ...iana import ExchangeType, NotifyType, name_of
 from ...model import Path
@@ -23,7 +24,7 @@ from .candidates import choose
 from .collide import Nonces
 from .ike_sa import ZERO_SPI, IkeSA, InitOctets
 from .init_headers import read_init
-from .keymat import IkeKeymat, check_nonces, first_keys, ike_suite_of
+from .keymat import IkeKeymat, IkeSuite, check_nonces, first_keys, ike_suite_of
 from .message import Message, decode_message, encode_message
 from .negotiate import wanted_group
 from .outbound import respond
@@ -89,7 +90,7 @@ def _repeat(sa: IkeSA, data: bytes, path: Path) -> None:
 
 
 def _is_short(data: bytes) -> bool:
-    """With a nonce shorter than ours, the response would be longer than the request; with a COOKIE in it, it is not."""
+    """Whether its nonce is shorter than ours: then only a request with a COOKIE is as long as the response."""
     try:
         return len(read_init(data).ni) < NONCE_BYTES
     except RemoteError:
@@ -127,7 +128,7 @@ def _refuse(core: Core, header: IkeHeader, path: Path, payload: NotifyPayload, r
 
 
 def _send(core: Core, header: IkeHeader, path: Path, payload: Payload, request_bytes: int) -> bool:
-    """Never more bytes than the request had: its source may be somebody else's address."""
+    """Send it unless it is longer than the request, whose source address may be forged."""
     reply = IkeHeader.make(header.spi_i, ZERO_SPI, header.exchange, header.message_id, initiator=False, response=True)
     datagram = encode_message(reply, (payload,))
     if len(datagram) > request_bytes:
@@ -143,7 +144,7 @@ def _answer(sa: IkeSA, message: Message, data: bytes, path: Path) -> Steps[None]
         yield from _accept(sa, message, data, path)
     except IpsecFastError as error:
         notify = (error.notify if isinstance(error, RemoteError) else None) or NotifyType.NO_PROPOSAL_CHOSEN
-        is_retry = notify == NotifyType.INVALID_KE_PAYLOAD  # that one is no failure, the peer tries again
+        is_retry = notify == NotifyType.INVALID_KE_PAYLOAD  # no failure: the peer tries again with that group
         head = f"IKE_SA_INIT from {path.remote} refused with {name_of(NotifyType, notify)}"
         sa.tell_of_stranger(Line.REFUSED, partial("{}: {}".format, head, error), level=1 if is_retry else 0)
         payload = NotifyPayload(notify, error.data if isinstance(error, RemoteError) else b"")
@@ -172,19 +173,9 @@ def _accept(sa: IkeSA, message: Message, data: bytes, path: Path) -> Steps[None]
         text = "the peer has no NAT traversal (it sent no NAT_DETECTION notifies), and we encapsulate ESP in UDP"
         raise NegotiationError(text, NotifyType.NO_PROPOSAL_CHOSEN)
     suite = ike_suite_of(proposal)
-    nr = sa.core.random(NONCE_BYTES)
-    check_nonces(suite.prf, Nonces(nonce.data, nr))
-    key_pair = yield from ask_key_pair(ke.group)
-    try:
-        public = key_pair.public
-        shared = yield from ask_shared_secret(key_pair, ke.data)
-    finally:
-        key_pair.close()
-    nonces = Nonces(nonce.data, nr)
-    try:
-        keys = first_keys(suite, shared, nonces, sa.spi_i, sa.spi_r)
-    finally:
-        shared.close()
+    nonces = Nonces(nonce.data, sa.core.random(NONCE_BYTES))
+    check_nonces(suite.prf, nonces)
+    public, keys = yield from _agree(sa, suite, ke, nonces)
     sa.proposal = proposal
     sa.keymat = IkeKeymat(suite, keys, initiator=False, random=sa.core.random)
     is_supported = message.notify(NotifyType.IKEV2_FRAGMENTATION_SUPPORTED) is not None
@@ -194,7 +185,7 @@ def _accept(sa: IkeSA, message: Message, data: bytes, path: Path) -> Steps[None]
     payloads = (
         SaPayload((replace(proposal, spi=b""),)),
         KePayload(ke.group, public),
-        NoncePayload(nr),
+        NoncePayload(nonces.nr),
         *(nat_payloads(sa, path) if sa.nat.supported else ()),
         *fragmentation_payloads(announced=sa.fragments),
     )
@@ -205,11 +196,27 @@ def _accept(sa: IkeSA, message: Message, data: bytes, path: Path) -> Steps[None]
     )
 
 
-def _settings(sa: IkeSA) -> tuple[bool, bool]:
-    """Whether ESP is to be encapsulated and IKE fragmentation announced, which must be said before IKE_AUTH tells the connection.
+def _agree(sa: IkeSA, suite: IkeSuite, ke: KePayload, nonces: Nonces) -> Steps[tuple[bytes, IkeKeys]]:
+    """Our public value, and the keys; no secret of the exchange is kept."""
+    key_pair = yield from ask_key_pair(ke.group)
+    try:
+        public = key_pair.public
+        shared = yield from ask_shared_secret(key_pair, ke.data)
+    finally:
+        key_pair.close()
+    try:
+        return public, first_keys(suite, shared, nonces, sa.spi_i, sa.spi_r)
+    finally:
+        shared.close()
 
-    Encapsulation if any candidate that may be meant wants it: without our word the peer would send plain ESP to one that must have
-    UDP, while one that can do without takes both. What is announced of fragmentation binds nobody to send fragments.
+
+def _settings(sa: IkeSA) -> tuple[bool, bool]:
+    """Whether to encapsulate ESP and to announce IKE fragmentation; the connection is
+    known only in IKE_AUTH, which is too late.
+
+    Encapsulation if any candidate that may be meant wants it: without our word the peer would send plain
+    ESP to one that must have UDP, while one that can do without takes both. What is announced of
+    fragmentation binds nobody to send fragments.
     """
     likely = [one for one in sa.candidates if one.remote_addrs] or sa.candidates
     return any(one.encap for one in likely), any(one.fragmentation.announces for one in likely)

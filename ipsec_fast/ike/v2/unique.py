@@ -69,7 +69,7 @@ def admit(sa: IkeSA, *, initial_contact: bool) -> None:
 
 
 def _admit_to_connection(sa: IkeSA, others: int) -> None:
-    """Where any identity will do, one holder of the secret could invent any number of peers."""
+    """A limit for connections that accept any identity, because one holder of the secret could appear as many peers."""
     most = sa.core.settings.ike_sas_per_connection
     if sa.config.remote_id is None and not others and sa.core.count_anybody(sa.name) >= most:
         text = f"connection {sa.name}, whose peers may have any identity, has {most} IKE SAs already, the most"
@@ -106,7 +106,7 @@ def settle(sa: IkeSA, *, initial_contact: bool) -> None:
 
 
 def _takes_over(sa: IkeSA, other: IkeSA) -> bool:
-    """Nothing ends the other one, and it is somewhere else: a host that has moved, or two hosts with one identity."""
+    """Whether the other IKE SA stays and has another address: a host that has moved, or two hosts with one identity."""
     ends = sa.config.unique is Unique.REPLACE or other.silent_since is not None or _crosses(sa, other)
     return not sa.initiator and not ends and not _same_place(sa, other)
 

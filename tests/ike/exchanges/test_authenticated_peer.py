@@ -1,4 +1,6 @@
-"""What an authenticated peer may send and must not get away with: every message here has a good ICV (rows 4, 6, 7, 10, 11, 15, 20)."""
+"""What an authenticated peer must not achieve; every message here has a good ICV
+(docs/attacks.md, rows 4, 6, 7, 10, 11, 15, 20).
+"""
 
 from __future__ import annotations
 

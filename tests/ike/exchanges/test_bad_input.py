@@ -1,4 +1,6 @@
-"""What anybody can send to an endpoint: nothing of it raises, ends an SA or makes one (security rows 1-11, 14, 34, 45, 47)."""
+"""What anybody can send to an endpoint: nothing of it raises, ends an SA or makes one
+(docs/attacks.md, rows 1-11, 14, 34, 45, 47).
+"""
 
 from __future__ import annotations
 

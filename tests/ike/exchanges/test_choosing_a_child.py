@@ -1,4 +1,4 @@
-"""Which child a responder takes and what it leaves of the offer (RFC 7296 section 2.9), judged by the offer alone."""
+"""Which child a responder takes and how it narrows the offer (RFC 7296 section 2.9)."""
 
 from __future__ import annotations
 

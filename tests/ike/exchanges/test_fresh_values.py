@@ -1,4 +1,4 @@
-"""No key pair, nonce or SPI comes twice, over many handshakes and over a fork (row 30)."""
+"""No key pair, nonce or SPI comes twice, over many handshakes and over a fork (docs/attacks.md, row 30)."""
 
 from __future__ import annotations
 
@@ -47,7 +47,9 @@ def test_key_pairs_of_every_group_are_fresh(group: int, count: int) -> None:
 
 
 def _drawn() -> list[bytes]:
-    """Of OpenSSL's generators, which are seeded in the process, and of the kernel's. (The arena of secrets refuses a child at all.)"""
+    """Of OpenSSL's generators, which are seeded in the process, and of the kernel's. (The
+    arena of secrets refuses a child at all.)
+    """
     values = []
     for group in (31, 19, 20, 31):
         pair = generate(group)

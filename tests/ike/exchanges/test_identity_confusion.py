@@ -1,4 +1,6 @@
-"""Who the peer is: our own messages sent back to us, other holders of a secret, sessions that are wired crosswise (rows 33, 34)."""
+"""Who the peer is: reflected messages, other holders of a secret, two sessions connected
+crosswise (docs/attacks.md, rows 33 and 34).
+"""
 
 from __future__ import annotations
 
@@ -254,7 +256,7 @@ def test_the_peer_at_the_address_is_taken_by_its_address_or_by_any_name_with_tha
     assert str(pair.a.view.remote_id) == (local_id or "192.0.2.2")
 
 
-# --- two sessions wired crosswise
+# --- two sessions connected crosswise
 
 
 @pytest.mark.parametrize("what", ["requests", "responses", "both"])

@@ -1,4 +1,4 @@
-"""A peer behind a NAT that changes its mapping is followed (RFC 7296 section 2.23): by its newest valid message or packet alone."""
+"""A peer whose NAT changes its mapping is followed (RFC 7296 section 2.23), by its newest valid message or packet only."""
 
 from __future__ import annotations
 
@@ -217,7 +217,7 @@ def test_a_move_during_a_rekey_of_the_ike_sa_is_the_new_ones_too(who: str) -> No
 
 
 def test_the_thief_of_an_ike_auth_loses_the_path_at_the_next_packet() -> None:
-    """Who catches the victim's IKE_AUTH and delivers it first, from elsewhere, is followed until anything newer comes."""
+    """An attacker that delivers the victim's IKE_AUTH first, from elsewhere, is followed until anything newer comes."""
     net = Natted(connection("a", **SILENT_DPD), connection("b", **SILENT_DPD))
 
     def steal(sent: Sent) -> bytes:

@@ -1,4 +1,4 @@
-"""The packet that asked for a Child SA leads the offer (RFC 7296 section 2.9), in IKE_AUTH and in CREATE_CHILD_SA."""
+"""The packet that triggered a Child SA is offered first (RFC 7296 section 2.9), in IKE_AUTH and CREATE_CHILD_SA."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What one authenticated peer may have and make us do: children and rekeys at the limit, queued exchanges, IKE SAs (row 49)."""
+"""What one authenticated peer may have and make us do (docs/attacks.md, row 49): children, rekeys, exchanges, IKE SAs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A peer proposes networks that are nobody's, or connected to this host: both roles, IKE_AUTH, CREATE_CHILD_SA and rekeys."""
+"""A peer proposes reserved or connected networks: both roles, IKE_AUTH, CREATE_CHILD_SA and rekeys."""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""An endpoint is killed at every moment of every exchange, and started again from its records (design decision 4)."""
+"""An endpoint is killed at every moment of every exchange, and started again
+from its records (ARCHITECTURE.md, rule 1).
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Single sentences of RFC 7296 that a review found broken: each test names its section."""
+"""Single sentences of RFC 7296, one after the other; each heading names the section. Rows are those of docs/attacks.md."""
 
 from __future__ import annotations
 
@@ -380,7 +380,7 @@ def test_an_ike_rekey_whose_answer_cannot_be_used_ends_the_old_one_too(
 
 
 def test_a_refused_child_is_told_once_with_all_that_was_offered() -> None:
-    """users.md: the same 150 characters stood in the line of the IKE SA again, and only the first proposal was named."""
+    """The line of the IKE SA does not repeat the reason of its Child SA, and the reason names every proposal."""
     offered = ("aes256-sha512", "aes192-sha256")
     pair = Pair(connection("a", children=(child(esp=offered),)))
     pair.initiate()

@@ -1,4 +1,4 @@
-"""IKE SAs that nobody has authenticated, and SAs that have lost a collision (rows 81, 82)."""
+"""IKE SAs that nobody has authenticated, and SAs that have lost a collision (docs/attacks.md, rows 81 and 82)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""What strangers may cost (security rows 3, 42 to 44, 83): work, memory, places, answers and lines have a bound, and good peers get in."""
+"""Bounds on what strangers cost (docs/attacks.md, rows 3, 42 to 44, 83): work, memory, IKE SAs, answers, lines.
+
+Good peers still get in.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +42,9 @@ def lines(pair: Pair) -> list[str]:
 def test_refusing_the_largest_offer_compares_no_pair_of_proposals_and_builds_no_text(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """However many connections are candidates, each different list of proposals costs look-ups by our own transforms only."""
+    """However many connections are candidates, each different list of proposals
+    costs look-ups by our own transforms only.
+    """
     looked_up: list[object] = []
     holders = offer.Offer._with_any
     monkeypatch.setattr(offer.Offer, "_with_any", lambda self, keys: looked_up.append(1) or holders(self, keys))
@@ -176,7 +181,9 @@ def half_open_of_one_address(core, stranger: Stranger) -> int:
 def test_a_good_peer_gets_in_within_a_second_while_a_whole_network_floods(
     flood: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With good cookies, each time from another address of a /16 (IPv6: another /64 of a /48); the peer stays as long as it needs."""
+    """With good cookies, each time from another address of a /16 (IPv6: another /64 of a
+    /48); the peer stays as long as it needs.
+    """
     monkeypatch.setattr("ipsec_fast.ike.v2.sa_init_answer.HALF_OPEN_MAX", 100)
     first, step = int(ip_address(flood)), 1 if "." in flood else 1 << 64
     make = type(ip_address(flood))
@@ -379,7 +386,9 @@ def test_no_long_message_in_clear_is_decoded_but_an_ike_sa_init(
 
 
 def test_refused_requests_leave_no_memory() -> None:
-    """Each used to leave a kilobyte, and its reason for ever in the log's memory (tests/gateway/test_stranger_lines.py)."""
+    """Each used to leave a kilobyte, and its reason for ever in the log's
+    memory (tests/gateway/test_stranger_lines.py).
+    """
     pair = Pair(settings=EndpointSettings(cookie_from_refusals_per_s=10**6, cookie_from_requests_per_s=10**6))
     stranger = Stranger(pair.b)
 

@@ -1,4 +1,4 @@
-"""A peer that does not answer is told of early, once for each attempt, with true figures; who waits knows why."""
+"""A peer that does not answer is reported early, once per attempt, with true figures, and to a waiting command."""
 
 from __future__ import annotations
 

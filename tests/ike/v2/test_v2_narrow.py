@@ -133,7 +133,9 @@ def test_a_responder_cannot_return_more_than_the_limit() -> None:
 @given(_lists, small())
 @settings(max_examples=400)
 def test_what_covers_one_passes_all_that_it_passes(selectors: list[TrafficSelector], one: TrafficSelector) -> None:
-    """It may miss a cover that is laid like bricks, by addresses and ports at once; it never sees one that is not there."""
+    """It may miss a cover that is laid like bricks, by addresses and ports at
+    once; it never sees one that is not there.
+    """
     everything = passing(selectors) >= passing([one])
     if covers(selectors, one):
         assert everything

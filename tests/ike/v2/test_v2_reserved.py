@@ -1,4 +1,4 @@
-"""Networks that a peer may not pick: nobody's and those connected here."""
+"""Networks that a peer may not pick: reserved ones and those connected here."""
 
 from __future__ import annotations
 
