@@ -126,9 +126,9 @@ class TrafficSelector:
         if match is None:
             raise UsageError(f"selector {text!r} is not like 10.1.0.0/24, 10.1.0.5-10.1.0.9 or 10.1.0.0/24[tcp/443]")
         addresses, rest = match[1], match[2]
+        if "%" in addresses:
+            raise UsageError(f"selector {text!r}: a selector holds no scope; leave out % and what follows it")
         try:
-            if "%" in addresses:
-                raise UsageError(f"selector {text!r}: a selector holds no scope; leave out % and what follows it")
             if "-" in addresses:
                 first, last = addresses.split("-", 1)
                 start, end = ipaddress.ip_address(first), ipaddress.ip_address(last)
