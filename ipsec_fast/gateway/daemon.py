@@ -77,7 +77,11 @@ def run(config: LoadedConfig, *, log: Callable[[str], None] | None = None) -> in
     """Until SIGTERM or SIGINT: 0 then, 1 if the host does not let us begin."""
     log = log or Log()
     with _logging_to(log):
-        return asyncio.run(_main(config, log))
+        try:
+            return asyncio.run(_main(config, log))
+        finally:
+            if isinstance(log, Log):
+                log.flush()
 
 
 async def _main(config: LoadedConfig, log: Callable[[str], None]) -> int:
@@ -85,6 +89,8 @@ async def _main(config: LoadedConfig, log: Callable[[str], None]) -> int:
     for warning in (*config.warnings, *harden_process()):
         log(warning)
     loop = asyncio.get_running_loop()
+    if isinstance(log, Log):
+        log.later = loop.call_later
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
@@ -288,7 +294,7 @@ class Gateway:
         self._closing.callback(self._restorer.close)
         self._resources = Resources(self._endpoint, workers, self._log)
         self._watch = TrafficWatch(self._endpoint, self._children)
-        self._audit = AuditLog(self._children, self._log)
+        self._audit = AuditLog(self._children, lambda line: tell(self._log, line, Cause.PEER, line))
         self._keepalives = Keepalives(self._endpoint.views, self._children.last_sent_s, self._send_keepalive)
         self._manager.subscribe(counters.hear)
         self._manager.subscribe(self._hear)
@@ -566,7 +572,7 @@ class Gateway:
         self._endpoint.probe(ike_id, sizes, wait_s, now)
 
     def _hear_path(self, news: PathNews) -> None:
-        self._log(path_line(news))
+        tell(self._log, path_line(news), Cause.PEER, ("path", news.remote, news.kind))
         self.operations.tell_path(news)
 
     def _resize_tun(self, inner: list[int]) -> None:
