@@ -51,7 +51,9 @@ def _lists_of(candidates: Iterable[ConnectionConfig]) -> dict[int, _List]:
     """By identity: to hash and compare long lists would cost more than it saves."""
     lists: dict[int, _List] = {}
     for one in candidates:
-        row = lists.setdefault(id(one.proposals), _List(one.proposals))
+        row = lists.get(id(one.proposals))
+        if row is None:
+            row = lists[id(one.proposals)] = _List(one.proposals)
         row.count += 1
         row.named += bool(one.remote_addrs)
     return lists
