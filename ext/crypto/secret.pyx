@@ -104,6 +104,11 @@ cdef class Secret:
         """Whether the bytes are gone."""
         return self.data == NULL
 
+    @property
+    def guessable(self):
+        """Whether it is a text that can be guessed: of few characters, repetitions, rows (`12345`) or common words."""
+        return is_guessable(borrow(self), self.size)
+
     def close(self):
         """Wipe and free; a second call does nothing, any later use raises StateError."""
         release(self)
@@ -114,6 +119,109 @@ cdef class Secret:
         if not 0 <= start <= stop <= self.size:
             raise UsageError(f"a slice of {start}..{stop} does not lie within a secret of {self.size} bytes")
         return secret_from_pointer(data + start, stop - start)
+
+
+# what the secrets of real gateways are made of; in lower case, letters and digits that stand for letters compared alike
+cdef const char **COMMON = ["password", "passwort", "passphrase", "passwd", "pass", "secret", "geheim", "changeme", "change",
+                            "default", "example", "letmein", "welcome", "admin", "administrator", "root", "cisco", "juniper",
+                            "fortinet", "mikrotik", "strongswan", "libreswan", "openswan", "ipsec", "ikev2", "ike", "vpn",
+                            "tunnel", "gateway", "router", "firewall", "network", "office", "company", "server", "client",
+                            "site", "branch", "shared", "sharedkey", "preshared", "key", "psk", "test", "testing", "demo", "lab",
+                            "hello", "world", "qwertyuiop", "qwerty", "qwertz", "asdfghjkl", "asdf", "zxcvbnm", "yxcvbnm",
+                            "iloveyou", "monkey", "dragon", "master", "football", "baseball", "sunshine", "princess", "super",
+                            "summer", "winter", "spring", "autumn", "love", "god", "the", "my", "our", "this", "is", "for", "to",
+                            "and", "not", "very", "strong", "long", "foo", "bar", "baz", NULL]
+
+cdef enum:
+    FEW_BYTES = 4                   # different ones
+    OWN_BYTES = 6                   # besides common words and rows
+    ROW_BYTES = 3                   # shorter is no row
+
+
+cdef inline int lower(int c) noexcept nogil:
+    return c + 32 if 65 <= c <= 90 else c
+
+
+cdef inline int letter_of(int c) noexcept nogil:
+    """What a digit or sign is often written for."""
+    if c == 64 or c == 52:          # @ 4
+        return 97
+    if c == 48:                     # 0
+        return 111
+    if c == 51:                     # 3
+        return 101
+    if c == 36 or c == 53:          # $ 5
+        return 115
+    return 105 if c == 49 or c == 33 else lower(c)    # 1 !
+
+
+cdef Py_ssize_t word_at(const unsigned char *data, Py_ssize_t n) noexcept nogil:
+    """The length of the longest common word that `data` begins with, or 0."""
+    cdef Py_ssize_t longest = 0, length
+    cdef const char **word = COMMON
+    while word[0] != NULL:
+        length = 0
+        while length < n and word[0][length] and (lower(data[length]) == word[0][length]
+                                                  or letter_of(data[length]) == word[0][length]):
+            length += 1
+        if word[0][length] == 0 and length > longest:
+            longest = length
+        word += 1
+    return longest
+
+
+cdef Py_ssize_t row_at(const unsigned char *data, Py_ssize_t n) noexcept nogil:
+    """The length of a row such as 12345, cba or xxxx, or 0."""
+    cdef Py_ssize_t length = 1
+    cdef int step
+    if n < ROW_BYTES:
+        return 0
+    step = data[1] - data[0]
+    if not -1 <= step <= 1:
+        return 0
+    while length < n and data[length] - data[length - 1] == step:
+        length += 1
+    return length if length >= ROW_BYTES else 0
+
+
+cdef bint repeats(const unsigned char *data, Py_ssize_t n) noexcept nogil:
+    """Whether it is a piece of less than 16 bytes over and over."""
+    cdef Py_ssize_t period, at
+    for period in range(1, min(15, n // 2) + 1):
+        at = period
+        while at < n and lower(data[at]) == lower(data[at - period]):
+            at += 1
+        if at == n:
+            return True
+    return False
+
+
+cdef bint is_guessable(const unsigned char *data, Py_ssize_t n) noexcept nogil:
+    """By looking at the bytes where they are: nothing of them is copied. What is no text was not thought of by a person."""
+    cdef bint seen[256]
+    cdef Py_ssize_t at = 0, skip, own = 0, different = 0
+    cdef bint is_text = True
+    memset(seen, 0, sizeof(seen))
+    while at < n:
+        is_text = is_text and 32 <= data[at] < 127
+        different += not seen[data[at]]
+        seen[data[at]] = True
+        at += 1
+    OPENSSL_cleanse(seen, sizeof(seen))   # the stack says nothing of the secret
+    if not is_text:
+        return False
+    if different <= FEW_BYTES or repeats(data, n):
+        return True
+    at = 0
+    while at < n and own < OWN_BYTES:
+        skip = word_at(data + at, n - at)
+        if skip == 0:
+            skip = row_at(data + at, n - at)
+        if skip == 0:
+            skip = 1
+            own += 1
+        at += skip
+    return own < OWN_BYTES
 
 
 cdef Secret new_secret(Py_ssize_t n):

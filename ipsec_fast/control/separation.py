@@ -87,7 +87,7 @@ class Separation:
 
     def expect(self, connections: Iterable[ConnectionConfig]) -> None:
         for one in connections:
-            (self._anybody.add if one.remote_id is None else self._anybody.discard)(one.name)
+            (self._anybody.add if one.takes_many else self._anybody.discard)(one.name)
 
     def admit(self, ask: AskInstallChild) -> None:
         """Raises NegotiationError (TS_UNACCEPTABLE) and changes nothing if another peer

@@ -25,6 +25,10 @@ class Secret:
     def closed(self) -> bool:
         """Whether the bytes are gone."""
 
+    @property
+    def guessable(self) -> bool:
+        """Whether it is a text that can be guessed: of few characters, repetitions, rows (`12345`) or common words."""
+
     def close(self) -> None:
         """Wipe and free; a second call does nothing, any later use raises StateError."""
 

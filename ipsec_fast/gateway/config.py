@@ -32,7 +32,7 @@ from .config_secrets import (
     decode_inline_secret,
     read_secret_file,
     refuse_short,
-    warn_of_length,
+    warn_of_weakness,
 )
 from .config_state import DEFAULT_STATE_DIR, default_state_dir, read_state_key
 from .config_tree import Location, Tree, fold_tree
@@ -279,7 +279,7 @@ def _load_secrets(
             is_allowed = section.allow_weak or any(serves(section.id, one) for one in weak)
             if not is_allowed or not len(secret):
                 refuse_short(secret, what)
-            warning = warn_of_length(secret, what)
+            warning = warn_of_weakness(secret, what)
         except SecretError as error:
             tree.blame((*where, "secret" if inline else "file"), str(error))
             continue

@@ -16,7 +16,7 @@ from .config import validate_all
 from .config_check import check_connections, warn_connections, warn_sections
 from .config_fields import parse_seconds
 from .config_model import ConnectionSection, Mss, MtuProbe, SecretSection
-from .config_secrets import MAX_SECRET_BYTES, refuse_short, warn_of_length
+from .config_secrets import MAX_SECRET_BYTES, refuse_short, warn_of_weakness
 from .config_tree import fold_tree
 
 SECRET_TYPES_LATER = ("eap", "xauth", "ntlm", "ppk")
@@ -80,7 +80,7 @@ def check_secret(name: str, kind: str, secret: Secret, *, allow_weak: bool) -> s
             raise SecretError(f"is longer than {MAX_SECRET_BYTES} bytes")
         if not allow_weak or not len(secret):
             refuse_short(secret, "it", ", which is loaded first: swanctl --load-conns, then --load-creds")
-        warning = warn_of_length(secret, "it")
+        warning = warn_of_weakness(secret, "it")
         return None if warning is None else str(Problem(f"secrets.{name}", warning))
     except SecretError as error:
         secret.close()

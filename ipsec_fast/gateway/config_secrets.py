@@ -81,15 +81,15 @@ def decode_inline_secret(value: object) -> Secret:
         raise SecretError(str(error)) from None
 
 
-def warn_of_length(secret: Secret, where: str) -> str | None:
-    """The warning for a pre-shared key that is short and accepted nevertheless."""
+def warn_of_weakness(secret: Secret, where: str) -> str | None:
+    """What to say of a pre-shared key that is short, or whose text can be guessed, and taken nevertheless."""
     size = len(secret)
-    if size >= MIN_SECRET_BYTES:
-        return None
-    return (
-        f"{where} holds {size} bytes, and at least {MIN_SECRET_BYTES} are right: who sees one handshake of it can try "
-        f"secrets until one fits; {HOW_TO_MAKE}"
-    )
+    how = f"who sees one handshake of it can try secrets until one fits; {HOW_TO_MAKE}"
+    if size < MIN_SECRET_BYTES:
+        return f"{where} holds {size} bytes, and at least {MIN_SECRET_BYTES} are right: {how}"
+    if secret.guessable:
+        return f"{where} can be guessed, for it is made of few characters, repetitions, rows or common words: {how}"
+    return None
 
 
 def refuse_short(secret: Secret, where: str, order: str = "") -> None:

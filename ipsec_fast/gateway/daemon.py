@@ -78,7 +78,11 @@ def run(config: LoadedConfig, *, log: Callable[[str], None] | None = None) -> in
     """Until SIGTERM or SIGINT: 0 then, 1 if the host does not let us begin."""
     log = log or Log()
     with _logging_to(log):
-        return asyncio.run(_main(config, log))
+        try:
+            return asyncio.run(_main(config, log))
+        finally:
+            if isinstance(log, Log):
+                log.flush()
 
 
 async def _main(config: LoadedConfig, log: Callable[[str], None]) -> int:
@@ -86,6 +90,8 @@ async def _main(config: LoadedConfig, log: Callable[[str], None]) -> int:
     for warning in (*config.warnings, *harden_process()):
         tell(log, warning, Cause.OPERATOR)
     loop = asyncio.get_running_loop()
+    if isinstance(log, Log):
+        log.later = loop.call_later
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
@@ -302,7 +308,7 @@ class Gateway:
     def _build_watches(self, workers: int) -> None:
         self._resources = Resources(self._endpoint, workers, self._log)
         self._watch = TrafficWatch(self._endpoint, self._children)
-        self._audit = AuditLog(self._children, self._log)
+        self._audit = AuditLog(self._children, lambda line: tell(self._log, line, Cause.PEER, line))
         self._keepalives = Keepalives(self._endpoint.views, self._children.last_sent_s, self._send_keepalive)
 
     def _listen(self) -> None:
@@ -581,7 +587,7 @@ class Gateway:
         self._endpoint.probe(ike_id, sizes, wait_s, now)
 
     def _hear_path(self, news: PathNews) -> None:
-        self._log(path_line(news))
+        tell(self._log, path_line(news), Cause.PEER, ("path", news.remote, news.kind))
         self.operations.tell_path(news)
 
     def _resize_tun(self, inner: list[int]) -> None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import sys
 import time
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable, Hashable
 from enum import Enum
+from typing import Protocol
 
 from ..control.paths import PathNews
 from ..ike.events import (
@@ -31,6 +32,8 @@ SAME_LINE_S, RECENT_LINES = 20.0, 64
 LINE_CHARACTERS = 4096
 FRESH_S, KEYS = 30.0, 1024
 TRACEBACK_S = 10.0
+LINES_A_SECOND = 10  # about peers and strangers together: others can provoke them
+WAITING_LINES = 1024
 
 
 class Cause(Enum):
@@ -46,19 +49,27 @@ class Cause(Enum):
 _RATES = {
     Cause.OPERATOR: Rate(BURST, PER_S),
     Cause.HOST: Rate(BURST, PER_S),
-    Cause.PEER: Rate(3, 3),  # of lines whose key is not fresh
-    Cause.STRANGER: Rate(6, 4),
+    Cause.PEER: Rate(3, 3),  # of what is not fresh
+    Cause.STRANGER: Rate(4, 3),  # so that of ten lines a second three are left in any case
     Cause.FAULT: Rate(60, 1),
 }
+
+
+class Handle(Protocol):
+    def cancel(self) -> None: ...
 
 
 class Log:
     """Token buckets before stderr, one for each cause. Lines without a token are
     counted, and the next line says how many.
 
-    A line about a peer is always logged if its `key` was not logged for 30 s. So the first line of each kind about each
-    connection appears, and what one peer repeats in a loop is left out. The same line within 20 s is left out too: a
-    responder that keeps no state of a refusal would log each retransmission.
+    A line about a peer that has a `key` which was not told of for 30 s is told in any case: so the first line of each kind about each
+    connection always comes, and what one peer repeats in a loop is left out. The same line again within 20 s is left out too: a peer's
+    retransmissions to a responder that keeps no state of a refusal.
+
+    No second has more than ten lines that others can provoke. Those about peers wait for the next second and come with the time at
+    which they were said; those about strangers are left out. `later(seconds, call)` is the loop's; without it
+    what waits comes with the next line, or with `flush`.
     """
 
     def __init__(
@@ -69,24 +80,74 @@ class Log:
         self._budgets = {cause: Bucket(rate, clock()) for cause, rate in _RATES.items()}
         self._lost = 0
         self._recent: dict[str, float] = {}
-        self._told: OrderedDict[Hashable, float] = OrderedDict()  # when each key was logged last
+        self._told: OrderedDict[Hashable, float] = OrderedDict()  # when each key was told last
+        self._written: deque[float] = deque(maxlen=LINES_A_SECOND)  # when the last ones were
+        self._waiting: deque[str] = deque()
+        self._handle: Handle | None = None
+        self.later: Callable[[float, Callable[[], None]], Handle] | None = None
 
     def __call__(self, line: str, cause: Cause = Cause.HOST, key: Hashable = None) -> None:
         now = self._clock()
         line = cut(line)
+        self._write_waiting(now)
         if cause is not Cause.OPERATOR and now - self._recent.get(line, now - SAME_LINE_S) < SAME_LINE_S:
             return
         is_fresh = cause is Cause.PEER and self._is_fresh(key, now)
-        if not self._budgets[cause].take(now) and not is_fresh:
+        if not self._may_come(cause, now) and not is_fresh:
             self._lost += 1
             return
         self._recent[line] = now
         while len(self._recent) > RECENT_LINES:
             del self._recent[next(iter(self._recent))]
-        if self._lost:
-            line, self._lost = f"({self._lost} lines left out) {line}", 0
-        self._write(f"{time.strftime('%H:%M:%S')} {printable(line)}\n")
+        stamped = f"{time.strftime('%H:%M:%S')} %s{printable(line).replace('%', '%%')}\n"
+        if cause not in (Cause.PEER, Cause.STRANGER):
+            self._put(stamped)
+        elif cause is Cause.STRANGER or (not self._waiting and self._has_room(now)):
+            self._written.append(now)
+            self._put(stamped)
+        else:
+            self._wait(stamped, now)
+
+    def flush(self) -> None:
+        """What waits, at once: this is the end."""
+        if self._handle is not None:
+            self._handle.cancel()
+        self._handle = self.later = None
+        while self._waiting:
+            self._put(self._waiting.popleft())
+
+    def _may_come(self, cause: Cause, now: float) -> bool:
+        return (cause is not Cause.STRANGER or self._has_room(now)) and self._budgets[cause].take(now)
+
+    def _has_room(self, now: float) -> bool:
+        return len(self._written) < LINES_A_SECOND or now - self._written[0] >= 1.0
+
+    def _put(self, stamped: str) -> None:
+        lost, self._lost = self._lost, 0
+        self._write(stamped % (f"({lost} lines left out) " if lost else ""))
         sys.stderr.flush()
+
+    def _wait(self, stamped: str, now: float) -> None:
+        if len(self._waiting) >= WAITING_LINES:
+            self._lost += 1
+            return
+        self._waiting.append(stamped)
+        self._plan(now)
+
+    def _plan(self, now: float) -> None:
+        if self._waiting and self._handle is None and self.later is not None:
+            self._handle = self.later(max(0.0, self._written[0] + 1.0 - now), self._go_on)
+
+    def _go_on(self) -> None:
+        self._handle = None
+        now = self._clock()
+        self._write_waiting(now)
+        self._plan(now)
+
+    def _write_waiting(self, now: float) -> None:
+        while self._waiting and self._has_room(now):
+            self._written.append(now)
+            self._put(self._waiting.popleft())
 
     def _is_fresh(self, key: Hashable, now: float) -> bool:
         """Whether this key was not logged for FRESH_S; marks it as logged."""

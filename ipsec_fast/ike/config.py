@@ -133,12 +133,16 @@ class ConnectionConfig:
     unique: Unique = Unique.NO
     fragmentation: Fragmentation = Fragmentation.YES
     any_identity: bool = False  # `remote_id` is None on purpose: any holder of any secret, also at a named address
+    allow_weak: bool = False  # groups that RFC 8247 advises against, secrets of less than 8 bytes
 
     def __post_init__(self) -> None:
         # equal proposals become one object, so that an offer is matched with them once (v2/offer.py)
         object.__setattr__(self, "proposals", _shared(self.proposals))
 
-    allow_weak: bool = False  # groups that RFC 8247 advises against, secrets of less than 8 bytes
+    @property
+    def takes_many(self) -> bool:
+        """Any identity, or any that a pattern covers: one holder of the secret may then pass for many peers."""
+        return self.remote_id is None or self.remote_id.is_pattern
 
     def child(self, name: str) -> ChildConfig | None:
         return next((child for child in self.children if child.name == name), None)

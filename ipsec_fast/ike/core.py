@@ -85,7 +85,7 @@ class Core:
         self.strangers = Strangers(settings)
         self.owners: dict[int, IkeSA] = {}  # of each Child SA
         self._peers: dict[tuple[int, bytes], dict[int, IkeSA]] = {}  # authenticated IKE SAs by the peer's identity
-        self._anybody: dict[str, set[int]] = {}  # those of connections that take any identity
+        self._anybody: dict[str, set[int]] = {}  # those of connections that take more than one identity
         self.tombstones = Tombstones()
         self._events: deque[Event] = deque()
         self._outbox: list[tuple[int, Outgoing]] = []  # with the IKE SA whose state it needs, or 0
@@ -213,11 +213,11 @@ class Core:
         """Enter an authenticated IKE SA, so that `with_peer` finds it until it is forgotten."""
         if sa.remote_id is not None:
             self._peers.setdefault(sa.remote_id.folded, {})[sa.ike_id] = sa
-        if sa.connection is not None and sa.connection.remote_id is None:
+        if sa.connection is not None and sa.connection.takes_many:
             self._anybody.setdefault(sa.name, set()).add(sa.ike_id)
 
     def count_anybody(self, connection: str) -> int:
-        """Authenticated IKE SAs of a connection that takes any identity."""
+        """Authenticated IKE SAs of a connection that takes more than one identity."""
         return len(self._anybody.get(connection, ()))
 
     def with_peer(self, sa: IkeSA) -> list[IkeSA]:

@@ -55,7 +55,7 @@ class FairBucket:
     def __init__(self, each: Rate, networks: tuple[Rate, Rate], everybody: Rate) -> None:
         self._rates = (*networks, each)
         self._all = Bucket(everybody, 0.0)
-        self._levels: tuple[OrderedDict[Prefix, Bucket], ...] = tuple(OrderedDict() for _ in range(LEVELS))
+        self._levels: tuple[OrderedDict[Prefix, Bucket], ...] = tuple(OrderedDict() for _ in range(LEVELS - 1))
 
     def take(self, address: Address, now: float) -> bool:
         """Take a token at every level if each has one; whether it had."""
@@ -71,7 +71,7 @@ class FairBucket:
 
     def _buckets(self, address: Address, now: float) -> list[Bucket]:
         found = []
-        for level, rate, prefix in zip(self._levels, self._rates, prefixes_of(address), strict=True):
+        for level, rate, prefix in zip(self._levels, self._rates, prefixes_of(address)[1:], strict=True):
             bucket = level.get(prefix)
             if bucket is None:
                 bucket = level[prefix] = Bucket(rate, now)

@@ -68,7 +68,7 @@ class ByHolder(Generic[T]):
     """Entries with an address, in the order in which they came."""
 
     def __init__(self) -> None:
-        self._homes: dict[T, tuple[Prefix, Prefix, Prefix]] = {}
+        self._homes: dict[T, tuple[Prefix, ...]] = {}
         self._inside: dict[Prefix, Heaviest] = {}  # of the root and of each wider network: the narrower ones in it
         self._rows: dict[Prefix, OrderedDict[T, None]] = {}  # of each narrowest network: its things, the oldest first
 

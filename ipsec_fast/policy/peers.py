@@ -13,6 +13,7 @@ from ..ike.config import ChildConfig, ConnectionConfig
 from ..model import Address, Identity, Path
 
 SHOWN = 6  # connections, or addresses of one, in the text of a refusal
+FEW = 16  # candidates that are simply walked
 LOCALS_MAX = 256  # local addresses whose connections are remembered
 
 
@@ -34,9 +35,8 @@ class Peers:
                 self._named.setdefault(address, []).append(one)
             if not one.remote_addrs:
                 self._any_remote.append(one)
-        self._of_local: dict[
-            Address, tuple[ConnectionConfig, ...]
-        ] = {}  # for remote addresses that no connection names
+        self._of_local: dict[Address, tuple[ConnectionConfig, ...]] = {}  # for remote addresses that none names
+        self._expecting: _Expecting | None = None  # made when it is asked for: connections are loaded one by one
         self._own = {one.local_id.folded for one in self.connections if one.local_id is not None}
         self._allowing_weak = frozenset(one.name for one in self.connections if one.allow_weak)
 
@@ -68,7 +68,7 @@ class Peers:
         """The candidate that expects this peer, and, if the peer said whom it wants, that is us."""
         fitting = [
             one
-            for one in candidates
+            for one in self._meant(candidates, remote_id)
             if _allows(one, path)  # IKE_AUTH may come from another address than IKE_SA_INIT did
             and self._expects(one, remote_id)
             and (local_id is None or own_identity(one, path).matches(local_id))
@@ -87,6 +87,14 @@ class Peers:
                 f"no connection for {said} at {path.remote}: {wanted}", NotifyType.AUTHENTICATION_FAILED
             )
         return min(fitting, key=lambda one: _vagueness(one.remote_id))  # the first among equals
+
+    def _meant(self, candidates: Sequence[ConnectionConfig], remote_id: Identity) -> Sequence[ConnectionConfig]:
+        """Those that may expect this peer, in their order. Many are not asked one by one: a stranger may claim any identity."""
+        if len(candidates) <= FEW:
+            return candidates
+        if self._expecting is None:
+            self._expecting = _Expecting(self.connections)
+        return self._expecting.among(candidates, remote_id)
 
     def find(self, ike: str | None, child: str | None) -> tuple[ConnectionConfig, tuple[ChildConfig, ...]]:
         """The connection and children that a command names; a connection alone means all its children."""
@@ -113,6 +121,27 @@ class Peers:
         return _shown(
             self.connections, lambda one: f"{one.name} is {_any_of(one.local_addrs)} with {_any_of(one.remote_addrs)}"
         )
+
+
+class _Expecting:
+    """Connections by the identity that they expect; compared by what they are, which costs less than by what they hold."""
+
+    def __init__(self, connections: Iterable[ConnectionConfig]) -> None:
+        self._exact: dict[tuple[int, bytes], set[int]] = {}
+        self._vague: set[int] = set()
+        self._present = {id(one): one for one in connections}
+        for one in self._present.values():
+            if one.remote_id is None or one.takes_many:
+                self._vague.add(id(one))
+            else:
+                self._exact.setdefault(one.remote_id.folded, set()).add(id(one))
+
+    def among(self, candidates: Sequence[ConnectionConfig], remote_id: Identity) -> Sequence[ConnectionConfig]:
+        """All, if some are of the configuration before this one."""
+        if not all(id(one) in self._present for one in candidates):
+            return candidates
+        meant = self._vague | self._exact.get(remote_id.folded, set())
+        return [one for one in candidates if id(one) in meant]
 
 
 def _any_of(addresses: Sequence[Address]) -> str:

@@ -179,11 +179,14 @@ def test_the_routes_of_one_peer_are_bounded_too() -> None:
         apart.admit(ask(99, crumbs.format(99, 99), who="alice.example"))
 
 
+@pytest.mark.parametrize("expected", [None, Identity.parse("*.example")])
 @pytest.mark.parametrize("what", ["policies", "children"])
-def test_a_holder_of_a_secret_that_invents_identities_is_bounded_by_the_connection(monkeypatch, what: str) -> None:
+def test_a_holder_of_a_secret_that_invents_identities_is_bounded_by_the_connection(
+    monkeypatch, what: str, expected: Identity | None
+) -> None:
     monkeypatch.setattr(separation, "PER_CONNECTION", 100)
     apart = Separation()
-    apart.expect([ConnectionConfig("paris")])
+    apart.expect([ConnectionConfig("paris", remote_id=expected)])
     each = 10 if what == "policies" else 1
     for number in range(1, 100 // each + 1):
         networks = " ".join(f"10.{number}.{i}.0/24" for i in range(each))

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 import copy
 import gc
 import os
 import pickle
+import random
 import subprocess
 import sys
 
@@ -59,6 +61,7 @@ MASKED, MASK = bytes(range(0x91, 0x91 + 32)), 0x5b
 source = bytearray(32)
 for i in range(32): source[i] = MASKED[i] ^ MASK
 key = secret.secret_from_buffer(source, wipe=True)
+assert not key.guessable
 live = copies_in_memory(MASKED, MASK)
 sealer = seal.Sealer(20, 128, key.slice(0, 20))
 cbc = seal.Sealer(12, 256, key, 12, key)
@@ -72,6 +75,56 @@ used = copies_in_memory(MASKED, MASK)
 key.close(); sealer.close(); cbc.close(); gc.collect()
 print(live, used, copies_in_memory(MASKED, MASK), secret.arena_report()["used_bytes"])
 """
+
+
+GUESSABLE = [
+    "x" * 16,
+    "abababababababab",
+    "aK3!aK3!aK3!aK3!",
+    "PasswordPASSWORD",
+    "Password12345678",
+    "P@$$w0rd2024!!!!",
+    "0123456789abcdef",
+    "zyxwvutsrqponmlkji",
+    "MyVpnSecretKey2024",
+    "strongswan-secret1",
+    "qwertyuiopasdfgh",
+    "changeme",
+    "",
+]
+GOOD = [
+    "h7Gk2mQ9zR4tWx8v",
+    "3f9a1c77b2e84d06",
+    "Yrpbk-FGdXwm-jsfUa",
+    "sv+NkxY9LLZvwj4qCC2o",
+    "7302945861170359",
+    "password h7Gk2mQ9zR4t",
+    "a secret of thirty-two characters",
+]
+
+
+@pytest.mark.parametrize("text", GUESSABLE)
+def test_a_text_that_can_be_guessed_is_seen(text):
+    assert secret_from_buffer(text.encode()).guessable
+
+
+@pytest.mark.parametrize("text", GOOD)
+def test_no_text_is_called_guessable_that_is_not(text):
+    assert not secret_from_buffer(text.encode()).guessable
+
+
+def test_what_a_generator_made_is_not_called_guessable():
+    chance = random.Random(31)
+    for _ in range(2000):
+        for made in (base64.b64encode(chance.randbytes(12)), chance.randbytes(16), chance.randbytes(8).hex().encode()):
+            assert not secret_from_buffer(made).guessable, made
+
+
+def test_a_closed_secret_is_not_looked_at():
+    secret = secret_from_buffer(b"passwordpassword")
+    secret.close()
+    with pytest.raises(StateError):
+        assert secret.guessable
 
 
 @not_sanitized

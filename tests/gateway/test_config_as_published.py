@@ -249,7 +249,18 @@ def test_secrets_that_swanctl_would_cut_or_guess_are_refused(tmp_path: Path, wri
 def test_a_short_secret_is_a_warning(tmp_path: Path, size: int) -> None:
     (warning,) = warnings(tmp_path, secret=f'secret = "{"x" * size}"')
     assert f"holds {size} bytes" in warning
-    assert warnings(tmp_path, secret=f'secret = "{"x" * 16}"') == []
+    assert warnings(tmp_path, secret='secret = "h7Gk2mQ9zR4tWx8v"') == []
+
+
+@pytest.mark.parametrize("written", ["x" * 16, "passwordpassword", "P@ssw0rd2024!!!!", "abcdefghijklmnop"])
+def test_a_secret_that_can_be_guessed_is_a_warning_that_does_not_show_it(tmp_path: Path, written: str) -> None:
+    (warning,) = warnings(tmp_path, secret=f'secret = "{written}"')
+    assert "can be guessed" in warning
+    assert written not in warning
+    (tmp_path / "x.psk").write_text(written)
+    (tmp_path / "x.psk").chmod(0o600)
+    (warning,) = warnings(tmp_path, secret='file = "x.psk"')
+    assert "can be guessed" in warning
 
 
 @pytest.mark.parametrize("size", [1, 7])

@@ -102,11 +102,71 @@ def test_peers_that_come_and_go_in_a_loop_write_few_lines_and_hide_no_other_peer
     assert "paris failed" in book.told[-1]
 
 
+def most_in_a_second(times: list[float]) -> int:
+    return max(sum(1 for other in times if at <= other < at + 1) for at in times)
+
+
 def test_the_first_line_of_each_child_comes_however_many_come_at_once() -> None:
     book = Book()
     for number in range(200):
         book.hear(ChildUp(1, number, "paris", f"net{number}"))
-    assert len(book.told) == 200
+    assert len(book.told) == 10, "in the first second"
+    for _ in range(19):
+        book.now += 1
+        book.log("tick", Cause.OPERATOR)
+    told = [line for line in book.told if "tick" not in line]
+    assert told == [f"paris net{number} installed (child {number})" for number in range(200)]
+
+
+def test_what_waits_comes_by_the_timer_of_the_loop_and_at_the_end() -> None:
+    book = Book()
+    timers: list[tuple[float, object]] = []
+
+    class Handle:
+        def cancel(self) -> None:
+            timers.clear()
+
+    book.log.later = lambda seconds, call: (timers.append((book.now + seconds, call)), Handle())[1]
+    for number in range(35):
+        book.hear(ChildUp(1, number, "paris", f"net{number}"))
+    for second in (1, 2):
+        assert len(timers) == 1
+        book.now, call = timers.pop()
+        call()
+        assert len(book.told) == 10 + 10 * second
+    book.log.flush()
+    assert len(book.told) == 35
+    assert not timers
+
+
+@pytest.mark.parametrize("connections", [1, 300])
+def test_no_flood_of_peers_and_strangers_together_writes_more_than_ten_lines_a_second(connections: int) -> None:
+    """Holders of good secrets on many connections come and go while strangers are refused; nobody hides an honest peer."""
+    book = Book()
+    times: list[float] = []
+    write = book.lines.append
+    book.log._write = lambda line: (times.append(book.now), write(line))
+    for number in range(3000):
+        book.now += 0.01
+        book.hear(refused(number))
+        for notice in loop_of_a_peer(number, f"any{number % connections}"):
+            book.hear(notice)
+    assert most_in_a_second(times) <= 10
+    assert len(book.log._waiting) <= 1024
+    if connections == 1:
+        book.now += 1
+        book.hear(IkeUp(90_000, "paris"))
+        assert "paris established" in book.told[-1]
+
+
+def test_a_flood_of_strangers_leaves_room_for_the_lines_of_peers() -> None:
+    book = Book()
+    for number in range(5000):
+        book.now += 0.001
+        book.hear(refused(number))
+        if number % 500 == 0:
+            book.hear(IkeUp(number, f"paris{number}"))
+    assert sum("established" in line for line in book.told) == 10
 
 
 def test_what_was_left_out_is_counted_and_told_once() -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from ipsec_fast.ike.fair import Bucket, FairBucket, Meter, Rate
 from ipsec_fast.ike.half_open import ByHolder
-from ipsec_fast.ike.prefixes import prefixes_of
+from ipsec_fast.ike.prefixes import LEVELS, prefixes_of
 
 
 def heaviest_count(things: dict[int, object], level: int) -> Counter:
@@ -37,13 +37,13 @@ def test_the_victim_is_of_the_heaviest_network_and_its_oldest(seed: int) -> None
         if not model:
             continue
         victim = held.oldest_of_the_heaviest()
-        for level in range(3):
+        for level in range(LEVELS):
             around = None if level == 0 else prefixes_of(model[victim])[level - 1]
             inside = {n: a for n, a in model.items() if around is None or prefixes_of(a)[level - 1] == around}
             counts = heaviest_count(inside, level)
             assert counts[prefixes_of(model[victim])[level]] == max(counts.values())
-        row = prefixes_of(model[victim])[2]
-        assert victim == min(n for n, a in model.items() if prefixes_of(a)[2] == row)
+        row = prefixes_of(model[victim])[-1]
+        assert victim == min(n for n, a in model.items() if prefixes_of(a)[-1] == row)
     for number in list(model):
         held.discard(number)
     assert not held._rows
@@ -63,18 +63,36 @@ def test_networks_take_turns_however_much_one_of_them_has() -> None:
     assert "good" in served
 
 
+@pytest.mark.parametrize(("network", "step"), [("203.0.0.0", 1 << 16), ("203.0.0.0", 257), ("2001:db8::", 1 << 80)])
+def test_who_has_all_of_a_providers_network_is_one_holder(network: str, step: int) -> None:
+    """One from each /16 of a /8, or each /48 of a /32: the good one neither goes nor waits."""
+    held: ByHolder[str] = ByHolder()
+    first = ip_address(network)
+    held.add("good", ip_address("198.51.100.1" if first.version == 4 else "2001:db9::1"))
+    for number in range(200):
+        held.add(f"flood {number}", type(first)(int(first) + number * step))
+    for _ in range(199):
+        held.discard(held.oldest_of_the_heaviest())
+    assert "good" in held
+    for number in range(200):
+        held.add(f"more {number}", type(first)(int(first) + number * step))
+    served = [held.next_in_turn(), held.next_in_turn()]
+    assert "good" in served
+
+
 @pytest.mark.parametrize(
     ("one", "other", "together"),
     [
-        ("192.0.2.1", "192.0.2.2", 2), ("192.0.2.1", "192.0.3.1", 1), ("192.0.2.1", "192.1.2.1", 0),
-        ("2001:db8:0:1::1", "2001:db8:0:1::2", 3), ("2001:db8:0:1::1", "2001:db8:0:2::1", 2),
-        ("2001:db8:0:1::1", "2001:db8:0:101::1", 1), ("2001:db8:0:1::1", "2001:db8:1:1::1", 0),
+        ("192.0.2.1", "192.0.2.2", 3), ("192.0.2.1", "192.0.3.1", 2), ("192.0.2.1", "192.1.2.1", 1),
+        ("192.0.2.1", "193.0.2.1", 0), ("2001:db8:0:1::1", "2001:db9:0:1::1", 0),
+        ("2001:db8:0:1::1", "2001:db8:0:1::2", 4), ("2001:db8:0:1::1", "2001:db8:0:2::1", 3),
+        ("2001:db8:0:1::1", "2001:db8:0:101::1", 2), ("2001:db8:0:1::1", "2001:db8:1:1::1", 1),
         ("0.0.0.1", "::1", 0),
     ],
 )  # fmt: skip
 def test_networks_of_addresses(one: str, other: str, together: int) -> None:
     same = [a == b for a, b in zip(prefixes_of(ip_address(one)), prefixes_of(ip_address(other)), strict=True)]
-    assert same == [True] * together + [False] * (3 - together)
+    assert same == [True] * together + [False] * (4 - together)
 
 
 def test_a_bucket_fills_with_time_and_no_further_than_its_burst() -> None:

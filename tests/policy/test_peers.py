@@ -98,3 +98,35 @@ def test_identities_that_read_the_same_are_told_apart_by_their_type():
     one = connection("a", them="192.0.2.2")
     with pytest.raises(NegotiationError, match=r"192\.0\.2\.2 \(FQDN\).*wants 192\.0\.2\.2 \(IPV4_ADDR\)"):
         Peers([one]).by_identity(PATH, [one], Identity.parse("fqdn:192.0.2.2"), None)
+
+
+@pytest.mark.parametrize("number", [5, 40, 400])
+def test_among_many_connections_the_same_one_is_found_as_among_few(number: int):
+    some = [connection(f"c{i}", them=f"p{i}.example") for i in range(number)]
+    anybody, pattern = connection("any"), connection("w", them="*.rome.example")
+    peers = Peers([anybody, *some, pattern])
+    for said, wanted in (("P3.example", some[3]), ("x.rome.example", pattern), ("rome.other", anybody)):
+        assert peers.by_identity(PATH, peers.by_path(PATH), Identity.parse(said), None) is wanted
+    with pytest.raises(NegotiationError, match=r"no connection for stranger\.example"):
+        Peers(some).by_identity(PATH, some, Identity.parse("stranger.example"), None)
+
+
+def test_candidates_of_the_configuration_before_a_reload_are_still_found():
+    before = [connection(f"c{i}", them=f"p{i}.example") for i in range(40)]
+    peers = Peers(before)
+    peers.replace([connection(f"c{i}", them=f"p{i}.example") for i in range(40)])
+    assert peers.by_identity(PATH, before, Identity.parse("p7.example"), None) is before[7]
+
+
+def test_few_identities_are_looked_at_however_many_connections_there_are(monkeypatch):
+    """Whoever sends an IKE_AUTH makes us look, before its secret is asked for."""
+    looked = []
+    real = Identity.matches
+    monkeypatch.setattr(Identity, "matches", lambda self, other: (looked.append(1), real(self, other))[1])
+    counts = []
+    for number in (40, 400):
+        peers = Peers([connection(f"c{i}", us="london.example", them=f"p{i}.example") for i in range(number)])
+        looked.clear()
+        peers.by_identity(PATH, peers.by_path(PATH), Identity.parse("p7.example"), Identity.parse("london.example"))
+        counts.append(len(looked))
+    assert counts[0] == counts[1] <= 4

@@ -20,8 +20,7 @@ from .child_setup import choose_with_group
 from .negotiate import choose_proposal
 from .offer import NoCommonProposal
 
-LISTS_MAX = 16  # lists that are weighed, so that an offer does not cost more with every connection
-
+LISTS_MAX = 16  # that are weighed: a stranger's offer must not cost more with every connection
 NAMES_SHOWN = 6
 
 
@@ -42,9 +41,7 @@ def choose(
     none has anything in common with the offer.
     """
     lists = _lists_of(candidates)
-    weighed = list(lists.values())[:LISTS_MAX]
-    refusal = _let_choose(weighed, offered, ke_group)
-    able = [one for one in weighed if one.choice is not None]
+    able, refusal = _able(list(lists.values()), offered, ke_group)
     if not able:
         raise NoCommonProposal(lambda: f"{refusal}{_others(candidates)}")
     best = _best(able, offered, ke_group)
@@ -59,21 +56,33 @@ def _lists_of(candidates: Iterable[ConnectionConfig]) -> dict[int, _List]:
     """
     lists: dict[int, _List] = {}
     for one in candidates:
-        row = lists.setdefault(id(one.proposals), _List(one.proposals))
+        row = lists.get(id(one.proposals))
+        if row is None:
+            row = lists[id(one.proposals)] = _List(one.proposals)
         row.count += 1
         row.named += bool(one.remote_addrs)
     return lists
 
 
-def _let_choose(lists: Iterable[_List], offered: Sequence[Proposal], ke_group: int) -> NegotiationError | None:
-    """Let each list choose by its own order, with the group that was sent if possible. Returns the first refusal."""
+def _able(
+    lists: Sequence[_List], offered: Sequence[Proposal], ke_group: int
+) -> tuple[list[_List], NegotiationError | None]:
+    """The lists that have something in common with the offer, and the first refusal.
+
+    Each chooses by its own order, with the group that was sent if it can. Behind the first LISTS_MAX one that can is enough: who has
+    more lists than that loses no connection.
+    """
+    able: list[_List] = []
     refusal: NegotiationError | None = None
-    for one in lists:
+    for number, one in enumerate(lists):
+        if able and number >= LISTS_MAX:
+            break
         try:
             one.choice = choose_with_group(offered, one.proposals, ke_group)
+            able.append(one)
         except NegotiationError as error:
             refusal = refusal or error
-    return refusal
+    return able, refusal
 
 
 def _others(candidates: Sequence[ConnectionConfig]) -> str:

@@ -132,8 +132,8 @@ class IkeAuth(Exchange):
         _refuse_own(sa, sa.local_id, peer_id.identity)
         psk = yield from ask_credential(sa.name, sa.local_id, peer_id.identity)
         check_auth(sa, psk, sa.local_id, peer_id, auth)
-        means_many = wanted is None or wanted.is_pattern
-        if means_many and psk is not self._psk:  # else any other peer could have answered with its own secret
+        if sa.config.takes_many and psk is not self._psk:
+            # any other peer of ours could have answered with a secret of its own
             check_auth(sa, self._psk, sa.local_id, peer_id, auth)
         sa.remote_id = peer_id.identity
         sa.progress(f"authentication of {peer_id.identity} with pre-shared key successful")
@@ -181,6 +181,9 @@ class IkeAuth(Exchange):
 
 
 def _refuse_own(sa: IkeSA, own: Identity, claimed: Identity) -> None:
+    """Nobody is us, and nobody is a wildcard: the configuration's own words would match it."""
+    if claimed.is_pattern:
+        raise NegotiationError(f"the peer says it is {claimed}, a wildcard", NotifyType.AUTHENTICATION_FAILED)
     if own.matches(claimed):
         sa.core.counters["own_identity_claimed"] += 1
         text = f"the peer says it is {claimed}, which is our own identity: both have one id, or our messages come back to us"

@@ -69,9 +69,9 @@ def admit(sa: IkeSA, *, initial_contact: bool) -> None:
 
 
 def _admit_to_connection(sa: IkeSA, others: int) -> None:
-    """A limit for connections that accept any identity, because one holder of the secret could appear as many peers."""
+    """Where more than one identity will do, one holder of the secret could invent any number of peers."""
     most = sa.core.settings.ike_sas_per_connection
-    if sa.config.remote_id is None and not others and sa.core.count_anybody(sa.name) >= most:
+    if sa.config.takes_many and not others and sa.core.count_anybody(sa.name) >= most:
         text = f"connection {sa.name}, whose peers may have any identity, has {most} IKE SAs already, the most"
         raise NegotiationError(text, NotifyType.AUTHENTICATION_FAILED)
 

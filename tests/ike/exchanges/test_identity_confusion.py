@@ -214,6 +214,35 @@ def test_nor_does_one_whose_remote_id_is_a_wildcard(monkeypatch, knows: str) -> 
     assert bool(pair.a.views("ESTABLISHED")) is (knows == "ours")
 
 
+def test_nor_may_another_peer_answer_that_the_wildcard_covers(monkeypatch) -> None:
+    """`*.example` is many peers, each with a secret of its own: as without `remote.id`."""
+    secrets = OtherSecrets(("a.example", "mallory.example"))
+    a = connection("a", remote_id=named("*.example"))
+    pair = Pair(a=a, b=connection("b", local_id=named("mallory.example")))
+    true = SharedKey("all", (named("*.example"),), secret_from_buffer(bytearray(PSK)))
+    answered_by(pair, "a", Peers([a]), Credentials([*secrets.credentials._keys, true]))
+    real = ike_auth.check_auth
+    monkeypatch.setattr(ike_auth, "check_auth", lambda sa, *rest: real(sa, *rest) if sa.initiator else None)
+    pair.b.psk = secrets.hers
+    pair.initiate("a")
+    pair.run(4.0)
+    assert not pair.a.views("ESTABLISHED")
+    assert "the pre-shared keys differ" in pair.a.log
+
+
+@pytest.mark.parametrize("expected", ["*.example", "*@a.example", None])
+@pytest.mark.parametrize("side", ["a", "b"])
+def test_no_peer_is_a_wildcard(expected: str | None, side: str) -> None:
+    claim = named(expected or "*.example")
+    other = "b" if side == "a" else "a"
+    pair = Pair(**{side: connection(side, local_id=claim), other: connection(other, remote_id=expected and claim)})
+    answered_by(pair, other, Peers(pair.shell(other).configs))
+    pair.initiate("a")
+    pair.run(4.0)
+    assert not pair.shell(other).views("ESTABLISHED")
+    assert "a wildcard" in pair.shell(other).log
+
+
 def test_nor_may_the_true_peer_take_the_name_of_another_one() -> None:
     secrets = OtherSecrets()
     a = connection("a", remote_id=None)
@@ -309,6 +338,22 @@ def test_two_connections_with_other_proposals_both_serve_their_peers(
     pair.up()
     assert pair.b.view.connection == ("first" if who == "other.example" else "second")
     assert "wants group" not in pair.a.log
+
+
+@pytest.mark.parametrize("last", [2, 17, 40])
+def test_of_many_connections_with_a_list_of_their_own_none_is_lost(last: int) -> None:
+    """More lists than are weighed: the one that fits stands behind all of them."""
+    ciphers = ("aes256gcm16", "aes192gcm16", "aes256")
+    groups = ("ecp256", "ecp384", "ecp521", "x25519", "modp2048", "modp3072", "modp4096")
+    words = [
+        f"{c}{'-sha256' if c == 'aes256' else ''}-prfsha{p}-{g}" for c in ciphers for g in groups for p in (256, 512)
+    ]
+    some = [any_address(f"c{i}", f"x{i}.example", word) for i, word in enumerate(words[: last - 1])]
+    mine = any_address("mine", "a.example", "aes128gcm16-prfsha256-x25519")
+    pair = Pair(a=connection("a", ike=("aes128gcm16-prfsha256-x25519",)), b=[*some, mine])
+    answered_by(pair, "b", Peers([*some, mine]))
+    pair.up()
+    assert pair.b.view.connection == "mine"
 
 
 @pytest.mark.parametrize(("lacking", "asked"), [(1, False), (2, True), (3, True)])

@@ -166,9 +166,10 @@ def test_the_queue_has_an_end_for_one_ike_sa_and_for_all_of_a_peer(monkeypatch) 
 # --- IKE SAs
 
 
-def test_a_holder_of_a_secret_that_invents_identities_is_bounded_by_the_connection() -> None:
+@pytest.mark.parametrize("expected", [None, Identity.parse("*.example")])
+def test_a_holder_of_a_secret_that_invents_identities_is_bounded_by_the_connection(expected) -> None:
     settings = EndpointSettings(ike_sas_per_connection=10)
-    pair = Pair(b=connection("b", remote_id=None), settings_b=settings)
+    pair = Pair(b=connection("b", remote_id=expected), settings_b=settings)
     for number in range(15):
         pair.a.configs[0] = connection("a", local_id=Identity.parse(f"x{number}.example"))
         pair.initiate("a")
