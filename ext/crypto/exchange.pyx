@@ -205,7 +205,7 @@ cdef class KeyPair:
 
 
 def generate(int group):
-    """A fresh key pair of group 14, 19, 20 or 31; AlgorithmError for any other."""
+    """A fresh key pair of group 2, 5, 14, 15, 16, 19, 20, 21 or 31; AlgorithmError for any other."""
     cdef KeyPair pair = new_pair(group)
     with nogil:
         pair.key = make_key(pair.row)

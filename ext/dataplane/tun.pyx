@@ -56,7 +56,7 @@ cdef class Tun(InnerPort):
 
     @property
     def is_attached(self):
-        """Whether the device is still there."""
+        """False once somebody has deleted the device."""
         try:
             fcntl.ioctl(self.port.fd, TUNGETIFF, bytes(40))
         except OSError:
