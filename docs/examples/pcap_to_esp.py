@@ -4,11 +4,12 @@
     python pcap_to_esp.py open esp.pcap plain-again.pcap --key 000102...13 --src 192.0.2.1 --dst 192.0.2.2
 
 Reads pcap and pcapng, of Ethernet (VLAN tags too), Linux cooked captures (`tcpdump -i any`) or bare IP; writes pcap of
-bare IP. What is not IP, or was cut short by the capture, is left out and counted. Keys on a command line can be read by
-every user of the host: good for captures, not for traffic.
+bare IP. What is not IP, is longer than an IP packet may be, or was cut short by the capture, is left out and counted.
+Keys on a command line can be read by every user of the host: good for captures, not for traffic.
 """
 
 import argparse
+import os
 import struct
 import sys
 from collections import Counter
@@ -21,6 +22,7 @@ from ipsec_fast import SA, PacketBatch, protect, unprotect, verdict_text
 from ipsec_fast.errors import IpsecFastError
 
 BATCH, SLOT = 256, 65536 + 512  # packets per call; bytes for each, head and tail room included
+MOST_IP = 65535  # bytes of an IP packet
 MOST_BYTES = 1 << 24  # of one record of a capture
 RAW_IP = 101
 # of each link type: where the EtherType stands, and where what it names begins; None: the packet itself
@@ -158,6 +160,8 @@ def ip_packets(file: BinaryIO, skipped: Counter[str]) -> Iterator[tuple[int, byt
             skipped["not IP"] += 1
         elif not is_whole:
             skipped["cut short by the capture"] += 1
+        elif len(packet) > MOST_IP:  # of segmentation offload: it never was on a wire
+            skipped[f"longer than {MOST_IP} bytes"] += 1
         else:
             yield at_ns, packet
 
@@ -209,13 +213,15 @@ def main() -> int:
     except IpsecFastError as error:
         print(error, file=sys.stderr)
     except OSError as error:
-        print(f"{error.filename}: {error.strerror}", file=sys.stderr)
+        print(f"{error.filename or given.target}: {error.strerror}", file=sys.stderr)
     else:
         return 0
     return 1
 
 
 def convert(given: argparse.Namespace) -> None:
+    if os.path.exists(given.target) and os.path.samefile(given.source, given.target):
+        raise BadCaptureError("it cannot be the target too, which is written while it is read")
     direction = "out" if given.what == "seal" else "in"
     sealer = Sealer(SA(direction, given.spi, given.algorithm, given.key, src=given.src, dst=given.dst))
     counts: Counter[str] = Counter()

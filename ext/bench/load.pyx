@@ -209,6 +209,8 @@ cdef class Sender:
         self._thread.start()
 
     def _run(self):
+        if self._thread is not threading.current_thread():
+            raise StateError("this is the sender's own thread: start() runs it")
         with nogil:
             send_loop(&self.state)
 
@@ -284,6 +286,8 @@ cdef class Receiver:
         self._thread.start()
 
     def _run(self):
+        if self._thread is not threading.current_thread():
+            raise StateError("this is the receiver's own thread: start() runs it")
         with nogil:
             receive_loop(self.state)
 

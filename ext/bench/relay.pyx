@@ -371,6 +371,8 @@ cdef class Relay:
         self._thread.start()
 
     def _run(self):
+        if self._thread is not threading.current_thread():
+            raise StateError("this is the relay's own thread: start() runs it")
         with nogil:
             relay_loop(self.state)
 

@@ -393,12 +393,6 @@ cdef inline uint64_t number_now(const ah_batch_ctx *ctx, const esp_packet *packe
     return replay_infer_esn(<replay_window *> packet.sa.window, ctx.lows[index])
 
 
-cdef uint8_t forget_unauthentic(ah_batch_ctx *ctx, esp_packet *packet, uint32_t index) noexcept nogil:
-    """As in esp.pyx: the verdict that the packet had got if those before it had come in an earlier batch."""
-    cdef int result = replay_check(<replay_window *> packet.sa.window, number_now(ctx, packet, index))
-    return VERDICT_BAD_ICV if result == REPLAY_NEW else replay_verdict(result)
-
-
 cdef uint8_t check_again(esp_packet *packet, crypto_op *op, kept_packet *kept, uint64_t seq) noexcept nogil:
     """Packets before this one moved the window, so its number changed. The packet is still as it was authenticated, except for the high half."""
     cdef int result = replay_check(<replay_window *> packet.sa.window, seq)
@@ -427,6 +421,15 @@ cdef bint fits_after_gap(ah_batch_ctx *ctx, esp_sa *sa, uint32_t slot) noexcept 
     return op.ok
 
 
+cdef uint8_t refuse_unauthentic(ah_batch_ctx *ctx, esp_packet *packet, uint32_t slot) noexcept nogil:
+    """As in esp.pyx: what the packets before it made old or seen is no failure. VERDICT_OK: it has a good ICV under a later high half."""
+    cdef esp_sa *sa = packet.sa
+    cdef int result = replay_check(<replay_window *> sa.window, number_now(ctx, packet, ctx.ops[slot].index))
+    if result != REPLAY_NEW:
+        return replay_verdict(result)
+    return VERDICT_OK if sa.esn and fits_after_gap(ctx, sa, slot) else VERDICT_BAD_ICV
+
+
 cdef inline uint8_t accept_inbound(ah_batch_ctx *ctx, esp_packet *packet, uint32_t slot) noexcept nogil:
     cdef esp_sa *sa = packet.sa
     cdef crypto_op *op = &ctx.ops[slot]
@@ -441,8 +444,10 @@ cdef inline uint8_t accept_inbound(ah_batch_ctx *ctx, esp_packet *packet, uint32
         verdict = check_again(packet, op, kept, seq)
         if verdict != VERDICT_OK:
             return verdict
-    if not op.ok and (not sa.esn or not fits_after_gap(ctx, sa, slot)):
-        return forget_unauthentic(ctx, packet, op.index)
+    if not op.ok:
+        verdict = refuse_unauthentic(ctx, packet, slot)
+        if verdict != VERDICT_OK:
+            return verdict
     result = replay_advance(<replay_window *> sa.window, kept.seq)
     if result != REPLAY_NEW:
         return replay_verdict(result)

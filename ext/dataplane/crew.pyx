@@ -176,6 +176,8 @@ cdef class Crew:
             thread.start()
 
     def _work(self, int member):
+        if threading.current_thread() not in self._threads:
+            raise StateError("this is for the crew's own threads: start() runs it")
         with nogil:
             crew_loop(&self.state, member)
 

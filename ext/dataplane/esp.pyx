@@ -511,12 +511,14 @@ cdef inline uint64_t number_now(const esp_batch_ctx *ctx, const esp_packet *pack
     return replay_infer_esn(<replay_window *> packet.sa.window, ctx.lows[index])
 
 
-cdef uint8_t forget_unauthentic(esp_batch_ctx *ctx, esp_packet *packet, uint32_t index) noexcept nogil:
-    """The verdict of a packet without a good ICV: the one that it would have got in a batch of its own."""
-    cdef int result = replay_check(<replay_window *> packet.sa.window, number_now(ctx, packet, index))
+cdef uint8_t refuse_unauthentic(esp_batch_ctx *ctx, esp_packet *packet, uint32_t slot) noexcept nogil:
+    """A packet without a good ICV. If those before it in its batch made its number old or seen, it counts as no failure:
+    in a batch of its own it would not have reached the cipher. VERDICT_OK: it has a good ICV under a later high half."""
+    cdef esp_sa *sa = packet.sa
+    cdef int result = replay_check(<replay_window *> sa.window, number_now(ctx, packet, ctx.ops[slot].index))
     if result != REPLAY_NEW:
         return replay_verdict(result)
-    return VERDICT_BAD_ICV
+    return VERDICT_OK if sa.esn and opens_after_gap(ctx, sa, slot) else VERDICT_BAD_ICV
 
 
 cdef inline uint8_t accept_inbound(esp_batch_ctx *ctx, esp_packet *packet, uint32_t slot) noexcept nogil:
@@ -525,8 +527,10 @@ cdef inline uint8_t accept_inbound(esp_batch_ctx *ctx, esp_packet *packet, uint3
     cdef uint32_t inner_length = 0, room = 0
     cdef uint8_t verdict
     cdef int result
-    if not op.ok and (not sa.esn or not opens_after_gap(ctx, sa, slot)):
-        return forget_unauthentic(ctx, packet, op.index)
+    if not op.ok:
+        verdict = refuse_unauthentic(ctx, packet, slot)
+        if verdict != VERDICT_OK:
+            return verdict
     result = replay_advance(<replay_window *> sa.window, ctx.seqs[slot])
     if result != REPLAY_NEW:
         return replay_verdict(result)

@@ -218,13 +218,14 @@ def protect_dummies(PacketBatch batch not None, n=None):
     The receiver authenticates and drops it (verdict `dummy`). A length of 0 is a dummy without data, not an empty slot.
     Raises as protect does, UsageError for an SA not in tunnel mode.
     """
-    cdef uint32_t i
+    cdef uint32_t i, count
     if batch.sad is not None:
         raise UsageError("protect takes outbound SAs; a SAD is searched for what arrives")
-    for i in range(batch.n):
+    count = first_packets(batch, n)
+    for i in range(count):
         if batch.sas[i].mode != MODE_TUNNEL or batch.sas[i].protocol != PROTOCOL_ESP:
             raise UsageError("dummy packets are for ESP in tunnel mode")
-    return run(batch, first_packets(batch, n), SA_OUTBOUND, True)
+    return run(batch, count, SA_OUTBOUND, True)
 
 
 def unprotect(PacketBatch batch not None, n=None):

@@ -407,6 +407,13 @@ cdef class SA:
         self.hot.tag = value
 
 
+cdef int sa_count_for_peer(SA sa) except -1:
+    if sa.hot.ids == NULL:
+        share_ids(sa)
+    sa.hot.rules |= RULE_ONE_COUNT
+    return 0
+
+
 cdef int sa_need(SA sa) except -1:
     if not sa.hot.made:
         raise UsageError(f"SA {sa.spi:#010x} has no key: it was never made, or SA.__init__ failed")

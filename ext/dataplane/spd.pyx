@@ -391,7 +391,13 @@ cdef Holding hold(Tables tables, uint64_t number, uint32_t worker, uint32_t work
     if not tables.made:
         raise UsageError("these tables were never made: Tables.__init__ did not run, or failed")
     for i in range(tables.c.policy_count):
-        if workers > 1 and tables.c.policies[i].sa is not NULL and tables.c.policies[i].owner == OWNER_ANY:
+        if tables.c.policies[i].sa is NULL:
+            continue
+        if tables.c.policies[i].owner != OWNER_ANY and tables.c.policies[i].owner >= workers:
+            raise UsageError(
+                f"{tables.policies[i]!r}: no worker is its SA's owner: {tables.c.policies[i].owner} is given, and there are {workers}, counted from 0"
+            )
+        if workers > 1 and tables.c.policies[i].owner == OWNER_ANY:
             raise UsageError(
                 f"{tables.policies[i]!r}: with {workers} workers its SA needs an owner, since only one may number its packets: Policy(owner=...)"
             )

@@ -57,7 +57,7 @@ cdef class Tun(InnerPort):
 
     @property
     def is_attached(self):
-        """Whether the device is still there, under its name and in our network namespace."""
+        """False once somebody has deleted, renamed or moved the device."""
         try:
             answer = fcntl.ioctl(self.port.fd, TUNGETIFF, bytes(40))
         except OSError:

@@ -14,7 +14,7 @@ from libc.string cimport memcpy
 
 from ipsec_fast.dataplane.epoch cimport retire
 from ipsec_fast.dataplane.forks cimport port_check_free
-from ipsec_fast.dataplane.sad cimport MODE_TUNNEL, OUTER_IPV4, OUTER_NONE, SA, PeerIds, peer_ids_of, source_record
+from ipsec_fast.dataplane.sad cimport MODE_TUNNEL, OUTER_IPV4, OUTER_NONE, PROTOCOL_AH, SA, PeerIds, peer_ids_of, sa_count_for_peer, source_record
 
 import errno
 import ipaddress
@@ -325,6 +325,8 @@ def set_raw_endpoint(SA sa not None, int socket_index, int mtu=0, int outside_mt
         new.at[1].outside = 1
         new.at.cut = new.at + 1
     share_ids(new, sa.src, remote, socket.IPPROTO_UDP if sa.encap else sa.hot.protocol)
+    if outside_mtu and sa.hot.protocol == PROTOCOL_AH:
+        sa_count_for_peer(sa)
     for i in range(2):
         fill_peer(&new.at[<Py_ssize_t>i].peer, remote, port)
         new.at[<Py_ssize_t>i].moved = moved

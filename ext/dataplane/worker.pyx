@@ -208,7 +208,7 @@ cdef class Worker:
         w.tables = &(<Tables>tables).c
         self._tables = tables  # last: what has none was never made
 
-    def _allocate(self):
+    cdef int _allocate(self) except -1:
         cdef worker_state *w = self.state
         w.esp, w.ah = esp_batch_ctx_new(), ah_batch_ctx_new()
         w.read_buffer = <uint8_t *>aligned_alloc(64, 65536 + 4096)
@@ -231,6 +231,7 @@ cdef class Worker:
         w.merge.tun = w.tun
         w.merge.counters = &w.counters
         w.answers_left, w.errors_left = ANSWERS_BURST, TOLD_ERRORS_BURST
+        return 0
 
     def __dealloc__(self):
         cdef worker_state *w = self.state
@@ -312,6 +313,8 @@ cdef class Worker:
             port_leave(&(<RawSocket>sock).users if isinstance(sock, RawSocket) else &(<UdpSocket>sock).users)
 
     def _run(self):
+        if self._thread is not threading.current_thread():
+            raise StateError("this is the worker's own thread: start() runs it")
         _prefer_this_thread()
         with nogil:
             worker_loop(self.state)
@@ -387,7 +390,7 @@ cdef class Worker:
         self._need()
         return [self._punted(record) for record in (<Ring>self._punt).take_records()]
 
-    def _punted(self, bytes record):
+    cdef object _punted(self, bytes record):
         cdef punt_head head
         memcpy(&head, <const char *>record, sizeof(head))
         return Punted(

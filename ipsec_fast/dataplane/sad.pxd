@@ -285,3 +285,6 @@ cdef class SA:
     cdef uint32_t window_size
     cdef public object io    # the I/O side keeps what its pointers need alive here
     cdef object __weakref__
+
+# From now on all IPv4 identifications of this SA are its peer's: an AH packet keeps its own where it is cut outside, since the ICV covers it.
+cdef int sa_count_for_peer(SA sa) except -1

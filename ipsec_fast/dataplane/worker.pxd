@@ -19,5 +19,7 @@ cdef class Worker:
     cdef object _from, _to     # rings, by the worker that fills them; those that we fill
     cdef record_ring *_ring_from(self, int index) except NULL
     cdef int _need(self) except -1
+    cdef int _allocate(self) except -1
+    cdef object _punted(self, bytes record)
     cdef void _leave_ports(self)
     cdef readonly str engine

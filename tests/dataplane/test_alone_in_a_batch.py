@@ -166,3 +166,14 @@ def test_a_window_of_32_is_taken(protocol, algorithm):
     packets = sealed_at([100, 69, 68, 100], common)
     assert opened(packets, into, 4)[0] == ["ok", "ok", "replay_old", "replay_seen"]
     assert into.window == 32
+
+
+@pytest.mark.parametrize(("protocol", "algorithm"), ALL)
+def test_spoilt_repetitions_in_one_batch_do_not_bring_the_trial_forward(protocol, algorithm):
+    """Alone, a repetition is refused before its ICV is checked, so it is none of the failures that lead to the trial of appendix A3."""
+    common = options(protocol, algorithm, esn=True)
+    good = sealed_at([5001], common)
+    spoilt = good[0][:-1] + bytes([good[0][-1] ^ 1])
+    later = seal([ipv4(60)] * (AFTER + 20), SA("out", seq=TOP32 + 7000, **common))
+    names = same_both_ways([*good, *[spoilt] * 5, *later], common, seq=5000)
+    assert names == ["ok", *["replay_seen"] * 5, *["bad_icv"] * AFTER, *["ok"] * 20]

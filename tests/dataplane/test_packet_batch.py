@@ -237,6 +237,15 @@ def test_only_the_first_dummies_are_made():
     assert slots.packets[2] == ipv4(62)
 
 
+def test_an_sa_that_makes_no_dummies_does_not_matter_behind_the_first_n():
+    key = bytes(range(20))
+    tunnel, transport = SA("out", 0x1001, key=key), SA("out", 0x1002, key=key, mode="transport")
+    slots = filled(2, [tunnel, transport])
+    assert protect_dummies(slots.batch, 1) == 1
+    with pytest.raises(UsageError, match="tunnel mode"):
+        protect_dummies(slots.batch)
+
+
 @pytest.mark.parametrize("n", [-1, 7, 1.0, "2", 1 << 40])
 def test_a_number_of_packets_that_the_batch_has_not_is_refused(n):
     slots = filled(6, pair()[0])

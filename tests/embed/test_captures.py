@@ -169,3 +169,32 @@ def test_a_wrong_key_is_one_line(tmp_path: Path) -> None:
     done = run("seal", "x", "y", "--key", "00", *ENDS[2:])
     assert (done.returncode, len(done.stderr.splitlines())) == (1, 1)
     assert "needs 20 bytes of key" in done.stderr
+
+
+def test_a_super_packet_of_segmentation_offload_is_left_out(tmp_path: Path) -> None:
+    """Linux captures of BIG TCP hold packets above 64 KB, whose IPv4 header says 0 for their length."""
+    large = PACKETS[0][:2] + b"\0\0" + PACKETS[0][4:] + bytes(200_000)
+    plain, sealed = tmp_path / "plain", tmp_path / "sealed"
+    plain.write_bytes(pcap(RAW, [PACKETS[0], large, PACKETS[2]]))
+    done = run("seal", str(plain), str(sealed), *ENDS)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.split(maxsplit=2)[:2] == ["2", "ok:"]
+    assert "1 longer than 65535 bytes" in done.stderr
+    assert len(results(sealed)) == 2
+
+
+def test_a_capture_is_not_written_over_itself(tmp_path: Path) -> None:
+    plain, link = tmp_path / "plain", tmp_path / "link"
+    plain.write_bytes(GOOD)
+    link.symlink_to(plain)
+    for target in (plain, link):
+        done = run("seal", str(plain), str(target), *ENDS)
+        assert (done.returncode, len(done.stderr.splitlines())) == (1, 1)
+        assert "the target too" in done.stderr
+    assert plain.read_bytes() == GOOD
+
+
+def test_a_full_disk_is_one_line_that_names_the_target(tmp_path: Path) -> None:
+    (tmp_path / "plain").write_bytes(GOOD)
+    done = run("seal", str(tmp_path / "plain"), "/dev/full", *ENDS)
+    assert (done.returncode, done.stderr.strip()) == (1, "/dev/full: No space left on device")

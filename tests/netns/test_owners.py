@@ -196,6 +196,21 @@ def test_several_workers_refuse_an_sa_without_an_owner(ground: Ground) -> None:
     assert seal_in_batch(out) == 1
 
 
+@pytest.mark.parametrize(("owner", "count"), [(2, 2), (7, 2), (1, 1)])
+def test_an_owner_that_no_worker_is_is_none(ground: Ground, owner: int, count: int) -> None:
+    worker = ground.worker(index=0, count=count)
+    wanted = f"no worker is its SA's owner: {owner} is given, and there are {count}, counted"
+    with pytest.raises(UsageError, match=wanted):
+        worker.publish(Tables([], [policy(outbound(), owner=owner)]))
+
+
+def test_nobody_runs_the_loop_of_a_worker_a_second_time(ground: Ground) -> None:
+    worker = ground.worker()
+    for one in (worker, Worker.__new__(Worker)):
+        with pytest.raises(StateError, match="own thread"):
+            one._run()  # type: ignore[attr-defined]
+
+
 def test_workers_publish_what_moves_among_them_in_any_order(ground: Ground) -> None:
     made: list[Worker] = []
 

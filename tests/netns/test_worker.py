@@ -163,7 +163,7 @@ def raw_sender(pair: Pair, datagrams: list[bytes], segment: int = 0, times: int 
         "s.setsockopt(17,103,seg) if seg else None;"
         f"[s.sendto(x,('192.0.2.2',4500)) for _ in range({times}) for x in ([b''.join(p)] if seg else p)]"
     )
-    subprocess.run([*f"ip netns exec {pair.names['a']} python3 -c".split(), code], check=True)
+    subprocess.run([*f"ip netns exec {pair.names['a']}".split(), sys.executable, "-c", code], check=True)
 
 
 def test_marker_goes_up_keepalive_is_eaten_unknown_spi_is_told_once() -> None:

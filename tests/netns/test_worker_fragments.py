@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import sys
 import time
 
 import pytest
@@ -45,7 +46,15 @@ def ports(side: str, number: int) -> list[list[str]]:
 def send(pair: Pair, version: int, port: int) -> None:
     family = "2" if version == V4 else "10"
     subprocess.run(
-        [*f"ip netns exec {pair.names['a']} python3 -c".split(), SEND, family, INNER["b"][version], str(port)],
+        [
+            *f"ip netns exec {pair.names['a']}".split(),
+            sys.executable,
+            "-c",
+            SEND,
+            family,
+            INNER["b"][version],
+            str(port),
+        ],
         check=True,
     )
 
@@ -54,7 +63,15 @@ def send(pair: Pair, version: int, port: int) -> None:
 def test_datagrams_in_fragments_pass_where_the_policy_names_their_port(version: int) -> None:
     with Pair(4, a={"policies": ports("a", 5000)}, b={"policies": ports("b", 5000)}) as pair:
         family = "2" if version == V4 else "10"
-        command = [*f"ip netns exec {pair.names['b']} python3 -c".split(), TAKE, family, INNER["b"][version], "5000"]
+        command = [
+            *f"ip netns exec {pair.names['b']}".split(),
+            sys.executable,
+            "-c",
+            TAKE,
+            family,
+            INNER["b"][version],
+            "5000",
+        ]
         taker = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         assert taker.stdout is not None
         assert taker.stdout.readline() == "ready\n"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,7 +28,7 @@ def send_raw(pair: Pair, protocol: int, payloads: list[bytes]) -> None:
         f"import socket;s=socket.socket(socket.AF_INET,socket.SOCK_RAW,{protocol});"
         f"[s.sendto(bytes.fromhex(x),('192.0.2.2',0)) for x in {[p.hex() for p in payloads]!r}]"
     )
-    subprocess.run([*f"ip netns exec {pair.names['a']} python3 -c".split(), code], check=True)
+    subprocess.run([*f"ip netns exec {pair.names['a']}".split(), sys.executable, "-c", code], check=True)
 
 
 def drops_of(pair: Pair, expected: int) -> dict[str, int]:
@@ -63,7 +64,7 @@ while select.select([s], [], [], 0.05)[0] or not stop:
 def captured(pair: Pair) -> Iterator[list[tuple[int, str, int]]]:
     """(protocol, "fragment" or "whole", length) of what passed the wire of gateway b, there when the block is over."""
     seen: list[tuple[int, str, int]] = []
-    command = [*f"ip netns exec {pair.names['b']} python3 -c".split(), CAPTURE]
+    command = [*f"ip netns exec {pair.names['b']}".split(), sys.executable, "-c", CAPTURE]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as capture:
         assert capture.stdout is not None
         assert capture.stdout.readline() == "ready\n"
