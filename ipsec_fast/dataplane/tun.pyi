@@ -10,7 +10,7 @@ class Tun(InnerPort):
 
     name: str
     features: dict[str, bool]  # tso, uso, coalesce as they are now
-    is_attached: bool  # False once somebody has deleted, renamed or moved the device
+    is_attached: bool  # whether the device is still there, under its name and in our network namespace
     def __init__(self, name: str, *, offload: Offload = ..., exclusive: bool = False) -> None: ...
     def reattach(self, *, exclusive: bool = False) -> None:
         """Make the device again, or join it, on the same descriptor, where it is not attached. HostError, StateError.

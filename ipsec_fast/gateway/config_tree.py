@@ -18,6 +18,10 @@ Location = tuple[str | int, ...]
 SECTION = "must be a section, written as a TOML table"
 NAME = r"[!-~]{1,100}"
 NAME_FORBIDDEN = r"""[.,:=#"'{}\[\]]"""
+HEAD, TAIL = (
+    600,
+    300,
+)  # characters of a longer message that are shown: it begins with what is wrong and ends with what is right
 
 
 @dataclass(slots=True)
@@ -33,10 +37,10 @@ class Tree:
     renamed: dict[Location, str] = field(default_factory=dict)
 
     def blame(self, location: Location, message: str) -> None:
-        self.problems.append(Problem(self.path_text(location), message))
+        self.problems.append(Problem(_one_line(self.path_text(location)), _one_line(message)))
 
     def warn(self, location: Location, message: str) -> None:
-        self.warnings.append(Problem(self.path_text(location), message))
+        self.warnings.append(Problem(_one_line(self.path_text(location)), _one_line(message)))
 
     def path_text(self, location: Location) -> str:
         """`connections.paris.local-1.id`, as the user wrote it; list positions as `[2]`, counted from 0."""
@@ -48,6 +52,14 @@ class Tree:
             name = self.renamed.get(location[:depth], part)
             text += ("." if text else "") + (name if re.fullmatch(r"[\w-]+", name, re.ASCII) else repr(name))
         return text
+
+
+def _one_line(text: str) -> str:
+    """One line of bounded length, whatever a value or a file's name that it quotes holds."""
+    more = len(text) - HEAD - TAIL
+    if more > 0:
+        text = f"{text[:HEAD]}... ({more} characters) ...{text[-TAIL:]}"
+    return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in text)
 
 
 def fold_tree(document: Mapping[str, object]) -> Tree:

@@ -174,6 +174,25 @@ def test_a_word_with_a_percent_sign_is_told_what_there_is(tmp_path: Path, word: 
     assert "::/0" in str(problems(tmp_path, child=f'local_ts = "{word}"'))
 
 
+@pytest.mark.parametrize(
+    ("part", "line"),
+    [
+        ("connection", 'rekey_time = "' + "x" * 100_000 + '"'),
+        ("connection", 'proposals = ["' + '", "'.join(["aes256-sha256x"] * 3000) + '"]'),
+        ("connection", f"{'k' * 100_000} = 1"),
+        ("child", 'remote_ts = "10.1.0.0/24[tcp/' + "9" * 3000 + ']"'),
+        ("gateway", 'state_key = "' + "k" * 50_000 + '"'),
+        ("gateway", r'state_key = "a\nb\u202ec"'),
+        ("secret", r'file = "a\nb\u001b[2J"'),
+    ],
+)
+def test_a_message_is_one_line_of_bounded_length_whatever_it_quotes(tmp_path: Path, part: str, line: str) -> None:
+    ((path, message),) = problems(tmp_path, **{part: line}).items()
+    assert len(path) < 1000
+    assert len(message) < 1000
+    assert message.isprintable()
+
+
 # --- numbers
 
 HUGE = "9" * 5000

@@ -11,7 +11,7 @@ from ipsec_fast.ike.config import ChildConfig
 
 def load(**child: object) -> ChildConfig:
     auth = {"auth": "psk"}
-    section = {"local": auth, "remote": auth, "children": {"net": child}}
+    section = {"remote_addrs": ["192.0.2.2"], "local": auth, "remote": auth, "children": {"net": child}}
     return parse_connection("paris", section).connection.children[0]
 
 

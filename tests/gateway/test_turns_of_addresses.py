@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from ipaddress import ip_address
 
+import pytest
+
+from ipsec_fast.errors import HostError
+from ipsec_fast.gateway.operations import Operations
 from ipsec_fast.gateway.turns import Turns
 from ipsec_fast.ike.config import ConnectionConfig
 from ipsec_fast.ike.events import ChildUp, IkeDown, IkeUp
@@ -69,3 +73,15 @@ def test_another_configuration_begins_at_its_first_address() -> None:
     assert turns.place(THREE) == 0
     assert not turns._turns
     assert not turns._attempts
+
+
+def test_an_address_that_no_local_one_can_reach_has_no_turn() -> None:
+    """No socket of ours could send to it."""
+    operations = object.__new__(Operations)
+    operations._turns = Turns()
+    remote = tuple(map(ip_address, ("2001:db8::2", "192.0.2.2")))
+    mixed = ConnectionConfig("mixed", local_addrs=(ip_address("192.0.2.1"),), remote_addrs=remote)
+    assert operations._path(mixed).remote == remote[1]
+    lost = ConnectionConfig("lost", local_addrs=mixed.local_addrs, remote_addrs=remote[:1])
+    with pytest.raises(HostError, match="no IPv6 address in local_addrs"):
+        operations._path(lost)

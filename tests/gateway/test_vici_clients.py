@@ -41,7 +41,9 @@ def swanctl(path: str, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 def test_list_sas_has_charon_s_keys(session: vici.Session) -> None:
     (sa,) = session.list_sas({"ike": "paris"})
+    ours = {"local-id-type": b"FQDN", "remote-id-type": b"FQDN"}  # docs/control-socket.md
     assert {key: value for key, value in sa["paris"].items() if key != "child-sas"} == {
+        **ours,
         "uniqueid": b"1",
         "version": b"2",
         "state": b"ESTABLISHED",
