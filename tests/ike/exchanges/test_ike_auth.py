@@ -57,7 +57,7 @@ def test_a_mismatch_names_the_type_where_the_texts_are_the_same() -> None:
     name, address = Identity.parse("fqdn:192.0.2.2"), Identity.parse("192.0.2.2")
     pair = run(Pair(connection("a", remote_id=address), connection("b", local_id=name)))
     assert not pair.a.of(IkeUp)
-    assert "is 192.0.2.2, the peer wants to talk to 192.0.2.2 (ID type IPV4_ADDR, not FQDN)" in pair.b.log
+    assert "is fqdn:192.0.2.2, the peer wants to talk to 192.0.2.2 (ID type IPV4_ADDR, not FQDN)" in pair.b.log
 
 
 def test_a_wildcard_is_whom_the_initiator_takes_and_not_whom_it_asks_for() -> None:
