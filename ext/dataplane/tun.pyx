@@ -57,7 +57,7 @@ cdef class Tun(InnerPort):
 
     @property
     def is_attached(self):
-        """False once somebody has deleted, renamed or moved the device."""
+        """Whether the device is still there, under its name and in our network namespace."""
         try:
             answer = fcntl.ioctl(self.port.fd, TUNGETIFF, bytes(40))
         except OSError:

@@ -49,7 +49,7 @@ class Cause(Enum):
 _RATES = {
     Cause.OPERATOR: Rate(BURST, PER_S),
     Cause.HOST: Rate(BURST, PER_S),
-    Cause.PEER: Rate(3, 3),  # of what is not fresh
+    Cause.PEER: Rate(20, 3),  # of what is not fresh
     Cause.STRANGER: Rate(4, 3),  # so that of ten lines a second three are left in any case
     Cause.FAULT: Rate(60, 1),
 }
@@ -124,7 +124,7 @@ class Log:
 
     def _put(self, stamped: str) -> None:
         lost, self._lost = self._lost, 0
-        self._write(stamped % (f"({lost} lines left out) " if lost else ""))
+        self._write(stamped % (f"({lost} line{'s' * (lost > 1)} left out) " if lost else ""))
         sys.stderr.flush()
 
     def _wait(self, stamped: str, now: float) -> None:

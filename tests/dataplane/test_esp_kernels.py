@@ -294,7 +294,7 @@ def test_cbc_ivs_never_repeat_and_do_not_follow_from_the_last_packet(algorithm):
 
 
 def test_a_child_of_fork_has_ivs_of_its_own():
-    """It inherits the keystream of the batch, and may use none of it."""
+    """It inherits the keystream that IVs are made of, and may use none of it, not even with an SA of its own under the same key."""
     script = """
 import os, sys
 import numpy as np
@@ -308,9 +308,13 @@ def ivs(count):
         found.append(bytes(buffer[offsets[0] + 8 : offsets[0] + 24]).hex())
     return found
 buffer, offsets, lengths = np.zeros(256, np.uint8), np.array([64], np.uint32), np.array([20], np.uint32)
-batch = PacketBatch(buffer, offsets, lengths, SA("out", 300, "aes128-sha256", bytes(48)), np.zeros(1, np.uint8))
+def bound():
+    return PacketBatch(buffer, offsets, lengths, SA("out", 300, "aes128-sha256", bytes(48)), np.zeros(1, np.uint8))
+batch = bound()
 before = ivs(5)
 child = os.fork()
+if child == 0:
+    batch = bound()
 after = ivs(100)
 if child:
     os.waitpid(child, 0)

@@ -101,7 +101,10 @@ class IkeAuth(Exchange):
         if peer_id is None or auth is None:
             what = name_of(NotifyType, error.notify) if error else "no AUTH payload"
             wanted = sa.config.remote_id or "any identity"
-            sa.close(f"{sa.path.remote} refused IKE_AUTH of {sa.local_id}, which wants {wanted}: {what}", failed=True)
+            text = f"{sa.path.remote} refused IKE_AUTH of {sa.local_id}, which wants {wanted}: {what}"
+            if error is not None and error.notify == NotifyType.AUTHENTICATION_FAILED:
+                text += "; do both sides have the same secret and these identities? the peer's log says which differs"
+            sa.close(text, failed=True)
             return
         try:
             yield from self._authenticate(sa, peer_id, auth)
