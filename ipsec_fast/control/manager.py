@@ -93,6 +93,7 @@ class Manager:
         """Until the endpoint has nothing more to say; then the dataplane gets its tables."""
         self._children.begin_turn(now)
         seen: set[int] = set()  # IKE SAs that have changed
+        untold: list[Notice] = []  # from a ChildUp on: whoever hears of it may send at once
         while (event := self._endpoint.next_event()) is not None:
             if isinstance(event, Ask):
                 self._answer(event, now)
@@ -100,14 +101,30 @@ class Manager:
             if not isinstance(event, Progress | CheckSource):
                 seen.update(_ike_ids(event))
             if isinstance(event, ChildDown):  # a listener may still want the counters of what goes
+                self._tell_all(untold, now)
                 self._tell(event)
                 self._act(event, now)
             else:
                 self._act(event, now)
-                self._tell(event)
+                if untold or isinstance(event, ChildUp):
+                    untold.append(event)
+                else:
+                    self._tell(event)
+        self._tell_all(untold, now)
         self._look_at(seen)
         for line in self._children.take_reports():
             self._log(line)
+        self._publish(now)
+
+    def _tell_all(self, notices: list[Notice], now: float) -> None:
+        """After the dataplane has the tables that they tell of."""
+        if notices:
+            self._publish(now)
+        for notice in notices:
+            self._tell(notice)
+        notices.clear()
+
+    def _publish(self, now: float) -> None:
         if self._children.changed:
             self._settle(now)
             self._children.changed = False
