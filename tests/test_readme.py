@@ -19,7 +19,7 @@ def block(language: str) -> str:
 
 def test_the_configuration_is_accepted(tmp_path: Path) -> None:
     psk = tmp_path / "paris.psk"
-    psk.write_text("0123456789abcdef0123456789abcdef\n")
+    psk.write_text("vN2xq8Zt0mRf4Kc7Yp1Lw9Hs3Bd6Gj5A\n")
     psk.chmod(0o600)
     (tmp_path / "site.toml").write_text(block("toml"))
     loaded = load_config(tmp_path / "site.toml")
